@@ -1,0 +1,123 @@
+"""The command line: typed config <- YAML <- --dotted.overrides, and the one place that turns user errors into one line.
+
+`medslip TASK ...` and `python scripts/TASK.py ...` are the same. Exit status: 0; 2 for bad input; 1 for any other failure.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import jsonargparse
+
+from medslip.errors import InputError
+from medslip.version import __version__
+
+TASKS: dict[str, str] = {
+    "demo": "everything on phantom chests, from drawing them to a table of zero-shot scores",
+    "make_phantom": "draw a corpus of phantom chests with reports, graphs, masks and boxes",
+    "prepare_data": "a publisher's layout -> lists and a label store (sub-command: the source)",
+    "pretrain": "lists and a label store -> a pre-trained model",
+    "zeroshot_cls": "a model and images -> class probabilities and their scores",
+}
+"""Each is a module of medslip.tasks with COMMAND, a config class and what to run, or SUBCOMMANDS of such pairs."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console command: medslip TASK [SUBCOMMAND] [--config FILE] [--key value ...]."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: medslip TASK [options]; medslip TASK --help explains each key\n")
+        print("\n".join(f"  {name:14} {what}" for name, what in TASKS.items()))
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(__version__)
+        return 0
+    if arguments[0] not in TASKS:
+        return _refuse(f"unknown task {arguments[0]!r}: one of {', '.join(TASKS)}")
+    return run_task(arguments[0], arguments[1:])
+
+
+def script(task: str) -> NoReturn:
+    """What each file in scripts/ does."""
+    sys.exit(run_task(task, sys.argv[1:]))
+
+
+def run_task(task: str, arguments: Sequence[str]) -> int:
+    """Parse a task's arguments and run it; returns the exit status."""
+    try:
+        _run(task, list(arguments))
+    except InputError as error:
+        return _refuse(str(error))
+    except KeyboardInterrupt:
+        return _refuse("interrupted", status=130)
+    return 0
+
+
+def _run(task: str, arguments: list[str]) -> None:
+    module = importlib.import_module(f"medslip.tasks.{task}")
+    name = f"medslip {task}"
+    if hasattr(module, "SUBCOMMANDS"):
+        subcommands = module.SUBCOMMANDS
+        if not arguments or arguments[0] not in subcommands:
+            asks = bool(arguments) and arguments[0] in ("-h", "--help")
+            print(f"usage: {name} {{{','.join(subcommands)}}} [options]", file=sys.stdout if asks else sys.stderr)
+            if asks:
+                return
+            given = f"unknown source {arguments[0]!r}" if arguments else "no source named"
+            raise InputError(f"{given}: one of {', '.join(subcommands)}")
+        config_class, run = subcommands[arguments[0]]
+        name, arguments = f"{name} {arguments[0]}", arguments[1:]
+    else:
+        config_class, run = module.COMMAND
+    if not arguments and hasattr(module, "embedded_default"):
+        run(module.embedded_default())
+        return
+    run(parse(config_class, arguments, name))
+
+
+def parse(config_class: Callable[..., Any], arguments: Sequence[str], name: str = "medslip") -> Any:
+    """Arguments -> config.
+
+    Args:
+        config_class: A dataclass; its docstring explains the keys.
+        arguments: --config FILE and --dotted.key value, later ones win.
+        name: The command, for help and messages.
+
+    Raises:
+        InputError: An unknown key, a value of the wrong type, a missing or unreadable YAML.
+    """
+    # One line a fault; jsonargparse would print usage first, and offer its debug traceback through this variable.
+    os.environ.pop("JSONARGPARSE_DEBUG", None)
+    parser = jsonargparse.ArgumentParser(prog=name, exit_on_error=False, description=_summary(config_class))
+    parser.add_argument("--config", action="config", help="A YAML file; holds only what differs from the defaults.")
+    parser.add_class_arguments(config_class, nested_key=None, fail_untyped=True)
+    try:
+        parsed = parser.parse_args(list(arguments))
+        return _build(parser, parsed, config_class)
+    except (jsonargparse.ArgumentError, TypeError, ValueError, OSError) as error:
+        raise InputError(_one_line(f"{name}: {error}")) from None
+
+
+def _build(
+    parser: jsonargparse.ArgumentParser, parsed: jsonargparse.Namespace, config_class: Callable[..., Any]
+) -> Any:
+    values = parser.instantiate(parsed)
+    return config_class(**{key: value for key, value in vars(values).items() if key not in ("config", "__path__")})
+
+
+def _summary(config_class: Callable[..., Any]) -> str:
+    return (config_class.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _refuse(message: str, status: int = 2) -> int:
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(f"error: {_one_line(message)}", file=sys.stderr)
+    return status

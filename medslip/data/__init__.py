@@ -1,0 +1,1 @@
+"""Reading and drawing radiographs, reports and labels."""

@@ -1,0 +1,224 @@
+"""Image files -> arrays: PNG, JPEG and DICOM, to 8-bit grey with bones bright."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from medslip.errors import InputError
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+Grey = npt.NDArray[np.uint8]
+"""H x W, 0 black to 255 white, bones bright."""
+
+_DICOM_SUFFIXES = frozenset({".dcm", ".dicom"})
+_ORIENTATION_TAG = 0x0112
+_BEYOND_ANY_PIXEL = 1e9
+
+
+def read_image(path: Path, at_least: int | None = None) -> Grey:
+    """Read a radiograph.
+
+    PNG and JPEG: colour is turned to luminance, transparency is ignored, an EXIF orientation is applied. A
+    16-bit file does not say how many of its bits are used: the fewest of 8, 10, 12, 14, 16 that hold its
+    maximum are scaled to 8.
+
+    DICOM: the first frame, rescaled (modality LUT) and shown through the first VOI LUT or window; without
+        one, or
+    where it would leave nothing to see, from the least to the greatest value. MONOCHROME1 is inverted.
+    Padding is black.
+
+    Args:
+        path: The file. What it is is told from its content.
+        at_least: A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as both sides keep this many
+            pixels. That averages blocks of pixels in the decoder: an approximation, several times faster on
+            large radiographs. None reads at full size. Other formats are always read at full size.
+
+    Returns:
+        H x W grey values, uint8.
+
+    Raises:
+        InputError: The file is missing, empty, cut short, no image, or of a kind that cannot be read.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            head = file.read(132)
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the image ({error.strerror}); check the path") from None
+    if not head:
+        raise InputError(f"{path}: the image file is empty; get it again")
+    if head[128:] == b"DICM" or path.suffix.lower() in _DICOM_SUFFIXES:
+        return _read_dicom(path)
+    return _read_picture(path, at_least)
+
+
+def _read_picture(path: Path, at_least: int | None) -> Grey:
+    try:
+        with Image.open(path, formats=("PNG", "JPEG")) as image:
+            if at_least is not None:
+                image.draft("L", (at_least, at_least))
+            image.load()
+            upright = ImageOps.exif_transpose(image) if _is_turned(image) else image
+            return _to_8_bit(np.array(upright)) if upright.mode[0] == "I" else np.array(upright.convert("L"))
+    except Image.UnidentifiedImageError:
+        raise InputError(f"{path}: not a PNG, JPEG or DICOM image; remove it or convert it") from None
+    except Image.DecompressionBombError:
+        raise InputError(f"{path}: too many pixels for a radiograph; remove it or make it smaller") from None
+    # Pillow raises these, by format and by where the data break off.
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: damaged or cut short ({_one_line(error)}); get the file again") from None
+
+
+def _is_turned(image: Image.Image) -> bool:
+    return bool(image.getexif().get(_ORIENTATION_TAG, 1) != 1)
+
+
+def _to_8_bit(values: npt.NDArray[Any]) -> Grey:
+    """Non-negative integers of at most 16 bits -> 8 bits, by the bit depth that their maximum needs."""
+    greatest = int(values.max())
+    depth = next(bits for bits in (8, 10, 12, 14, 16, 32) if greatest < 1 << bits)
+    return (values.astype(np.float32) * np.float32(255 / ((1 << depth) - 1)) + 0.5).astype(np.uint8)
+
+
+def _read_dicom(path: Path) -> Grey:
+    # Here, not above: importing pydicom takes longer than reading a PNG.
+    import pydicom
+    from pydicom.errors import InvalidDicomError
+
+    try:
+        dataset = pydicom.dcmread(path, force=path.suffix.lower() in _DICOM_SUFFIXES)
+        pixels = next((key for key in ("PixelData",) if key in dataset), None)
+    except InvalidDicomError:
+        raise InputError(f"{path}: not a DICOM file; remove it or give it its right suffix") from None
+    # A damaged file can make pydicom fail anywhere, with many kinds of exception.
+    except Exception as error:
+        raise InputError(f"{path}: damaged DICOM file ({_one_line(error)}); get the file again") from None
+    if pixels is None:
+        raise InputError(f"{path}: holds no image (no DICOM pixel data); remove it from the list")
+    frame = _first_frame(path, dataset)
+    if frame.ndim == 3:
+        return _luminance(path, dataset, frame)
+    try:
+        return _show(frame, dataset)
+    except Exception as error:
+        raise InputError(f"{path}: cannot be shown as grey values ({_one_line(error)})") from None
+
+
+def _first_frame(path: Path, dataset: Dataset) -> npt.NDArray[Any]:
+    """H x W stored values, or H x W x 3 colours."""
+    from pydicom.pixels import get_decoder, pixel_array
+
+    meta = dataset.file_meta
+    if "TransferSyntaxUID" not in meta:
+        meta.TransferSyntaxUID = _guessed_syntax(dataset)
+    syntax = meta.TransferSyntaxUID
+    try:
+        available = get_decoder(syntax).is_available
+    except NotImplementedError:
+        raise InputError(f"{path}: pixel data in {syntax.name}, which pydicom cannot decode") from None
+    advice = f"{syntax.name} needs another decoder: pip install pylibjpeg pylibjpeg-libjpeg"
+    if not available:
+        raise InputError(f"{path}: {advice}")
+    try:
+        frame: npt.NDArray[Any] = pixel_array(dataset, index=0)
+    except Exception as error:
+        # The installed decoders read the syntax, but not this kind of it (12-bit JPEG, say).
+        hint = f"; if the file is whole, {advice}" if syntax.is_compressed else "; get the file again"
+        raise InputError(f"{path}: pixel data damaged or cut short ({_one_line(error)}){hint}") from None
+    if frame.dtype.kind not in "iu" or frame.dtype.itemsize > 2:
+        raise InputError(f"{path}: has {frame.dtype} pixels; a radiograph has integers of 8 to 16 bits")
+    return frame
+
+
+def _guessed_syntax(dataset: Dataset) -> Any:
+    """What a file without a meta header was read as."""
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    implicit, little = dataset.original_encoding
+    if implicit:
+        return ImplicitVRLittleEndian
+    return ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+
+
+def _luminance(path: Path, dataset: Dataset, frame: npt.NDArray[Any]) -> Grey:
+    if frame.dtype != np.uint8 or frame.shape[2] != 3:
+        raise InputError(
+            f"{path}: has {frame.shape[2]} x {frame.dtype} a pixel; only 8-bit RGB colour is read"
+        )
+    return np.array(Image.fromarray(frame).convert("L"))
+
+
+def _show(frame: npt.NDArray[Any], dataset: Dataset) -> Grey:
+    """Stored values -> grey, by a table over all values between the least and the greatest."""
+    photometric = dataset.get("PhotometricInterpretation", "MONOCHROME2")
+    if photometric not in ("MONOCHROME1", "MONOCHROME2"):
+        raise ValueError(f"photometric interpretation {photometric}")
+    padding = _padding(frame, dataset)
+    shown = frame[~padding] if padding is not None and not padding.all() else frame
+    low, high = int(shown.min()), int(shown.max())
+    table = _grey_table(np.arange(low, high + 1), dataset)
+    if photometric == "MONOCHROME1":
+        table = 255 - table
+    grey = table[np.clip(frame, low, high).astype(np.int64) - low]
+    if padding is not None:
+        grey[padding] = 0
+    return grey
+
+
+def _padding(frame: npt.NDArray[Any], dataset: Dataset) -> npt.NDArray[np.bool_] | None:
+    """Pixels outside the exposed field, as far as the file declares them."""
+    value = dataset.get("PixelPaddingValue")
+    if value is None:
+        return None
+    low, high = sorted((int(value), int(dataset.get("PixelPaddingRangeLimit", value))))
+    mask: npt.NDArray[np.bool_] = (frame >= low) & (frame <= high)
+    return mask if mask.any() else None
+
+
+def _grey_table(values: npt.NDArray[np.int64], dataset: Dataset) -> Grey:
+    """Grey value of each stored value (ascending), before any inversion."""
+    from pydicom.pixels import apply_modality_lut
+
+    rescaled = apply_modality_lut(values, dataset)
+    windowed, low, high = _windowed(rescaled, dataset)
+    if windowed is None or windowed.min() == windowed.max():
+        windowed, low, high = rescaled, float(rescaled.min()), float(rescaled.max())
+    scale = 255 / (high - low) if high > low else 0.0
+    return ((np.asarray(windowed, np.float64) - low) * scale + 0.5).astype(np.uint8)
+
+
+def _windowed(
+    values: npt.NDArray[Any], dataset: Dataset
+) -> tuple[npt.NDArray[Any], float, float] | tuple[None, float, float]:
+    """Values through the first VOI LUT or window, and the bounds of its output; None without a usable one."""
+    from pydicom.pixels import apply_voi_lut
+
+    if dataset.get("VOILUTSequence"):
+        item = dataset.VOILUTSequence[0]
+        entries, first, _ = item.LUTDescriptor
+        # pydicom indexes a table with the type of its entries: 8-bit ones would wrap beyond 256.
+        item.LUTDescriptor = [entries, first, 16]
+        ends = np.array([first, first + (entries or 1 << 16) - 1])
+        values = np.clip(np.rint(values).astype(np.int64), *ends)
+    else:
+        if dataset.get("WindowCenter") is None or dataset.get("WindowWidth") is None:
+            return None, 0.0, 0.0
+        ends = np.array([-_BEYOND_ANY_PIXEL, _BEYOND_ANY_PIXEL])
+    try:
+        with np.errstate(over="ignore"):
+            bounds = apply_voi_lut(ends, dataset)
+            return apply_voi_lut(values, dataset), float(bounds.min()), float(bounds.max())
+    except ValueError:  # an impossible window, of width 0 say
+        return None, 0.0, 0.0
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 160 else text[:157] + "..."

@@ -1,0 +1,287 @@
+"""Grey arrays -> image tensors: the evaluation transform, the training augmentation, and mirrored labels.
+
+Every random number comes from ``generator_for(seed, epoch, index)``: an augmented image is a function of
+these three, whatever the number of worker processes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torchvision.transforms.v2.functional as F
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+
+from medslip.errors import InputError
+from medslip.labels import UNKNOWN, Matrix
+from medslip.vocabulary import MIRRORED_ANATOMY
+
+Grey = npt.NDArray[np.uint8]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_PATCH = 16
+"""The trunk's stride: a side is a multiple of it."""
+
+
+@dataclass(frozen=True)
+class EvaluationTransform:
+    """The whole image, squashed to a square: boxes and masks scale with each axis.
+
+    Attributes:
+        side: Side of the square in pixels, a multiple of 16.
+        mean: Mean of the red, green and blue channels that is subtracted, on the scale 0 to 1.
+        std: Standard deviation of the channels that is divided by, on the scale 0 to 1.
+    """
+
+    side: int = 224
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        _check_side(self.side)
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise InputError(
+                "image transform: mean and std must have three numbers each, those of std above 0"
+            )
+
+    def __call__(self, image: Grey) -> Tensor:
+        """H x W uint8 -> 1 x side x side uint8, bilinear with antialiasing."""
+        return squash(image, self.side)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Grey images as the trunk takes them, computed on the device that they are on.
+
+        Args:
+            images: B x 1 x H x W, uint8, 0 to 255.
+
+        Returns:
+            B x 3 x H x W, float32.
+        """
+        mean = torch.tensor(self.mean, device=images.device).view(3, 1, 1)
+        std = torch.tensor(self.std, device=images.device).view(3, 1, 1)
+        return torch.addcmul(-mean / std, images.float(), 1 / (255 * std))
+
+    def to_dict(self) -> dict[str, Any]:
+        """A form that JSON can hold."""
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> EvaluationTransform:
+        """The transform that ``to_dict`` described.
+
+        Raises:
+            InputError: A key is missing or unknown, or a value is impossible.
+        """
+        if set(values) != {"side", "mean", "std"}:
+            raise InputError(f"image transform: has keys {sorted(values)}, expected mean, side, std")
+        return cls(int(values["side"]), tuple(values["mean"]), tuple(values["std"]))
+
+
+@dataclass(frozen=True)
+class AugmentationConfig:
+    """How training images are varied.
+
+    Attributes:
+        scale_min: Smallest share of the image's area that a random crop keeps.
+        scale_max: Largest share of the image's area that a random crop keeps.
+        flip_probability: How often an image is mirrored. A mirrored image has its left and right labels
+            exchanged.
+        operations: How many operations of RandAugment are applied to each image; 0 for none.
+        magnitude: Strength of these operations, 0 (no change) to 10.
+    """
+
+    scale_min: float = 0.2
+    scale_max: float = 1.0
+    flip_probability: float = 0.0
+    operations: int = 2
+    magnitude: float = 7.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale_min <= self.scale_max <= 1:
+            raise InputError(
+                f"augmentation: scale_min {self.scale_min} and scale_max {self.scale_max} must satisfy "
+                "0 < scale_min <= scale_max <= 1"
+            )
+        if not 0 <= self.flip_probability <= 1:
+            raise InputError(f"augmentation: flip_probability {self.flip_probability} must lie in 0 to 1")
+        if self.operations < 0 or not 0 <= self.magnitude <= 10:
+            raise InputError("augmentation: operations must be 0 or more, and magnitude lie in 0 to 10")
+
+
+@dataclass(frozen=True)
+class TrainingTransform:
+    """Random resized crop (bicubic), mirror and RandAugment.
+
+    The crop's aspect ratio, 3/4 to 4/3, is that of the squashed image, which is what the model sees: an image
+    is cropped alike whether it comes from the publisher's file or squashed from a cache.
+
+    Attributes:
+        side: Side of the square in pixels, a multiple of 16.
+        config: How images are varied.
+    """
+
+    side: int
+    config: AugmentationConfig
+
+    def __post_init__(self) -> None:
+        _check_side(self.side)
+
+    @property
+    def source_side(self) -> int:
+        """Side that the source needs so that the smallest crop is not magnified."""
+        return math.ceil(self.side / math.sqrt(self.config.scale_min * 3 / 4))
+
+    def __call__(self, image: Grey, random: np.random.Generator) -> tuple[Tensor, bool]:
+        """Vary one image.
+
+        Args:
+            image: H x W, uint8.
+            random: See ``generator_for``.
+
+        Returns:
+            1 x side x side uint8, and whether it was mirrored.
+        """
+        height, width = image.shape
+        top, left, height, width = _random_crop(height, width, self.config, random)
+        crop = torch.from_numpy(image)[None, top : top + height, left : left + width]
+        varied = F.resize(
+            crop, [self.side, self.side], interpolation=InterpolationMode.BICUBIC, antialias=True
+        )
+        mirrored = bool(random.random() < self.config.flip_probability)
+        if mirrored:
+            varied = F.horizontal_flip(varied)
+        for _ in range(self.config.operations):
+            varied = _OPERATIONS[int(random.integers(len(_OPERATIONS)))](
+                varied, self.config.magnitude / 10 * (1 if random.random() < 0.5 else -1)
+            )
+        return varied, mirrored
+
+
+def generator_for(seed: int, epoch: int, index: int) -> np.random.Generator:
+    """The random numbers of one sample in one epoch; independent of those of every other."""
+    return np.random.default_rng((seed, epoch, index))
+
+
+def squash(image: Grey, side: int) -> Tensor:
+    """H x W uint8 -> 1 x side x side uint8, whatever the aspect ratio: bilinear with antialiasing."""
+    return F.resize(
+        torch.from_numpy(image)[None],
+        [side, side],
+        interpolation=InterpolationMode.BILINEAR,
+        antialias=True,
+    )
+
+
+def mirror_labels(matrix: Matrix) -> Matrix:
+    """The label matrix of the mirrored image.
+
+    Left and right anatomies are exchanged. A one-sided anatomy without a partner becomes unknown: what was
+    said of it lies now on a side where the vocabulary has no such anatomy.
+
+    Args:
+        matrix: ... x A x P cells, 1 present, 0 absent, -1 unknown.
+
+    Returns:
+        A new matrix of the same shape.
+    """
+    mirrored = matrix[..., _MIRROR_SOURCE, :]
+    mirrored[..., _NO_PARTNER, :] = UNKNOWN
+    return mirrored
+
+
+# An exchange is its own inverse, so where a row goes is also where it comes from.
+_NO_PARTNER = np.flatnonzero(np.array(MIRRORED_ANATOMY) < 0)
+_MIRROR_SOURCE = np.maximum(MIRRORED_ANATOMY, 0)
+
+
+def _check_side(side: int) -> None:
+    if side < _PATCH or side % _PATCH:
+        raise InputError(f"image side {side}: must be a multiple of {_PATCH}, the stride of the image trunk")
+
+
+def _random_crop(
+    height: int, width: int, config: AugmentationConfig, random: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """Top, left, height, width of a crop with a random share of the area and a random aspect ratio."""
+    area = random.uniform(config.scale_min, config.scale_max)
+    # Wider than 1 / area, or narrower than area, would not fit into the image.
+    bound = min(math.log(4 / 3), -math.log(area))
+    ratio = math.exp(random.uniform(-bound, bound))
+    crop_height = max(1, round(height * math.sqrt(area / ratio)))
+    crop_width = max(1, round(width * math.sqrt(area * ratio)))
+    top = int(random.integers(height - crop_height + 1))
+    left = int(random.integers(width - crop_width + 1))
+    return top, left, crop_height, crop_width
+
+
+# RandAugment (Cubuk et al., arXiv 1909.13719). An operation takes a 1 x H x W image and a strength, -1 to 1,
+# whose # sign is random. At strength 1: brightness and sharpness change by half, a shear moves by 0.3 of the
+# distance, a # translation by 1/20 of the side, a rotation turns by 30 degrees. What comes into view is
+# black.
+
+
+def _identity(image: Tensor, strength: float) -> Tensor:
+    return image
+
+
+def _auto_contrast(image: Tensor, strength: float) -> Tensor:
+    return F.autocontrast(image)
+
+
+def _equalise(image: Tensor, strength: float) -> Tensor:
+    return F.equalize(image)
+
+
+def _brightness(image: Tensor, strength: float) -> Tensor:
+    return F.adjust_brightness(image, 1 + 0.5 * strength)
+
+
+def _sharpness(image: Tensor, strength: float) -> Tensor:
+    return F.adjust_sharpness(image, 1 + 0.5 * strength)
+
+
+def _shear_x(image: Tensor, strength: float) -> Tensor:
+    return _affine(image, shear_x=0.3 * strength)
+
+
+def _shear_y(image: Tensor, strength: float) -> Tensor:
+    return _affine(image, shear_y=0.3 * strength)
+
+
+def _translate_x(image: Tensor, strength: float) -> Tensor:
+    return _affine(image, shift_x=round(strength * image.shape[-1] / 20))
+
+
+def _translate_y(image: Tensor, strength: float) -> Tensor:
+    return _affine(image, shift_y=round(strength * image.shape[-2] / 20))
+
+
+def _rotate(image: Tensor, strength: float) -> Tensor:
+    return F.rotate(image, 30 * strength, interpolation=InterpolationMode.BILINEAR)
+
+
+def _affine(
+    image: Tensor, shear_x: float = 0.0, shear_y: float = 0.0, shift_x: int = 0, shift_y: int = 0
+) -> Tensor:
+    return F.affine(
+        image,
+        angle=0.0,
+        translate=[shift_x, shift_y],
+        scale=1.0,
+        shear=[math.degrees(math.atan(shear_x)), math.degrees(math.atan(shear_y))],
+        interpolation=InterpolationMode.BILINEAR,
+    )
+
+
+_OPERATIONS: tuple[Callable[[Tensor, float], Tensor], ...] = (
+    _identity, _auto_contrast, _equalise, _brightness, _sharpness,
+    _shear_x, _shear_y, _translate_x, _translate_y, _rotate,
+)  # fmt: skip

@@ -1,0 +1,1 @@
+"""Scores and figures: arrays in, numbers and pictures out."""

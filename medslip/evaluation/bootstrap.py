@@ -1,0 +1,92 @@
+"""95 % intervals by the bootstrap, resampling patients.
+
+A resample draws as many patients as there are, with replacement; an image counts as often as its patient was
+drawn. Images of one patient resemble each other, so resampling images would make intervals too narrow.
+Nothing is copied: a resample is one whole number per patient, and scores are computed under these weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Counts = npt.NDArray[np.int32]
+"""Resamples x patients: how often each patient was drawn."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A percentile interval.
+
+    Attributes:
+        low: Lower end.
+        high: Upper end.
+        resamples: How many resamples it rests on.
+        left_out: How many resamples were left out because the score is not defined in them.
+    """
+
+    low: float
+    high: float
+    resamples: int
+    left_out: int
+
+
+def patient_index(patients: Sequence[str]) -> npt.NDArray[np.intp]:
+    """Number the patients 0, 1, 2, ...; an image of an unknown patient ("") is a patient of its own.
+
+    Args:
+        patients: One name an image.
+
+    Returns:
+        One number an image, every number from 0 to the largest in use.
+    """
+    names = np.asarray(patients, dtype=str)
+    index = np.empty(len(names), np.intp)
+    named = names != ""
+    distinct, index[named] = np.unique(names[named], return_inverse=True)
+    index[~named] = len(distinct) + np.arange(np.count_nonzero(~named))
+    return index
+
+
+def resample_patients(patients: int, resamples: int, seed: int, block: int = 32) -> Iterator[Counts]:
+    """Draw the resamples, a block at a time.
+
+    Resample i depends on (seed, i) and the number of patients alone, not on the size of the blocks.
+
+    Args:
+        patients: How many there are.
+        resamples: How many to draw.
+        seed: Of the draws.
+        block: Resamples in one array. Small blocks stay in the processor's cache.
+
+    Yields:
+        Arrays of at most ``block`` resamples x patients, each row summing to ``patients``.
+    """
+    for start in range(0, resamples, block):
+        rows = [_draw(patients, seed, index) for index in range(start, min(start + block, resamples))]
+        yield np.stack(rows)
+
+
+def _draw(patients: int, seed: int, index: int) -> Counts:
+    drawn = np.random.default_rng((seed, index)).integers(0, patients, patients)
+    return np.bincount(drawn, minlength=patients).astype(np.int32)
+
+
+def percentile_interval(values: npt.NDArray[np.float64], level: float = 0.95) -> Interval | None:
+    """The interval between the percentiles that leave out half of 1 - level on either side.
+
+    Args:
+        values: One score a resample; NaN where it is not defined.
+        level: Coverage that is aimed at.
+
+    Returns:
+        The interval over the defined values; None where there are none.
+    """
+    defined = values[~np.isnan(values)]
+    if not len(defined):
+        return None
+    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high), len(defined), len(values) - len(defined))

@@ -1,0 +1,267 @@
+"""Pictures of a run. The only place that knows matplotlib; nothing here touches its global state.
+
+Colours are those of Okabe and Ito, told apart by colour-blind readers too. Every picture is a PNG at 150 dpi,
+written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import Rectangle
+from sklearn.metrics import precision_recall_curve, roc_curve
+
+from medslip.evaluation.classification import ClassScores, Scores
+
+DPI = 150
+BLUE, ORANGE, GREEN, SKY, PURPLE, RED = "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#CC79A7", "#D55E00"
+GREY = "0.45"
+
+LOSS_PARTS = {
+    "existence_pathology": ("existence, pathology", BLUE, "-"),
+    "existence_anatomy": ("existence, anatomy", BLUE, "--"),
+    "protocl_pathology": ("ProtoCL, pathology", ORANGE, "-"),
+    "protocl_anatomy": ("ProtoCL, anatomy", ORANGE, "--"),
+    "icl": ("ICL", GREEN, "-"),
+}
+"""Key of a training entry -> its name in the legend, colour and line style."""
+
+
+def roc_curves(
+    path: Path, scores: Scores, labels: npt.NDArray[np.int8], probabilities: npt.NDArray[np.floating]
+) -> None:
+    """Draw one small ROC curve a class, with the AUROC and the line of chance.
+
+    Args:
+        path: The PNG to write.
+        scores: What ``classification.score`` made of the same labels and probabilities.
+        labels: Images x classes: 1, 0, -1 unknown.
+        probabilities: Images x classes.
+    """
+    _small_multiples(path, "ROC", scores, labels, probabilities)
+
+
+def precision_recall_curves(
+    path: Path, scores: Scores, labels: npt.NDArray[np.int8], probabilities: npt.NDArray[np.floating]
+) -> None:
+    """Draw one small precision-recall curve a class, with the average precision and the line of chance.
+
+    The line of chance is the class's share of positives. The dot is the threshold of maximum F1.
+
+    Args:
+        path: The PNG to write.
+        scores: What ``classification.score`` made of the same labels and probabilities.
+        labels: Images x classes: 1, 0, -1 unknown.
+        probabilities: Images x classes.
+    """
+    _small_multiples(path, "PR", scores, labels, probabilities)
+
+
+def _small_multiples(
+    path: Path,
+    kind: Literal["ROC", "PR"],
+    scores: Scores,
+    labels: npt.NDArray[np.int8],
+    probabilities: npt.NDArray[np.floating],
+) -> None:
+    columns = min(5, len(scores.classes))
+    rows = math.ceil(len(scores.classes) / columns)
+    figure = Figure(figsize=(0.5 + 2.1 * columns, 0.55 + 2.35 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for panel in panels[len(scores.classes) :]:
+        panel.set_visible(False)
+    for k, (panel, entry) in enumerate(zip(panels, scores.classes, strict=False)):
+        known = labels[:, k] >= 0
+        draw = _roc if kind == "ROC" else _precision_recall
+        _square(panel)
+        panel.set_title(f"{entry.name.replace('_', ' ')}\n{_headline(kind, entry)}", fontsize=8)
+        if entry.undefined:
+            panel.text(0.5, 0.5, entry.undefined, ha="center", va="center", fontsize=8, color=GREY)
+        else:
+            draw(panel, entry, labels[known, k], probabilities[known, k])
+        panel.tick_params(labelleft=k % columns == 0, labelbottom=k + columns >= len(scores.classes))
+    across, up = ("False positive rate", "True positive rate") if kind == "ROC" else ("Recall", "Precision")
+    figure.supxlabel(across, fontsize=10)
+    figure.supylabel(up, fontsize=10)
+    _save(figure, path)
+
+
+def _headline(kind: Literal["ROC", "PR"], entry: ClassScores) -> str:
+    if entry.undefined:
+        return ""
+    if kind == "PR":
+        return f"AP {entry.average_precision:.3f}, max F1 {entry.max_f1:.3f}"
+    interval = entry.intervals.get("auroc")
+    span = "" if interval is None else f" [{interval.low:.3f}, {interval.high:.3f}]"
+    return f"AUROC {entry.auroc:.3f}{span}"
+
+
+def _square(panel: Axes) -> None:
+    panel.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1), aspect="equal")
+    panel.tick_params(labelsize=8, length=2)
+    _bare(panel)
+
+
+def _roc(panel: Axes, entry: ClassScores, label: npt.NDArray, probability: npt.NDArray) -> None:
+    false, true, _ = roc_curve(label, probability)
+    panel.plot((0, 1), (0, 1), color=GREY, linewidth=0.8, linestyle=":")
+    panel.fill_between(false, true, color=BLUE, alpha=0.12, linewidth=0)
+    panel.plot(false, true, color=BLUE, linewidth=1.5)
+    text = f"{entry.positives:,} positives of {len(label):,}"
+    panel.text(0.98, 0.04, text, ha="right", fontsize=7, color=GREY)
+
+
+def _precision_recall(panel: Axes, entry: ClassScores, label: npt.NDArray, probability: npt.NDArray) -> None:
+    precision, recall, threshold = precision_recall_curve(label, probability)
+    at = int(np.searchsorted(threshold, np.asarray(entry.threshold, probability.dtype)))
+    panel.axhline(entry.positives / len(label), color=GREY, linewidth=0.8, linestyle=":")
+    # Recall falls along the arrays, and each step holds the precision at its right end: the area is the AP.
+    panel.fill_between(recall, precision, step="post", color=BLUE, alpha=0.12, linewidth=0)
+    panel.step(recall, precision, where="post", color=BLUE, linewidth=1.5)
+    panel.plot(recall[at], precision[at], "o", color=RED, markersize=4.5)
+
+
+def loss_curves(path: Path, history: Sequence[Mapping[str, float]]) -> None:
+    """Draw the course of a pre-training.
+
+    Args:
+        path: The PNG to write.
+        history: The log's entries in order. A training entry has ``step``, ``total``, ``lr`` and the keys of
+            LOSS_PARTS; a validation entry has ``step``, ``validation_total`` and ``validation_auroc``
+            (macro). Keys that are missing, None or NaN are not drawn; other keys are ignored.
+    """
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    total, parts, auroc = figure.subplots(1, 3)
+    _line(total, history, "total", "training", BLUE)
+    _dots(total, history, "validation_total", "validation", RED)
+    for key, (name, colour, style) in LOSS_PARTS.items():
+        _line(parts, history, key, name, colour, style)
+    _dots(auroc, history, "validation_auroc", "macro AUROC", RED)
+    auroc.axhline(0.5, color=GREY, linewidth=0.8, linestyle=":")
+    auroc.set_ylim(min(0.4, _series(history, "validation_auroc")[1].min(initial=1.0)), 1.0)
+    titles = ("Total loss", "Parts of the training loss", "Zero-shot macro AUROC, validation")
+    for panel, title in zip((total, parts, auroc), titles, strict=True):
+        panel.set_title(title, fontsize=10)
+        panel.set_xlabel("Step", fontsize=9)
+        panel.tick_params(labelsize=8)
+        panel.grid(axis="y", color="0.92", linewidth=0.8)
+        _bare(panel)
+    for panel in (total, parts):
+        if panel.get_legend_handles_labels()[0]:
+            panel.legend(fontsize=8, frameon=False)
+    _save(figure, path)
+
+
+def _line(
+    panel: Axes, history: Sequence[Mapping[str, float]], key: str, name: str, colour: str, style: str = "-"
+) -> None:
+    """A curve smoothed over a fiftieth of the run, the raw values faint behind it."""
+    step, value = _series(history, key)
+    if not len(step):
+        return
+    width = max(1, len(value) // 50)
+    # Dividing by the smoothed ones keeps the ends level: there the window holds fewer values.
+    window = np.ones(2 * width + 1)
+    smooth = np.convolve(value, window)[width:-width] / np.convolve(np.ones(len(value)), window)[width:-width]
+    panel.plot(step, value, color=colour, alpha=0.18, linewidth=0.8)
+    panel.plot(step, smooth, color=colour, linewidth=1.5, linestyle=style, label=name)
+
+
+def _dots(panel: Axes, history: Sequence[Mapping[str, float]], key: str, name: str, colour: str) -> None:
+    step, value = _series(history, key)
+    if len(step):
+        panel.plot(step, value, "o-", color=colour, markersize=3.5, linewidth=1.2, label=name)
+
+
+def _series(history: Sequence[Mapping[str, float]], key: str) -> tuple[npt.NDArray, npt.NDArray]:
+    pairs = [(entry["step"], entry[key]) for entry in history if entry.get(key) is not None]
+    steps, values = np.array(pairs, float).reshape(-1, 2).T
+    finite = np.isfinite(values)
+    return steps[finite], values[finite]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One picture of an overview.
+
+    Attributes:
+        image: H x W, grey, any range (black is its minimum, white its maximum).
+        title: Above it; may have several lines.
+        heat_map: h x w, 0..1, laid over the image and stretched to it, clear below 0.15; None for none.
+        boxes: (x, y, width, height) each, in pixels of the image.
+    """
+
+    image: npt.NDArray
+    title: str = ""
+    heat_map: npt.NDArray | None = None
+    boxes: Sequence[tuple[float, float, float, float]] = ()
+
+
+def overview(path: Path, tiles: Sequence[Tile], columns: int = 4, tile_size: float = 2.4) -> None:
+    """Draw a contact sheet.
+
+    Args:
+        path: The PNG to write.
+        tiles: In reading order.
+        columns: Tiles in a row.
+        tile_size: Width and height of a tile without its title, in inches.
+
+    Raises:
+        ValueError: No tiles.
+    """
+    if not tiles:
+        raise ValueError("an overview needs a tile")
+    columns = min(columns, len(tiles))
+    rows = math.ceil(len(tiles) / columns)
+    lines = max(tile.title.count("\n") + bool(tile.title) for tile in tiles)
+    size = (columns * tile_size, rows * (tile_size + 0.17 * lines))
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.05, wspace=0, hspace=0))
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for panel in panels:
+        panel.set_axis_off()
+    for panel, tile in zip(panels, tiles, strict=False):
+        _draw_tile(panel, tile)
+    _save(figure, path)
+
+
+def _draw_tile(panel: Axes, tile: Tile) -> None:
+    height, width = tile.image.shape
+    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+    panel.imshow(tile.image, cmap="gray", extent=extent)
+    if tile.heat_map is not None:
+        heat = np.clip(np.asarray(tile.heat_map, float), 0, 1)
+        opacity = 0.65 * np.clip((heat - 0.15) / 0.5, 0, 1)  # weak attention does not veil the image
+        panel.imshow(
+            heat, cmap="inferno", vmin=0, vmax=1, alpha=opacity, extent=extent, interpolation="bilinear"
+        )
+    for x, y, w, h in tile.boxes:
+        # A dark rim keeps the box visible on bright bone.
+        for colour, line in (("black", 2.6), (SKY, 1.3)):
+            panel.add_patch(Rectangle((x - 0.5, y - 0.5), w, h, fill=False, edgecolor=colour, linewidth=line))
+    panel.set_xlim(extent[:2])
+    panel.set_ylim(extent[2:])
+    panel.set_title(tile.title, fontsize=8, pad=3)
+
+
+def _bare(panel: Axes) -> None:
+    panel.spines[["top", "right"]].set_visible(False)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    FigureCanvasAgg(figure)
+    # Without the program's name the same numbers make the same file.
+    figure.savefig(partial, format="png", dpi=DPI, metadata={"Software": None})
+    partial.replace(path)

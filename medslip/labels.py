@@ -1,0 +1,208 @@
+"""A study's label matrix: what a report says of each (anatomy, pathology) pair, sparse on disk, dense in use.
+
+Cells: 1 present, 0 absent, -1 not mentioned. A study mentions about 5 to 20 of its 51 x 75 cells, so the store
+keeps those alone, two bytes each, behind an index of where each study begins. Both are memory-mapped: opening a
+store of 220 k studies reads nothing, and processes share its pages.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from medslip.errors import InputError
+from medslip.vocabulary import ANATOMIES, PATHOLOGIES
+
+PRESENT, ABSENT, UNKNOWN = 1, 0, -1
+
+A, P = len(ANATOMIES), len(PATHOLOGIES)
+
+_PRESENT_BIT = np.uint16(1 << 15)
+_FORMAT, _VERSION = "medslip-labels", 1
+
+Matrix = npt.NDArray[np.int8]
+"""A x P, or B x A x P: 1 present, 0 absent, -1 not mentioned."""
+
+
+def existence_labels(matrix: Matrix) -> tuple[Matrix, Matrix]:
+    """Labels of the existence heads.
+
+    A pathology is present where any anatomy has it, else absent where any anatomy is said to be without it, else
+    unknown; an anatomy likewise over pathologies. With 1 > 0 > -1 that is the maximum.
+
+    Args:
+        matrix: ... x A x P cells.
+
+    Returns:
+        pathology (... x P) and anatomy (... x A), int8 codes 1, 0, -1.
+    """
+    return matrix.max(axis=-2), matrix.max(axis=-1)
+
+
+class LabelStore:
+    """The label matrices of many studies, read-only and memory-mapped.
+
+    Args:
+        folder: What a LabelStoreWriter wrote.
+
+    Raises:
+        InputError: The folder is no store, is incomplete, or was written with another vocabulary.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        try:
+            meta = json.loads((self.folder / "meta.json").read_text())
+            self._offsets = np.load(self.folder / "offsets.npy", mmap_mode="r")
+            self._keys = np.load(self.folder / "keys.npy", mmap_mode="r")
+            cells_file = self.folder / "cells.bin"
+            size = cells_file.stat().st_size
+            self._cells: npt.NDArray[np.uint16] = (
+                np.memmap(cells_file, np.uint16, "r") if size else np.empty(0, np.uint16)
+            )
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{self.folder}: not a complete label store ({error}); write it anew with prepare_data.py"
+            ) from None
+        if (meta.get("format"), meta.get("version")) != (_FORMAT, _VERSION):
+            raise InputError(f"{self.folder}/meta.json: not a label store of version {_VERSION}")
+        if meta["vocabulary"] != _vocabulary_key():
+            raise InputError(f"{self.folder}/meta.json: written with another vocabulary; prepare the data anew")
+        if len(self._offsets) != len(self._keys) + 1 or self._offsets[-1] * 2 != size:
+            raise InputError(f"{self.folder}: cells.bin was cut short; write the store anew with prepare_data.py")
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def cells(self, row: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], Matrix]:
+        """The mentioned cells of one study: anatomy indices, pathology indices, states (1 or 0)."""
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of a store of {len(self)} studies")
+        code = np.asarray(self._cells[self._offsets[row] : self._offsets[row + 1]])
+        cell = (code & ~_PRESENT_BIT).astype(np.intp)
+        return cell // P, cell % P, (code >> 15).astype(np.int8)
+
+    def dense(self, row: int) -> Matrix:
+        """The A x P matrix of one study, int8."""
+        matrix = np.full((A, P), UNKNOWN, np.int8)
+        anatomy, pathology, state = self.cells(row)
+        matrix[anatomy, pathology] = state
+        return matrix
+
+    def dense_batch(self, rows: Sequence[int]) -> Matrix:
+        """B x A x P matrices, int8, in the order of ``rows``."""
+        return np.stack([self.dense(row) for row in rows]) if len(rows) else np.empty((0, A, P), np.int8)
+
+    def check(self, rows: Sequence[int], studies: Sequence[str], source: str) -> None:
+        """Refuse a list that belongs to another store.
+
+        Args:
+            rows: Each entry's row in the store.
+            studies: Each entry's study name.
+            source: The list's file, for the message; entry i is reported as its line i + 2.
+
+        Raises:
+            InputError: A row is outside the store, or belongs to another study.
+        """
+        for line, (row, study) in enumerate(zip(rows, studies, strict=True), start=2):
+            if not 0 <= row < len(self):
+                raise InputError(
+                    f"{source}: line {line} asks for row {row} of {self.folder}, which has {len(self)} studies; "
+                    "list and store are not from the same preparation"
+                )
+            if self._keys[row] != _study_key(study):
+                raise InputError(
+                    f"{source}: line {line} is study {study}, but row {row} of {self.folder} belongs to another; "
+                    "list and store are not from the same preparation"
+                )
+
+
+class LabelStoreWriter:
+    """Writes a store study by study, in memory that does not grow with the cells.
+
+    Use it as a context manager: the folder appears only once everything is written, and not at all after an error.
+
+    Args:
+        folder: Where the store is to be. An earlier store there is replaced.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        self._partial = self.folder.with_name(self.folder.name + ".partial")
+        if self.folder.exists() and not (self.folder / "meta.json").exists():
+            raise InputError(f"{self.folder}: exists and is no label store; name another output")
+        shutil.rmtree(self._partial, ignore_errors=True)
+        self._partial.mkdir(parents=True)
+        self._cells = (self._partial / "cells.bin").open("wb")
+        self._offsets = [0]
+        self._keys: list[int] = []
+
+    def add(self, study: str, matrix: Matrix) -> int:
+        """Append one A x P matrix; returns the study's row."""
+        if matrix.shape != (A, P):
+            raise ValueError(f"label matrix of shape {matrix.shape}, expected {(A, P)}")
+        cell = np.flatnonzero(matrix.reshape(-1) != UNKNOWN)
+        return self.add_cells(study, cell // P, cell % P, matrix.reshape(-1)[cell])
+
+    def add_cells(self, study: str, anatomy: npt.ArrayLike, pathology: npt.ArrayLike, state: npt.ArrayLike) -> int:
+        """Append one study as its mentioned cells, each named once; returns the study's row.
+
+        Raises:
+            ValueError: An index outside the vocabulary, a state other than 0 or 1, or a cell named twice.
+        """
+        rows, columns = np.asarray(anatomy, np.int64), np.asarray(pathology, np.int64)
+        states = np.asarray(state, np.int64)
+        if not (rows.shape == columns.shape == states.shape):
+            raise ValueError("anatomy, pathology and state differ in length")
+        if ((rows < 0) | (rows >= A) | (columns < 0) | (columns >= P)).any():
+            raise ValueError("a cell lies outside the 51 x 75 label matrix")
+        if not np.isin(states, (ABSENT, PRESENT)).all():
+            raise ValueError("a mentioned cell is 1 (present) or 0 (absent)")
+        order = np.argsort(rows * P + columns)
+        cell = (rows * P + columns)[order]
+        if (np.diff(cell) == 0).any():
+            raise ValueError("a cell is named twice")
+        code = cell.astype(np.uint16) | (states[order].astype(np.uint16) << 15)
+        self._cells.write(code.astype("<u2").tobytes())
+        self._offsets.append(self._offsets[-1] + len(code))
+        self._keys.append(_study_key(study))
+        return len(self._keys) - 1
+
+    def __enter__(self) -> LabelStoreWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._cells.close()
+        if kind is not None:
+            shutil.rmtree(self._partial, ignore_errors=True)
+            return
+        np.save(self._partial / "offsets.npy", np.asarray(self._offsets, np.int64))
+        np.save(self._partial / "keys.npy", np.asarray(self._keys, np.uint32))
+        meta = {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "studies": len(self._keys),
+            "cells": self._offsets[-1],
+            "vocabulary": _vocabulary_key(),
+        }
+        (self._partial / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
+        if self.folder.exists():
+            shutil.rmtree(self.folder)
+        self._partial.rename(self.folder)
+
+
+def _study_key(study: str) -> int:
+    return zlib.crc32(study.encode())
+
+
+def _vocabulary_key() -> int:
+    return zlib.crc32("\n".join(ANATOMIES + PATHOLOGIES).encode())

@@ -1,0 +1,1 @@
+"""The model, part by part, named as in the paper."""

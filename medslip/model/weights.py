@@ -1,0 +1,67 @@
+"""Tensors in and out of safetensors files, and into a model without anything missing or left over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from medslip.errors import InputError
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file, whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial, dict(metadata))
+    partial.replace(path)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file.
+
+    Raises:
+        InputError: The file is missing, cut short, or no safetensors file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: not a whole safetensors file ({error})") from None
+
+
+def load_strictly(model: torch.nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Load every weight, or say what is missing, left over or of another shape.
+
+    Raises:
+        InputError: The state dict does not fit the model.
+    """
+    own = model.state_dict()
+    report = [
+        _names("missing", sorted(own.keys() - tensors.keys())),
+        _names("left over", sorted(tensors.keys() - own.keys())),
+        _names(
+            "of another shape",
+            [
+                f"{name} {tuple(tensors[name].shape)} instead of {tuple(own[name].shape)}"
+                for name in sorted(own.keys() & tensors.keys())
+                if own[name].shape != tensors[name].shape
+            ],
+        ),
+    ]
+    if any(report):
+        raise InputError(f"{source}: the weights do not fit the model: {'; '.join(filter(None, report))}")
+    model.load_state_dict(dict(tensors))
+
+
+def _names(what: str, names: list[str], shown: int = 4) -> str:
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return f"{len(names)} {what} ({', '.join(names[:shown])}{more})" if names else ""

@@ -1,0 +1,264 @@
+"""Pre-training: list + label store -> batches -> MeDSLIP(images) -> three losses -> a checkpoint that answers zero-shot."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from medslip.checkpoints import Card, save_checkpoint
+from medslip.data.loading import Batch, evaluation_loader, preload, training_loader
+from medslip.data.records import StudyList, read_list
+from medslip.data.transforms import AugmentationConfig, EvaluationTransform, TrainingTransform
+from medslip.errors import InputError
+from medslip.evaluation.classification import Scores, score, summarise
+from medslip.evaluation.figures import loss_curves
+from medslip.evaluation.run_folder import write_metrics
+from medslip.labels import LabelStore
+from medslip.losses import LossCounts, existence_of
+from medslip.model.medslip import ModelConfig, build_model
+from medslip.model.text_encoder import TextConfig, TextEncoder
+from medslip.tasks.run_start import begin_run, config_to_dict
+from medslip.training.criterion import LOSS_NAMES, LossConfig, PretrainingObjective, medslip_loss
+from medslip.training.distributed import Device, Processes, processes
+from medslip.training.engine import Progress, TrainConfig, Trainer, Validation, read_log
+from medslip.training.optim import OptimConfig
+from medslip.vocabulary import NORMALITY, PATHOLOGIES, load_prompts
+
+PHANTOM = Path("data_file/phantom_prepared")
+"""Where the demo puts its prepared phantoms."""
+
+
+@dataclass(frozen=True)
+class PretrainDataConfig:
+    """What to train on: what prepare_data.py wrote.
+
+    Attributes:
+        train: Training list.
+        valid: Validation list; its scores choose the best checkpoint.
+        labels: Label store of both lists.
+        side: Side of the model's input in pixels, a multiple of 16.
+        preload: Keep all images in memory at 8/7 of the side, decoded once: for a corpus that fits.
+        workers: Processes that load and augment images.
+    """
+
+    train: Path = PHANTOM / "train.csv"
+    valid: Path = PHANTOM / "valid.csv"
+    labels: Path = PHANTOM / "labels"
+    side: int = 224
+    preload: bool = False
+    workers: int = 2
+
+
+@dataclass(frozen=True)
+class PromptConfig:
+    """Other prompt files than the packaged ones.
+
+    Attributes:
+        pathology: JSON file of 75 explanations, the published "observation explanation.json" included.
+        anatomy: JSON file of 51 location texts.
+    """
+
+    pathology: Path | None = None
+    anatomy: Path | None = None
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Pre-train MeDSLIP on a prepared data set.
+
+    Attributes:
+        data: What to train on.
+        model: The model's shape.
+        text: The frozen text encoder.
+        prompts: Other prompt files than the packaged ones.
+        loss: The losses.
+        augmentation: How training images are varied.
+        train: The loop.
+        optim: The optimiser.
+        output: The run folder.
+        resume: Go on with the run in the output folder, as if it had never stopped.
+        device: Where to compute.
+    """
+
+    data: PretrainDataConfig = field(default_factory=PretrainDataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    prompts: PromptConfig = field(default_factory=PromptConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    output: Path = Path("runs/pretrain")
+    resume: bool = False
+    device: Device = "auto"
+
+
+def run(config: PretrainConfig) -> Path:
+    """Pre-train; returns the best checkpoint.
+
+    The run folder then holds config.yaml, best.safetensors (and .json), last.safetensors to resume from, log.jsonl,
+    tensorboard/, losses.png and metrics.json (validation scores of the best checkpoint).
+
+    Raises:
+        InputError: Something in the data or the config cannot be used.
+    """
+    train, valid = read_list(config.data.train), read_list(config.data.valid)
+    store = LabelStore(config.data.labels)
+    for studies in (train, valid):
+        store.check(studies.table["row"].tolist(), studies.table["study"].tolist(), studies.source)
+    prompts = load_prompts(config.prompts.pathology, config.prompts.anatomy)
+    transform = EvaluationTransform(config.data.side)
+    encoder = TextEncoder(config.text)
+    torch.manual_seed(config.train.seed)
+    model = build_model(config.model, encoder.encode(prompts.pathology), encoder.encode(prompts.anatomy))
+    with processes(config.device) as world:
+        if world.is_main:
+            begin_run(config.output, config, config.resume)
+        world.wait()
+        objective = PretrainingObjective(model, transform.normalise, config.loss, config.train.channels_last)
+        objective.to(world.device)
+        batches = training_loader(
+            train,
+            store,
+            TrainingTransform(config.data.side, config.augmentation),
+            config.train.seed,
+            config.train.batch_size,
+            config.data.workers,
+            world_size=world.world_size,
+            rank=world.rank,
+            preloaded=_preloaded(train, config.data.side * 8 // 7, config),
+            pin_memory=world.device.type == "cuda",
+        )
+        examiner = Examiner(objective, valid, store, transform, config, world)
+
+        def save_best(progress: Progress, values: dict[str, float]) -> None:
+            provenance: dict[str, Any] = {"step": progress.step, "validation": values, "config": config_to_dict(config)}
+            card = Card(config.model, transform, encoder.identity, prompts, provenance)
+            save_checkpoint(config.output / "best.safetensors", model, card)
+            if examiner.scores is not None:
+                write_metrics(
+                    config.output,
+                    "pre-training",
+                    {"list": str(config.data.valid), "part": "validation"},
+                    examiner.scores,
+                    device=str(world.device),
+                    extra={"validation": values, "step": progress.step},
+                )
+
+        trainer = Trainer(config.train, config.optim, world, config.output, LOSS_NAMES, examiner.validate, save_best)
+        trainer.fit(objective, batches, config.resume)
+        if world.is_main:
+            loss_curves(config.output / "losses.png", read_log(config.output / "log.jsonl"))
+    return config.output / "best.safetensors"
+
+
+def _preloaded(studies: StudyList, side: int, config: PretrainConfig) -> torch.Tensor | None:
+    return preload(studies, side, config.data.workers) if config.data.preload else None
+
+
+class Examiner:
+    """Deterministic validation: losses with seeded negatives, and zero-shot AUROC over the report's own labels.
+
+    A pathology is scored where reports of the validation list call it both present and absent at least once.
+    Words of normality and the catch-all for excluded words are not findings: they stay out of the mean.
+
+    Args:
+        objective: Model and losses.
+        valid: Validation list.
+        store: Its label store.
+        transform: The evaluation transform.
+        config: For batch size, workers, seed.
+        world: The processes that share the list.
+
+    Attributes:
+        scores: Of the last validation; None where no pathology can be scored.
+    """
+
+    def __init__(
+        self,
+        objective: PretrainingObjective,
+        valid: StudyList,
+        store: LabelStore,
+        transform: EvaluationTransform,
+        config: PretrainConfig,
+        world: Processes,
+    ) -> None:
+        self._objective, self._world, self._seed = objective, world, config.train.seed
+        self._loss = config.loss
+        self._patients = valid.table["patient"].tolist()
+        self._loader: Iterable[Batch] = evaluation_loader(
+            valid,
+            transform,
+            config.train.batch_size,
+            config.data.workers,
+            store=store,
+            world_size=world.world_size,
+            rank=world.rank,
+            preloaded=_preloaded(valid, config.data.side, config),
+        )
+        self.scores: Scores | None = None
+
+    def validate(self) -> Validation:
+        """Score the model as it is."""
+        device = self._world.device
+        summed, known = torch.zeros(len(LOSS_NAMES), device=device), torch.zeros(len(LOSS_NAMES) - 1, device=device)
+        undivided = LossCounts.unstack(torch.ones_like(known))
+        answers = []
+        for batch in (batch.to(device) for batch in self._loader):
+            assert batch.labels is not None
+            output = self._objective.answer(batch.images)
+            generator = torch.Generator().manual_seed(self._seed * 1_000_003 + int(batch.indices[0]))
+            summed += medslip_loss(self._objective.model, output, batch.labels, self._loss, generator, undivided)
+            known += self._objective.counts(batch)
+            probability = output.pathology_logits.float().softmax(dim=-1)[..., 1]
+            existence = existence_of(batch.labels)[0]
+            answers.append((batch.indices.cpu().numpy(), probability.cpu().numpy(), existence.cpu().numpy()))
+        parts = (self._world.sum(summed)[1:] / self._world.sum(known).clamp(min=1)).tolist()
+        values = {f"validation_{name}": value for name, value in zip(LOSS_NAMES[1:], parts, strict=True)}
+        values["validation_total"] = sum(parts)
+        self.scores = self._score([answer for shard in self._world.gather(answers) for answer in shard])
+        auroc = None if self.scores is None else summarise(self.scores).auroc
+        values["validation_auroc"] = math.nan if auroc is None else auroc
+        return Validation(-values["validation_total"] if auroc is None else auroc, values)
+
+    def _score(self, answers: list[tuple[Any, Any, Any]]) -> Scores | None:
+        indices, probability, existence = (np.concatenate(column) for column in zip(*answers, strict=True))
+        order = np.argsort(indices)
+        probability, existence = probability[order], existence[order].astype(np.int8)
+        asked = [
+            column
+            for column, name in enumerate(PATHOLOGIES)
+            if name not in NORMALITY
+            and name != "excluded_obs"
+            and (existence[:, column] == 1).any()
+            and (existence[:, column] == 0).any()
+        ]
+        if not asked:
+            return None
+        return score(
+            [PATHOLOGIES[column] for column in asked],
+            existence[:, asked],
+            probability[:, asked],
+            self._patients,
+            resamples=0,
+        )
+
+
+def embedded_default() -> PretrainConfig:
+    """What the script runs without arguments: the demo's pre-training, on the phantoms that the demo prepared.
+
+    Raises:
+        InputError: There are none yet.
+    """
+    if not (PHANTOM / "train.csv").is_file():
+        raise InputError(f"{PHANTOM}: no prepared phantoms yet; make them with: python scripts/demo.py")
+    raise NotImplementedError
+
+
+COMMAND = (PretrainConfig, run)

@@ -1,0 +1,210 @@
+"""Zero-shot classification: load -> "present" probabilities -> classes of the data set -> predictions, scores, figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from medslip.data.cxr14 import read_authors_list, read_labelled
+from medslip.data.image_labels import class_pathologies
+from medslip.data.labelled import LabelledImages, read_folder
+from medslip.data.table import TableLayout, read_table
+from medslip.errors import InputError
+from medslip.evaluation.classification import Scores, score
+from medslip.evaluation.figures import precision_recall_curves, roc_curves
+from medslip.evaluation.run_folder import environment, score_table, write_json, write_metrics, write_predictions
+from medslip.predictor import Predictor
+from medslip.tasks.run_start import begin_run
+from medslip.tasks.weights import RUNS, PublishedConfig, newest_phantom_checkpoint, open_weights
+from medslip.training.distributed import Device
+from medslip.vocabulary import CLASS_PROMPTS, NORMALITY, PATHOLOGIES
+
+PHANTOM = Path("data_file/phantom")
+
+Kind = Literal["cxr14", "authors", "table", "folder"]
+
+
+@dataclass(frozen=True)
+class ImagesConfig:
+    """Which images to classify.
+
+    Attributes:
+        kind: "cxr14": the publisher's ChestX-ray14 folder; "authors": the authors' ChestX-ray14 CSV; "table": any CSV of image
+            paths and labels; "folder": every image below a folder, without labels.
+        path: The folder, or the CSV.
+        list: "cxr14": which images, a file of names in the folder or elsewhere.
+        images: "authors", "table": the folder that image paths start from; None takes the CSV's own.
+        split: "table": keep only the rows of this split.
+        table: "table": which column holds what.
+    """
+
+    kind: Kind = "cxr14"
+    path: Path = Path("data_file/cxr14")
+    list: Path = Path("test_list.txt")
+    images: Path | None = None
+    split: str | None = None
+    table: TableLayout = field(default_factory=TableLayout)
+
+
+@dataclass(frozen=True)
+class ZeroshotConfig:
+    """Classify chest radiographs zero-shot.
+
+    Attributes:
+        checkpoint: The weights: ours, or the published .pth; None takes the newest phantom run's.
+        data: Which images.
+        prompt: Free-text queries, class -> text. A class of the data set is then asked by it instead of a pathology; another
+            name becomes a class of its own, without labels.
+        fibrosis: ChestX-ray14's Fibrosis has no pathology of its own: ask the "published" catch-all, or by its own "prompt".
+        text_encoder: Where the checkpoint's text encoder is, for free text, if not under the name that it recorded.
+        published: How to read the published .pth.
+        resamples: Bootstrap resamples of patients.
+        seed: Of the resamples.
+        batch_size: Images at a time.
+        workers: Processes that decode images.
+        device: Where to compute.
+        output: The run folder; None takes runs/zeroshot_cls/DATE-TIME.
+    """
+
+    checkpoint: Path | None = None
+    data: ImagesConfig = field(default_factory=ImagesConfig)
+    prompt: dict[str, str] = field(default_factory=dict)
+    fibrosis: Literal["published", "prompt"] = "published"
+    text_encoder: str | None = None
+    published: PublishedConfig = field(default_factory=PublishedConfig)
+    resamples: int = 1000
+    seed: int = 0
+    batch_size: int = 64
+    workers: int = 2
+    device: Device = "auto"
+    output: Path | None = None
+
+
+@dataclass(frozen=True)
+class Questions:
+    """How each class is asked.
+
+    Attributes:
+        classes: C names.
+        queries: For each class its pathology, or the index of its free-text query.
+        free_text: F texts.
+    """
+
+    classes: tuple[str, ...]
+    queries: tuple[str | int, ...]
+    free_text: tuple[str, ...]
+
+    def described(self) -> dict[str, str]:
+        """Class -> the pathology or text that answers for it."""
+        return {
+            name: self.free_text[query] if isinstance(query, int) else query
+            for name, query in zip(self.classes, self.queries, strict=True)
+        }
+
+
+def run(config: ZeroshotConfig) -> Scores | None:
+    """Classify; returns the scores, or None where there are no labels.
+
+    The run folder then holds config.yaml, predictions.csv, metrics.json and, with labels, roc.png and precision_recall.png.
+
+    Raises:
+        InputError: The checkpoint, an image, a class or the text encoder cannot be used.
+    """
+    checkpoint = config.checkpoint or newest_phantom_checkpoint()
+    weights = open_weights(checkpoint, config.published)
+    images = read_images(config.data)
+    questions = ask(images, config)
+    output = config.output or RUNS / "zeroshot_cls" / datetime.now().strftime("%Y%m%d-%H%M%S")
+    config = replace(config, checkpoint=checkpoint, output=output)
+    predictor = Predictor(
+        weights, None if config.device == "auto" else config.device, config.batch_size, config.workers
+    )
+    answers = predictor.classify(images.paths, questions.free_text, config.text_encoder)
+    probabilities = answers.columns(questions.queries)
+    begin_run(output, config)
+    write_predictions(output, images.paths, images.patients, questions.classes, probabilities, images.labels)
+    about = {
+        "checkpoint": str(checkpoint),
+        "provenance": weights.card.provenance,
+        "queries": questions.described(),
+    }
+    data = {"name": images.name, "kind": config.data.kind, "path": str(config.data.path)}
+    if images.labels is None:
+        plain = {"task": "zero-shot classification", "data": data, "environment": environment(str(predictor.device))}
+        write_json(output / "metrics.json", {"format": "medslip-metrics", "version": 1, **plain, **about})
+        print(f"{len(images)} images classified, no labels to score against: {output}/predictions.csv")
+        return None
+    scored = len(images.classes)
+    scores = score(
+        images.classes, images.labels, probabilities[:, :scored], images.patients, config.resamples, config.seed
+    )
+    leave_out = ("Fibrosis",)
+    write_metrics(output, "zero-shot classification", data, scores, leave_out, str(predictor.device), about)
+    roc_curves(output / "roc.png", scores, images.labels, probabilities[:, :scored])
+    precision_recall_curves(output / "precision_recall.png", scores, images.labels, probabilities[:, :scored])
+    print(score_table(scores, leave_out))
+    print(f"\npredictions, metrics and figures: {output}")
+    return scores
+
+
+def read_images(config: ImagesConfig) -> LabelledImages:
+    """The images and labels that the config names.
+
+    Raises:
+        InputError: They cannot be read.
+    """
+    if config.kind == "cxr14":
+        return read_labelled(config.path, config.list)
+    if config.kind == "authors":
+        return read_authors_list(config.path, config.images)
+    if config.kind == "folder":
+        return read_folder(config.path)
+    return read_table(config.path, config.table, config.images, config.split).images
+
+
+def ask(images: LabelledImages, config: ZeroshotConfig) -> Questions:
+    """How each class of the data set is asked; without classes, every finding of the vocabulary is.
+
+    Raises:
+        InputError: A class is neither a pathology, nor mapped to one, nor given a prompt.
+    """
+    prompts = dict(config.prompt)
+    if config.fibrosis == "prompt" and "Fibrosis" in images.classes:
+        prompts.setdefault("Fibrosis", CLASS_PROMPTS["Fibrosis"])
+    classes = images.classes or tuple(name for name in PATHOLOGIES if name not in NORMALITY)
+    by_pathology = [name for name in classes if name not in prompts]
+    source = f"{config.data.path}"
+    pathologies = dict(zip(by_pathology, _pathologies(by_pathology, config, source), strict=True))
+    names = (*classes, *(name for name in prompts if name not in classes))
+    asked = list(prompts)
+    queries = tuple(asked.index(name) if name in prompts else pathologies[name] for name in names)
+    return Questions(names, queries, tuple(prompts.values()))
+
+
+def _pathologies(classes: Sequence[str], config: ZeroshotConfig, source: str) -> list[str]:
+    mapping = config.data.table.classes if config.data.kind == "table" else {}
+    return class_pathologies(classes, mapping, source)
+
+
+def embedded_default() -> ZeroshotConfig:
+    """What the script runs without arguments: the newest phantom run's model on the phantoms held out from it.
+
+    Raises:
+        InputError: There is no phantom run yet.
+    """
+    return held_out_phantoms(PHANTOM, newest_phantom_checkpoint(), None)
+
+
+def held_out_phantoms(corpus: Path, checkpoint: Path, output: Path | None) -> ZeroshotConfig:
+    """Classify the test split of a phantom corpus."""
+    table = corpus / "findings.csv"
+    if not table.is_file():
+        raise InputError(f"{table}: no phantom corpus; make one with: python scripts/make_phantom.py")
+    data = ImagesConfig(kind="table", path=table, split="test")
+    return ZeroshotConfig(checkpoint=checkpoint, data=data, output=output)
+
+
+COMMAND = (ZeroshotConfig, run)

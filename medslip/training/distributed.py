@@ -1,0 +1,104 @@
+"""One process or many: the only file that speaks torch.distributed. Under torchrun its environment is read; else one process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from medslip.errors import InputError
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of a run.
+
+    Attributes:
+        rank: Which one this is, 0 first.
+        world_size: How many there are.
+        device: What this one computes on.
+    """
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and prints."""
+        return self.rank == 0
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Sum of a tensor over processes, in place."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def gather(self, value: Any) -> list[Any]:
+        """Everybody's value, in rank order, for everybody. Values are pickled between our own processes only."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """The module, with gradients averaged over processes."""
+        if self.world_size == 1:
+            return module
+        return DistributedDataParallel(module, device_ids=[self.device.index] if self.device.type == "cuda" else None)
+
+    def same_buffers(self, module: nn.Module) -> None:
+        """Give every process the first one's buffers, so that all validate with the batch statistics that are saved."""
+        if self.world_size > 1:
+            for buffer in module.buffers():
+                dist.broadcast(buffer, src=0)
+
+    def wait(self) -> None:
+        """Wait until every process is here."""
+        if self.world_size > 1:
+            dist.barrier()
+
+
+def without_sync(module: nn.Module, last: bool) -> AbstractContextManager[None]:
+    """Keep gradients local unless this is the last accumulation step."""
+    if isinstance(module, DistributedDataParallel) and not last:
+        return module.no_sync()
+    return nullcontext()
+
+
+@contextmanager
+def processes(device: Device = "auto") -> Iterator[Processes]:
+    """Join the other processes of torchrun, or be the only one.
+
+    Args:
+        device: Where to compute; "auto" takes a GPU where there is one.
+
+    Raises:
+        InputError: "cuda" was asked for and there is none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("device: cuda was asked for, but torch sees no GPU here; use --device cpu")
+    kind = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    world_size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    index = int(os.environ.get("LOCAL_RANK", "0")) if kind == "cuda" else None
+    if index is not None:
+        torch.cuda.set_device(index)
+    here = torch.device(kind, index) if index is not None else torch.device(kind)
+    if world_size == 1:
+        yield Processes(0, 1, here)
+        return
+    dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+    try:
+        yield Processes(rank, world_size, here)
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,58 @@
+"""AdamW without decay on biases and norms, and its learning rate: linear warm-up, then a cosine."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """The optimiser; defaults are the published recipe.
+
+    Attributes:
+        learning_rate: After warm-up.
+        warmup_learning_rate: At step 0.
+        final_learning_rate: At the last step.
+        warmup_steps: Optimiser steps of linear warm-up.
+        weight_decay: On weights with two or more dimensions; biases, norms and temperatures have none.
+        clip_norm: Gradients are scaled down to this norm; None leaves them.
+    """
+
+    learning_rate: float = 1e-4
+    warmup_learning_rate: float = 1e-5
+    final_learning_rate: float = 1e-5
+    warmup_steps: int = 500
+    weight_decay: float = 0.02
+    clip_norm: float | None = 1.0
+
+
+def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+    """AdamW over the parameters that learn, in two groups: with and without decay."""
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return torch.optim.AdamW(
+        [
+            {"params": [p for p in learning if p.ndim >= 2], "weight_decay": config.weight_decay},
+            {"params": [p for p in learning if p.ndim < 2], "weight_decay": 0.0},
+        ],
+        lr=config.learning_rate,
+    )
+
+
+def learning_rate_at(step: int, steps: int, config: OptimConfig) -> float:
+    """The learning rate of an optimiser step.
+
+    Args:
+        step: 0 .. steps - 1.
+        steps: Of the whole training. A warm-up longer than half of it is cut to half, so that a short trial trains.
+        config: The schedule.
+    """
+    warmup = min(config.warmup_steps, steps // 2)
+    if step < warmup:
+        return config.warmup_learning_rate + (config.learning_rate - config.warmup_learning_rate) * step / warmup
+    progress = (step - warmup) / max(1, steps - 1 - warmup)
+    share = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return config.final_learning_rate + (config.learning_rate - config.final_learning_rate) * share

@@ -1,0 +1,158 @@
+"""The words that the model knows: 51 anatomies, 75 pathologies, their prompts, and the classes of public data sets.
+
+The order of both lists is the order of rows and columns in every label matrix, the published ones included
+(source: Fan et al., arXiv 2403.10635, and the authors' prepared data).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from medslip.errors import InputError
+
+ANATOMIES: tuple[str, ...] = (
+    "trachea", "left_hilar", "right_hilar", "hilar_unspec", "left_pleural", "right_pleural", "pleural_unspec",
+    "heart_size", "heart_border", "left_diaphragm", "right_diaphragm", "diaphragm_unspec", "retrocardiac",
+    "lower_left_lobe", "upper_left_lobe", "lower_right_lobe", "middle_right_lobe", "upper_right_lobe",
+    "left_lower_lung", "left_mid_lung", "left_upper_lung", "left_apical_lung", "left_lung_unspec",
+    "right_lower_lung", "right_mid_lung", "right_upper_lung", "right_apical_lung", "right_lung_unspec",
+    "lung_apices", "lung_bases", "left_costophrenic", "right_costophrenic", "costophrenic_unspec",
+    "cardiophrenic_sulcus", "mediastinal", "spine", "clavicle", "rib", "stomach", "right_atrium",
+    "right_ventricle", "aorta", "svc", "interstitium", "parenchymal", "cavoatrial_junction", "cardiopulmonary",
+    "pulmonary", "lung_volumes", "unspecified", "other",
+)  # fmt: skip
+
+PATHOLOGIES: tuple[str, ...] = (
+    "normal", "clear", "sharp", "sharply", "unremarkable", "intact", "stable", "free", "effusion", "opacity",
+    "pneumothorax", "edema", "atelectasis", "tube", "consolidation", "process", "abnormality", "enlarge", "tip",
+    "low", "pneumonia", "line", "congestion", "catheter", "cardiomegaly", "fracture", "air", "tortuous", "lead",
+    "disease", "calcification", "prominence", "device", "engorgement", "picc", "clip", "elevation", "expand",
+    "nodule", "wire", "fluid", "degenerative", "pacemaker", "thicken", "marking", "scar", "hyperinflate", "blunt",
+    "loss", "widen", "collapse", "density", "emphysema", "aerate", "mass", "crowd", "infiltrate", "obscure",
+    "deformity", "hernia", "drainage", "distention", "shift", "stent", "pressure", "lesion", "finding",
+    "borderline", "hardware", "dilation", "chf", "redistribution", "aspiration", "tail_abnorm_obs",
+    "excluded_obs",
+)  # fmt: skip
+
+NORMALITY: frozenset[str] = frozenset(PATHOLOGIES[:8])
+"""The findings of normality: "present" means that nothing is wrong."""
+
+NO_PARTNER: frozenset[str] = frozenset({"middle_right_lobe", "right_atrium", "right_ventricle"})
+"""One-sided anatomies without a partner on the other side: after a horizontal flip they are unknown."""
+
+CXR14_CLASSES: dict[str, str] = {
+    "Atelectasis": "atelectasis", "Cardiomegaly": "cardiomegaly", "Effusion": "effusion",
+    "Infiltration": "infiltrate", "Mass": "mass", "Nodule": "nodule", "Pneumonia": "pneumonia",
+    "Pneumothorax": "pneumothorax", "Consolidation": "consolidation", "Edema": "edema",
+    "Emphysema": "emphysema", "Fibrosis": "tail_abnorm_obs", "Pleural_Thickening": "thicken",
+    "Hernia": "hernia",
+}  # fmt: skip
+"""NIH ChestX-ray14 class -> pathology that answers for it; Fibrosis by the published catch-all."""
+
+CLASS_PROMPTS: dict[str, str] = {
+    "Fibrosis": "Fibrosis: scarring of the lung, seen as coarse reticular lines, honeycombing and loss of volume.",
+}
+"""Free-text queries for classes of public data sets that the vocabulary has no pathology for."""
+
+
+def anatomy_index(name: str) -> int:
+    """Row of an anatomy in the label matrix, 0..50.
+
+    Raises:
+        InputError: The name is not one of the 51.
+    """
+    return _index(name, ANATOMIES, "anatomy")
+
+
+def pathology_index(name: str) -> int:
+    """Column of a pathology in the label matrix, 0..74.
+
+    Raises:
+        InputError: The name is not one of the 75.
+    """
+    return _index(name, PATHOLOGIES, "pathology")
+
+
+def _index(name: str, names: Sequence[str], what: str) -> int:
+    try:
+        return names.index(name)
+    except ValueError:
+        raise InputError(f"unknown {what} {name!r}: not one of the {len(names)} in medslip/vocabulary.py") from None
+
+
+def _mirror(name: str) -> int:
+    if name in NO_PARTNER:
+        return -1
+    for side, other in (("left", "right"), ("right", "left")):
+        parts = [other if part == side else part for part in name.split("_")]
+        if "_".join(parts) != name:
+            return ANATOMIES.index("_".join(parts))
+    return ANATOMIES.index(name)
+
+
+MIRRORED_ANATOMY: tuple[int, ...] = tuple(_mirror(name) for name in ANATOMIES)
+"""For each anatomy, the row that it becomes in a mirrored image; -1 where it becomes unknown."""
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The texts that the frozen BERT encodes, one per query, in vocabulary order.
+
+    Attributes:
+        pathology: P explanations of a sentence or two.
+        anatomy: A location sentences.
+    """
+
+    pathology: tuple[str, ...]
+    anatomy: tuple[str, ...]
+
+
+def load_prompts(pathology_file: Path | None = None, anatomy_file: Path | None = None) -> Prompts:
+    """The prompts: our own, or a user's.
+
+    A prompt file is a JSON object {name: text}, or a JSON list of texts, in vocabulary order. The published
+    "observation explanation.json" can be used as it is: one of its keys is misspelt, so the order is what counts.
+
+    Args:
+        pathology_file: 75 explanations; None takes the packaged ones.
+        anatomy_file: 51 location texts; None takes the packaged ones.
+
+    Raises:
+        InputError: A file is missing, not JSON, or has another number of texts.
+    """
+    return Prompts(
+        pathology=_read_prompts(pathology_file, "pathology_prompts.json", PATHOLOGIES),
+        anatomy=_read_prompts(anatomy_file, "anatomy_prompts.json", ANATOMIES),
+    )
+
+
+def _read_prompts(path: Path | None, packaged: str, names: Sequence[str]) -> tuple[str, ...]:
+    source = resources.files("medslip.resources").joinpath(packaged) if path is None else Path(path)
+    try:
+        data = json.loads(source.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{source}: prompt file not found") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{source}: not a JSON file of prompts ({error})") from None
+    texts = list(data.values()) if isinstance(data, dict) else data
+    if not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise InputError(f"{source}: every prompt must be a text that is not empty")
+    if len(texts) != len(names):
+        raise InputError(f"{source}: has {len(texts)} prompts, the vocabulary has {len(names)}")
+    if isinstance(data, dict) and path is not None:
+        _refuse_other_order(path, list(data), names)
+    return tuple(texts)
+
+
+def _refuse_other_order(path: Path, keys: list[str], names: Sequence[str]) -> None:
+    """A file whose keys are vocabulary names in another order is a mistake that no count would notice."""
+    for position, (key, name) in enumerate(zip(keys, names, strict=True)):
+        if key in names and key != name:
+            raise InputError(
+                f"{path}: key {position + 1} is {key!r}, the vocabulary has {name!r} there; "
+                "put the prompts in vocabulary order"
+            )

@@ -1,0 +1,71 @@
+"""What many tests need: a tiny BERT in a folder, a tiny prepared data set, the folder of shared real data."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from medslip.data.records import write_list
+from medslip.labels import LabelStoreWriter
+from medslip.vocabulary import ANATOMIES, PATHOLOGIES
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+torch.set_num_threads(1)
+
+SHARED = Path(__file__).resolve().parents[1] / ".." / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Real radiographs and figures that are not part of the repository."""
+    if not SHARED.is_dir():
+        pytest.skip("needs ../shared")
+    return SHARED.resolve()
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT of random weights, T = 32, in a folder that AutoModel and AutoTokenizer load."""
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny_bert")
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary))
+    BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared data set of 24 + 12 noise images, 40 px, where a bright half means a left or right effusion."""
+    folder = tmp_path_factory.mktemp("tiny_prepared")
+    random = np.random.default_rng(0)
+    effusion, normal = PATHOLOGIES.index("effusion"), PATHOLOGIES.index("normal")
+    sides = (ANATOMIES.index("right_pleural"), ANATOMIES.index("left_pleural"))
+    with LabelStoreWriter(folder / "labels") as store:
+        for split, number in (("train", 24), ("valid", 12)):
+            rows = []
+            for index in range(number):
+                name, study = f"{split}_{index}.png", f"s{split}{index}"
+                image = random.integers(0, 100, (40, 40), dtype=np.uint8)
+                side, present = index % 2, index % 4 < 2
+                if present:
+                    image[:, 20 * side : 20 * side + 20] += 120
+                Image.fromarray(image).save(folder / name)
+                cells = [(sides[side], effusion, int(present)), (ANATOMIES.index("unspecified"), normal, 1)]
+                row = store.add_cells(study, *zip(*cells, strict=True))
+                rows.append({"image": name, "study": study, "patient": f"p{index}", "row": row})
+            write_list(folder / f"{split}.csv", pd.DataFrame(rows))
+    return folder

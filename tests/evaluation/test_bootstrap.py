@@ -1,0 +1,112 @@
+"""Intervals: seeded, over patients, of the right width."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from medslip.evaluation.bootstrap import patient_index, percentile_interval, resample_patients
+from medslip.evaluation.classification import score, summarise
+
+
+def noisy(images: int, classes: int = 1, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    labels = (rng.random((images, classes)) < 0.3).astype(np.int8)
+    return labels, rng.normal(labels, 1.0)
+
+
+NAMES = ["a", "b", "c"]
+
+
+def test_images_of_one_patient_share_a_number_and_unknown_patients_do_not():
+    index = patient_index(["b", "", "a", "b", ""])
+    assert index[0] == index[3]
+    assert len(set(index)) == 4
+    assert sorted(set(index)) == [0, 1, 2, 3]
+
+
+def test_no_patients_at_all_is_no_error():
+    assert len(patient_index([])) == 0
+
+
+def test_resamples_do_not_depend_on_the_block():
+    blocks = [np.concatenate(list(resample_patients(50, 20, 3, block))) for block in (1, 7, 32)]
+    assert all(np.array_equal(blocks[0], other) for other in blocks[1:])
+    assert (blocks[0].sum(axis=1) == 50).all()
+
+
+def test_resampling_is_uniform_over_patients():
+    drawn = np.concatenate(list(resample_patients(20, 4000, 0)))
+    assert drawn.mean(axis=0) == pytest.approx(np.ones(20), abs=0.08)
+    assert drawn.var() == pytest.approx(1 - 1 / 20, abs=0.03)
+
+
+def test_the_same_seed_gives_the_same_intervals_and_another_gives_others():
+    labels, probabilities = noisy(200, 3)
+    first, again, other = (score(NAMES, labels, probabilities, resamples=60, seed=seed) for seed in (1, 1, 2))
+    assert first.classes == again.classes
+    assert summarise(first) == summarise(again)
+    assert first.classes != other.classes
+
+
+def test_duplicating_every_image_of_a_patient_leaves_the_interval_as_it_is():
+    labels, probabilities = noisy(150)
+    patients = [f"{number:03}" for number in range(150)]
+    once = score(["a"], labels, probabilities, patients, resamples=200).classes[0]
+    twice = score(["a"], np.tile(labels, (2, 1)), np.tile(probabilities, (2, 1)), patients * 2, resamples=200)
+    for key in ("auroc", "average_precision", "max_f1", "accuracy"):
+        found, expected = twice.classes[0].intervals[key], once.intervals[key]
+        assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_duplicates_taken_for_independent_images_would_narrow_the_interval():
+    labels, probabilities = (np.tile(array, (4, 1)) for array in noisy(150))
+    patients = [f"{number}" for number in range(150)] * 4
+    widths = []
+    for who in (patients, None):
+        interval = score(["a"], labels, probabilities, who, resamples=300).classes[0].intervals["auroc"]
+        widths.append(interval.high - interval.low)
+    assert widths[0] / widths[1] == pytest.approx(2, rel=0.25)  # sqrt(4)
+
+
+def test_interval_of_a_proportion_is_that_of_the_binomial():
+    """Every positive is at the threshold: the accuracy is the share of negatives, binomial in resamples."""
+    labels = np.repeat([1, 0], [100, 300])[:, None].astype(np.int8)
+    probabilities = np.repeat([1.0, 0.5, 0.0], [100, 60, 240])[:, None]
+    interval = score(["a"], labels, probabilities, resamples=3000).classes[0].intervals["accuracy"]
+    low, high = binom.ppf([0.025, 0.975], 400, 0.75) / 400
+    assert (interval.low, interval.high) == pytest.approx((low, high), abs=0.006)
+
+
+def test_intervals_cover_the_true_auroc_about_as_often_as_they_say():
+    truth, covered, trials = 0.7602, 0, 120  # the AUROC of N(1, 1) against N(0, 1)
+    for trial in range(trials):
+        labels, probabilities = noisy(200, seed=trial)
+        interval = score(["a"], labels, probabilities, resamples=200).classes[0].intervals["auroc"]
+        covered += interval.low <= truth <= interval.high
+    assert 0.90 <= covered / trials <= 0.99
+
+
+def test_resamples_without_positives_are_left_out_and_counted():
+    labels = np.zeros((40, 2), np.int8)
+    labels[0, 0], labels[:20, 1] = 1, 1
+    probabilities = np.random.default_rng(0).random((40, 2))
+    scores = score(["rare", "common"], labels, probabilities, resamples=400)
+    rare, common = (entry.intervals["auroc"] for entry in scores.classes)
+    assert rare.left_out / 400 == pytest.approx((1 - 1 / 40) ** 40, abs=0.08)
+    assert rare.resamples + rare.left_out == 400
+    assert common.left_out == 0
+    assert summarise(scores).intervals["auroc"].left_out == rare.left_out
+
+
+def test_one_patient_gives_no_interval():
+    labels, probabilities = noisy(30)
+    assert not score(["a"], labels, probabilities, ["p"] * 30, resamples=10).classes[0].intervals
+
+
+def test_percentiles_skip_what_is_not_defined():
+    assert percentile_interval(np.array([np.nan])) is None
+    interval = percentile_interval(np.array([*range(101), np.nan], float))
+    assert (interval.low, interval.high) == pytest.approx((2.5, 97.5))
+    assert (interval.resamples, interval.left_out) == (101, 1)

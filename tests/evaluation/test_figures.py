@@ -1,0 +1,87 @@
+"""Every figure is written as a picture with something in it, odd input included."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medslip.evaluation.classification import score
+from medslip.evaluation.figures import (
+    LOSS_PARTS,
+    Tile,
+    loss_curves,
+    overview,
+    precision_recall_curves,
+    roc_curves,
+)
+
+
+def assert_picture(path: Path, smallest: tuple[int, int]) -> np.ndarray:
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        pixels = np.asarray(image.convert("RGB"))
+    assert pixels.shape[0] >= smallest[0]
+    assert pixels.shape[1] >= smallest[1]
+    assert len(np.unique(pixels @ np.array([1, 256, 65536]))) > 20
+    assert list(path.parent.glob("*.partial")) == []
+    return pixels
+
+
+@pytest.mark.parametrize(("draw", "classes"), [(roc_curves, 6), (precision_recall_curves, 2)])
+def test_curves_are_drawn_with_undefined_classes_and_unknown_labels(draw, classes, tmp_path):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(-1, 2, (80, classes)).astype(np.int8)
+    labels[:, -1] = 0
+    probabilities = rng.random((80, classes)).astype(np.float32)
+    scores = score([f"class_{k}" for k in range(classes)], labels, probabilities, resamples=5)
+    draw(tmp_path / "new" / "curves.png", scores, labels, probabilities)
+    assert_picture(tmp_path / "new" / "curves.png", (300, 500))
+
+
+def entry(step: int) -> dict[str, float]:
+    return {"step": step, "total": 3.0 - step / 50, "lr": 1e-4, **dict.fromkeys(LOSS_PARTS, 0.5)}
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        [],
+        [*map(entry, range(100)), {"step": 99, "validation_total": 2.0, "validation_auroc": 0.3}],
+        [entry(0), {"step": 1, "total": float("nan"), "validation_auroc": None}],
+    ],
+    ids=["empty", "with validation", "undefined values"],
+)
+def test_loss_curves_are_drawn_from_any_part_of_a_log(history, tmp_path):
+    loss_curves(tmp_path / "loss.png", history)
+    assert_picture(tmp_path / "loss.png", (400, 1200))
+
+
+def test_overview_lays_the_heat_map_where_it_is_hot_and_the_box_where_it_belongs(tmp_path):
+    grey = np.full((100, 100), 128, np.uint8)
+    grey[0, 0], grey[0, 1] = 0, 255
+    heat = np.zeros((10, 10))
+    heat[:, :3] = 1
+    overview(tmp_path / "o.png", [Tile(grey, heat_map=heat, boxes=[(60, 60, 30, 30)])], columns=4)
+    pixels = assert_picture(tmp_path / "o.png", (300, 300)).astype(int)
+    height, width = pixels.shape[:2]
+    colourful = np.ptp(pixels, axis=2) > 40
+    assert colourful[:, : width // 5].mean() > 0.8
+    assert not colourful[: height // 2, width // 2 :].any()
+    assert colourful[height // 2 :, width // 2 :].any()
+
+
+def test_overview_takes_more_tiles_than_columns_and_refuses_none(tmp_path):
+    image = np.random.default_rng(0).random((40, 60))
+    overview(tmp_path / "o.png", [Tile(image, f"image {k}\ntwo lines") for k in range(3)], columns=2)
+    assert_picture(tmp_path / "o.png", (500, 700))
+    with pytest.raises(ValueError, match="tile"):
+        overview(tmp_path / "none.png", [])
+
+
+def test_the_same_numbers_make_the_same_file(tmp_path):
+    for name in ("a.png", "b.png"):
+        overview(tmp_path / name, [Tile(np.eye(9), "title")])
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()

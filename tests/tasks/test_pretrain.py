@@ -1,0 +1,133 @@
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from medslip.checkpoints import load_checkpoint
+from medslip.cli import parse, run_task
+from medslip.data.transforms import AugmentationConfig
+from medslip.model.medslip import ModelConfig
+from medslip.model.text_encoder import TextConfig
+from medslip.model.weights import read_tensors
+from medslip.tasks.pretrain import PretrainConfig, PretrainDataConfig, run
+from medslip.training.engine import TrainConfig, Trainer, read_log
+from medslip.training.optim import OptimConfig
+
+
+@pytest.fixture
+def config(tiny_prepared: Path, tiny_bert: Path, tmp_path: Path) -> PretrainConfig:
+    return PretrainConfig(
+        data=PretrainDataConfig(
+            tiny_prepared / "train.csv", tiny_prepared / "valid.csv", tiny_prepared / "labels", side=32, workers=0
+        ),
+        model=ModelConfig(trunk="resnet18", width=32, decoder_layers=1, feed_forward=32),
+        text=TextConfig(str(tiny_bert), max_tokens=32),
+        augmentation=AugmentationConfig(scale_min=0.8),
+        train=TrainConfig(epochs=3, batch_size=8, log_every=1),
+        optim=OptimConfig(learning_rate=1e-3, warmup_steps=2),
+        output=tmp_path / "run",
+        device="cpu",
+    )
+
+
+def test_run_folder_holds_what_a_reader_needs(config):
+    """A run that leaves out its config, scores or figures cannot be trusted or repeated."""
+    best = run(config)
+    names = {path.name for path in config.output.iterdir()}
+    assert names >= {"config.yaml", "best.safetensors", "best.json", "last.safetensors", "log.jsonl", "losses.png"}
+    assert names >= {"metrics.json", "tensorboard"}
+    assert not list(config.output.rglob("*.partial"))
+    log = read_log(config.output / "log.jsonl")
+    assert [line["step"] for line in log if line["kind"] == "train"] == list(range(1, 10))
+    assert sum(line["kind"] == "validation" for line in log) == 3
+    metrics = json.loads((config.output / "metrics.json").read_text())
+    assert [entry["name"] for entry in metrics["classes"]] == ["effusion"]
+    card = load_checkpoint(best).card
+    assert card.transform.side == 32
+    assert card.text is not None
+    assert card.text.encoder == config.text.encoder
+    assert parse(PretrainConfig, ["--config", str(config.output / "config.yaml")]) == config
+
+
+def test_resumed_run_equals_an_unbroken_one(config, monkeypatch, tmp_path):
+    """Weights, optimiser and log must not depend on where a run was interrupted, even within an epoch."""
+    train = replace(config.train, save_every=2)
+    unbroken = replace(config, train=train, output=tmp_path / "unbroken")
+    run(unbroken)
+    broken = replace(config, train=train, output=tmp_path / "broken")
+    step = Trainer._step
+
+    def break_at_five(self, *args):
+        if args[4] == 5:  # steps 0..4 are done, the last save is after step 4, in the middle of the second epoch
+            raise KeyboardInterrupt
+        return step(self, *args)
+
+    monkeypatch.setattr(Trainer, "_step", break_at_five)
+    with pytest.raises(KeyboardInterrupt):
+        run(broken)
+    monkeypatch.undo()
+    run(replace(broken, resume=True))
+    expected, found = (read_tensors(tmp_path / name / "last.safetensors")[0] for name in ("unbroken", "broken"))
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
+    logs = [read_log(tmp_path / name / "log.jsonl") for name in ("unbroken", "broken")]
+    for line in logs[0] + logs[1]:
+        line.pop("time")
+    assert logs[0] == logs[1]
+
+
+def test_two_processes_train_under_torchrun(config, tmp_path):
+    """The launch that the README names must work, and give one run folder with a checkpoint that loads."""
+    arguments = {
+        "data": {"train": str(config.data.train), "valid": str(config.data.valid), "labels": str(config.data.labels)},
+        "text": {"encoder": config.text.encoder, "max_tokens": 32},
+        "model": {"trunk": "resnet18", "width": 32, "decoder_layers": 1, "feed_forward": 32},
+        "train": {"epochs": 2, "batch_size": 4},
+    }
+    arguments["data"] |= {"side": 32, "workers": 0}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(arguments))
+    script = Path(__file__).parents[2] / "scripts" / "pretrain.py"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", str(script)]
+    command += ["--config", str(tmp_path / "config.yaml"), "--output", str(tmp_path / "ddp"), "--device", "cpu"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=240, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    load_checkpoint(tmp_path / "ddp" / "best.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (["--data.train", "none.csv"], "none.csv: list not found"),
+        (["--train.epochss", "3"], "epochss"),
+        (["--model.trunk", "resnet5"], "model.trunk"),
+        (["--train.batch_size", "1000"], "batch"),
+        (["--text.encoder", "no/such-encoder"], "no/such-encoder"),
+        (["--prompts.pathology", "none.json"], "none.json"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(config, tmp_path, capsys, change, words):
+    (tmp_path / "good.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "data": {name: str(getattr(config.data, name)) for name in ("train", "valid", "labels")}
+                | {"side": 32, "workers": 0},
+                "text": {"encoder": config.text.encoder, "max_tokens": 32},
+                "output": str(tmp_path / "never"),
+            }
+        )
+    )
+    status = run_task("pretrain", ["--config", str(tmp_path / "good.yaml"), *change])
+    error = capsys.readouterr().err
+    assert status == 2
+    assert words in error
+    assert error.count("\n") == 1
+    assert "Traceback" not in error
+    assert not (tmp_path / "never").exists() or not list((tmp_path / "never").glob("*.safetensors"))
