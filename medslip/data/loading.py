@@ -50,9 +50,7 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on a device."""
         labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
-        return Batch(
-            self.images.to(device, non_blocking=True), self.indices.to(device, non_blocking=True), labels
-        )
+        return Batch(self.images.to(device, non_blocking=True), self.indices.to(device, non_blocking=True), labels)
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory; called by DataLoader."""
@@ -159,9 +157,7 @@ class StudyDataset(Dataset[Batch | _Refusal]):
         images = []
         try:
             for position, (epoch, index) in enumerate(items):
-                image, mirrored = self._transform(
-                    self._images[index], generator_for(self._seed, epoch, index)
-                )
+                image, mirrored = self._transform(self._images[index], generator_for(self._seed, epoch, index))
                 images.append(image)
                 if mirrored:
                     labels[position] = mirror_labels(labels[position])
@@ -229,8 +225,8 @@ def training_loader(
     sampler = EpochSampler(len(dataset), seed, batch, world_size, rank)
     if not len(sampler):
         raise InputError(
-            f"{studies.source}: {len(dataset)} images do not fill a batch of {batch} on {world_size} process(es); "
-            "choose a smaller batch"
+            f"{studies.source}: {len(dataset)} images do not fill a batch of {batch} on {world_size} "
+            "process(es); choose a smaller batch"
         )
     return TrainingLoader(sampler, _loader(dataset, sampler, workers, pin_memory, persistent=True))
 
@@ -352,9 +348,7 @@ def _rows(studies: StudyList, store: LabelStore) -> np.ndarray[Any, np.dtype[np.
     return rows
 
 
-def _loader(
-    dataset: Dataset[Any], batches: Any, workers: int, pin_memory: bool, persistent: bool
-) -> DataLoader[Any]:
+def _loader(dataset: Dataset[Any], batches: Any, workers: int, pin_memory: bool, persistent: bool) -> DataLoader[Any]:
     # batch_size=None: the dataset is asked for whole batches, so that it can answer with a refusal.
     return DataLoader(
         dataset,

@@ -48,9 +48,7 @@ class EvaluationTransform:
     def __post_init__(self) -> None:
         _check_side(self.side)
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise InputError(
-                "image transform: mean and std must have three numbers each, those of std above 0"
-            )
+            raise InputError("image transform: mean and std must have three numbers each, those of std above 0")
 
     def __call__(self, image: Grey) -> Tensor:
         """H x W uint8 -> 1 x side x side uint8, bilinear with antialiasing."""
@@ -152,9 +150,7 @@ class TrainingTransform:
         height, width = image.shape
         top, left, height, width = _random_crop(height, width, self.config, random)
         crop = torch.from_numpy(image)[None, top : top + height, left : left + width]
-        varied = F.resize(
-            crop, [self.side, self.side], interpolation=InterpolationMode.BICUBIC, antialias=True
-        )
+        varied = F.resize(crop, [self.side, self.side], interpolation=InterpolationMode.BICUBIC, antialias=True)
         mirrored = bool(random.random() < self.config.flip_probability)
         if mirrored:
             varied = F.horizontal_flip(varied)
@@ -213,7 +209,7 @@ def _random_crop(
     """Top, left, height, width of a crop with a random share of the area and a random aspect ratio."""
     area = random.uniform(config.scale_min, config.scale_max)
     # Wider than 1 / area, or narrower than area, would not fit into the image.
-    bound = min(math.log(4 / 3), -math.log(area))
+    bound = min(math.log(4 / 3), abs(math.log(area)))
     ratio = math.exp(random.uniform(-bound, bound))
     crop_height = max(1, round(height * math.sqrt(area / ratio)))
     crop_width = max(1, round(width * math.sqrt(area * ratio)))
@@ -268,9 +264,7 @@ def _rotate(image: Tensor, strength: float) -> Tensor:
     return F.rotate(image, 30 * strength, interpolation=InterpolationMode.BILINEAR)
 
 
-def _affine(
-    image: Tensor, shear_x: float = 0.0, shear_y: float = 0.0, shift_x: int = 0, shift_y: int = 0
-) -> Tensor:
+def _affine(image: Tensor, shear_x: float = 0.0, shear_y: float = 0.0, shift_x: int = 0, shift_y: int = 0) -> Tensor:
     return F.affine(
         image,
         angle=0.0,

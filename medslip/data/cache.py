@@ -1,0 +1,100 @@
+"""Image cache: every image of some lists decoded once and stored small, so that training need not wait."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from medslip.data.images import read_image
+from medslip.data.records import StudyList, read_list, write_list
+from medslip.data.transforms import squash
+from medslip.errors import InputError
+
+_OVERSAMPLING = 2
+"""How much larger than the cached image a JPEG is decoded; see read_image."""
+
+_COMPRESSION = 1
+"""Of PNG. Level 6 makes a radiograph's file 15 % smaller and takes five times as long to write."""
+
+
+def build_cache(lists: Sequence[Path], folder: Path, size: int, workers: int) -> None:
+    """Store every image of some lists as a small square and let the lists name these.
+
+    An image is squashed to size x size (bilinear, antialiased), as for evaluation, and stored as 8-bit PNG,
+    without further loss. Choose a size above the training side, as random crops are cut from it. A file's
+    name in the cache tells its source, the source's length and time, and the size: what is there already is
+    used, so an interrupted run goes on where it was. A list that names cached images of this size is left as
+    it is. Lists change only after every image is stored.
+
+    Args:
+        lists: List files; see records.py. Rewritten.
+        folder: Where the cached images go.
+        size: Side of the cached images in pixels.
+        workers: Worker processes; 0 works in this one.
+
+    Raises:
+        InputError: An image is missing or cannot be read, or a list names images cached in another size.
+    """
+    folder = Path(folder).resolve()
+    opened = [read_list(path) for path in lists]
+    targets = {source: _target(source, folder, size) for studies in opened for source in _sources(studies)}
+    jobs = [(source, target, size) for source, target in targets.items() if not target.exists()]
+    with _mapper(workers) as run:
+        for _ in tqdm(run(jobs), total=len(jobs), desc="caching images", unit="image"):
+            pass
+    for path, studies in zip(lists, opened, strict=True):
+        names = [_name(targets[source], Path(path)) for source in _sources(studies)]
+        write_list(Path(path), studies.table.assign(image=names))
+
+
+def _sources(studies: StudyList) -> list[Path]:
+    return [(studies.folder / str(image)).resolve() for image in studies.table["image"]]
+
+
+def _target(source: Path, folder: Path, size: int) -> Path:
+    if source.is_relative_to(folder):
+        if source.relative_to(folder).parts[0] != str(size):
+            raise InputError(f"{source}: is already a cached image, of another size than {size}; prepare the list anew")
+        return source
+    try:
+        stat = source.stat()
+    except OSError as error:
+        raise InputError(f"{source}: cannot read the image ({error.strerror}); check the path") from None
+    key = hashlib.blake2b(f"{source}|{stat.st_size}|{stat.st_mtime_ns}".encode(), digest_size=12).hexdigest()
+    # Many thousands of files in one folder are slow on most file systems.
+    return folder / str(size) / key[:2] / f"{source.stem}-{key[2:]}.png"
+
+
+def _store(job: tuple[Path, Path, int]) -> None:
+    source, target, size = job
+    small = squash(read_image(source, at_least=_OVERSAMPLING * size), size)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_suffix(".partial")
+    Image.fromarray(small[0].numpy()).save(partial, format="PNG", compress_level=_COMPRESSION)
+    partial.replace(target)
+
+
+def _name(target: Path, list_file: Path) -> str:
+    """How a list names a cached image: relative where the cache lies beside it, so that both can be moved."""
+    folder = list_file.parent.resolve()
+    return target.relative_to(folder).as_posix() if target.is_relative_to(folder) else str(target)
+
+
+@contextmanager
+def _mapper(workers: int) -> Iterator[Callable[[list[tuple[Path, Path, int]]], Iterator[None]]]:
+    if not workers:
+        yield lambda jobs: map(_store, jobs)
+        return
+    pool = ProcessPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield lambda jobs: pool.map(_store, jobs, chunksize=8)
+    finally:
+        # After an error, the images that nobody waits for any more are not worth decoding.
+        pool.shutdown(cancel_futures=True)

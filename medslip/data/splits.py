@@ -1,0 +1,126 @@
+"""Which patients train, which validate, which test: patient-disjoint, seeded, in any order of the table."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from medslip.errors import InputError
+
+SPLITS = ("train", "valid", "test")
+"""The lists of a prepared data set."""
+
+_SPELLINGS = {
+    "train": "train", "training": "train",
+    "valid": "valid", "val": "valid", "validate": "valid", "validation": "valid", "dev": "valid",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+
+
+def split_name(text: str, where: str) -> str:
+    """The list that a publisher's word for a split means ("validate" -> "valid").
+
+    Raises:
+        InputError: The word names no split; the message says where it stands.
+    """
+    try:
+        return _SPELLINGS[text.strip().lower()]
+    except KeyError:
+        raise InputError(f"{where}: split {text!r} is none of train, valid, test") from None
+
+
+def split_of(patient: str, seed: int, valid_fraction: float, test_fraction: float) -> str:
+    """Train, valid or test, from a hash of patient and seed: the same on every machine and in every order."""
+    digest = hashlib.blake2b(f"{seed}:{patient}".encode(), digest_size=8).digest()
+    place = int.from_bytes(digest, "big") / 2**64
+    if place < test_fraction:
+        return "test"
+    return "valid" if place < test_fraction + valid_fraction else "train"
+
+
+def check_fractions(valid_fraction: float, test_fraction: float) -> None:
+    """Refuse fractions that leave nothing to train on.
+
+    Raises:
+        InputError: One is negative, or both together reach 1.
+    """
+    if min(valid_fraction, test_fraction) < 0 or valid_fraction + test_fraction >= 1:
+        raise InputError(
+            f"valid_fraction {valid_fraction} and test_fraction {test_fraction} must not be negative "
+            "and must add up to less than 1"
+        )
+
+
+@dataclass(frozen=True)
+class Exclusion:
+    """Patients to leave out, because another set tests on them.
+
+    Attributes:
+        patients: Their names, as the table spells them.
+        notes: What the files named and how much of it is in the table, one sentence a file.
+    """
+
+    patients: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = ()
+
+
+def read_exclusion(
+    patients: Sequence[str], images: Sequence[str], exclude_patients: Path | None, exclude_images: Path | None
+) -> Exclusion:
+    """The patients that two optional files leave out.
+
+    Args:
+        patients: Each image's patient, empty where unknown.
+        images: Each image's path or file name, in the same order.
+        exclude_patients: A text file, one patient a line, or a CSV file with a column "patient".
+        exclude_images: A text file, one image file name a line, or a CSV file with a column "image" or
+            "Image Index". Folder and suffix do not count (a.png names a.jpg). Every patient with such an
+            image is left out with all of its images.
+
+    Raises:
+        InputError: A file is missing or empty, or the images named belong to no known patient.
+    """
+    left_out: set[str] = set()
+    notes = []
+    if exclude_patients is not None:
+        named = _read_names(exclude_patients, ("patient", "Patient ID"))
+        found = named & set(patients)
+        left_out |= found
+        notes.append(f"{exclude_patients} names {len(named)} patients; {len(found)} are in the table and left out.")
+    if exclude_images is not None:
+        stems = {_stem(name) for name in _read_names(exclude_images, ("image", "Image Index", "file"))}
+        hits = [(_stem(image), patient) for image, patient in zip(images, patients, strict=True)]
+        hits = [(stem, patient) for stem, patient in hits if stem in stems]
+        if any(not patient for _, patient in hits):
+            raise InputError(f"{exclude_images}: names images without a patient in the table; name its patient column")
+        left_out |= {patient for _, patient in hits}
+        notes.append(
+            f"{exclude_images} names {len(stems)} images; {len(hits)} are in the table, and their "
+            f"{len({patient for _, patient in hits})} patients are left out with all their images."
+        )
+    return Exclusion(frozenset(left_out), tuple(notes))
+
+
+def _stem(name: str) -> str:
+    return PurePosixPath(name.replace("\\", "/")).stem
+
+
+def _read_names(path: Path, columns: Sequence[str]) -> set[str]:
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise InputError(f"{path}: exclusion file not found") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not a text file, one name a line") from None
+    rows = [row for row in csv.reader(lines) if row]
+    column = next((rows[0].index(name) for name in columns if rows and name in rows[0]), None)
+    if column is None and any(len(row) > 1 for row in rows):
+        raise InputError(f"{path}: has several columns, none called {' or '.join(columns)}")
+    body = rows if column is None else rows[1:]
+    names = {row[column or 0].strip() for row in body if len(row) > (column or 0)} - {""}
+    if not names:
+        raise InputError(f"{path}: the exclusion file is empty")
+    return names

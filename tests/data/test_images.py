@@ -1,0 +1,324 @@
+"""Reading PNG, JPEG and DICOM files."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from skimage.exposure import equalize_hist
+
+from medslip.data.equalise import histogram_equalise
+from medslip.data.images import read_image
+from medslip.errors import InputError
+
+RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
+
+
+def save(path: Path, image: Image.Image, **options: object) -> Path:
+    image.save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "P"])
+def test_every_colour_mode_of_png_gives_the_same_grey(tmp_path, mode):
+    path = save(tmp_path / "a.png", Image.fromarray(RAMP).convert(mode))
+    assert (read_image(path) == RAMP).all()
+
+
+def test_one_bit_png_is_black_and_white(tmp_path):
+    path = save(tmp_path / "a.png", Image.fromarray(RAMP > 127))
+    assert (read_image(path) == np.where(RAMP > 127, 255, 0)).all()
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+def test_sixteen_bit_png_is_scaled_by_the_bits_it_uses(tmp_path, bits):
+    values = np.linspace(0, 2**bits - 1, 256).round().astype(np.uint16).reshape(16, 16)
+    grey = read_image(save(tmp_path / "a.png", Image.fromarray(values)))
+    assert grey.dtype == np.uint8
+    assert np.abs(grey.astype(int) - RAMP).max() == 0
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_jpeg_in_grey_and_colour(tmp_path, mode):
+    path = save(tmp_path / "a.jpg", Image.fromarray(RAMP).convert(mode), quality=100)
+    assert np.abs(read_image(path).astype(int) - RAMP).max() <= 4
+
+
+def test_content_decides_not_the_suffix(tmp_path):
+    """A JPEG that is called .png, common in public sets, must be read."""
+    save(tmp_path / "a.jpg", Image.fromarray(RAMP)).rename(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png").shape == (16, 16)
+
+
+def test_exif_orientation_is_applied(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = save(tmp_path / "a.png", Image.fromarray(RAMP[:8]), exif=exif)
+    assert (read_image(path) == np.rot90(RAMP[:8], -1)).all()
+
+
+def test_at_least_shrinks_a_jpeg_but_not_below(tmp_path):
+    smooth = np.add.outer(np.linspace(0, 150, 800), np.linspace(0, 100, 640)).astype(np.uint8)
+    path = save(tmp_path / "a.jpg", Image.fromarray(smooth), quality=95)
+    small = read_image(path, at_least=100)
+    assert small.shape == (200, 160)
+    blocks = smooth.reshape(200, 4, 160, 4).mean((1, 3))
+    assert np.abs(small - blocks).max() < 4
+    assert read_image(path, at_least=641).shape == (800, 640)
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"gone\.png"):
+        read_image(tmp_path / "gone.png")
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.dcm", "a"])
+@pytest.mark.parametrize("content", [b"", b"this is no image", b"\0" * 500])
+def test_what_is_no_image_is_refused_in_one_line(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=str(tmp_path / name)) as caught:
+        read_image(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+def noise_file(kind: str) -> bytes:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 48), dtype=np.uint8)
+    if kind == "DICOM":
+        return dicom_bytes(noise)
+    file = io.BytesIO()
+    Image.fromarray(noise).save(file, kind)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "DICOM"])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(share=st.floats(0, 0.97))
+def test_a_file_cut_anywhere_is_refused(tmp_path, kind, share):
+    """A half-downloaded image must never be padded with grey in silence."""
+    whole = noise_file(kind)
+    path = tmp_path / "cut.img"
+    path.write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(InputError):
+        read_image(path)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "DICOM"])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.floats(0, 1, exclude_max=True), value=st.integers(0, 255))
+def test_a_damaged_byte_gives_an_image_or_an_input_error(tmp_path, kind, place, value):
+    damaged = bytearray(noise_file(kind))
+    damaged[int(len(damaged) * place)] = value
+    path = tmp_path / "damaged.img"
+    path.write_bytes(damaged)
+    try:
+        grey = read_image(path)
+    except InputError:
+        return
+    assert grey.dtype == np.uint8
+    assert grey.ndim == 2
+
+
+# DICOM
+
+
+def dicom_bytes(pixels: np.ndarray, photometric: str = "MONOCHROME2", **elements: object) -> bytes:
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
+
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.SOPClassUID = DigitalXRayImageStorageForPresentation
+    dataset.SOPInstanceUID = generate_uid(entropy_srcs=["one"])
+    dataset.PhotometricInterpretation = photometric
+    dataset.SamplesPerPixel = 3 if photometric == "RGB" else 1
+    if photometric == "RGB":
+        dataset.PlanarConfiguration = 0
+    dataset.Rows, dataset.Columns = pixels.shape[-2:] if photometric != "RGB" else pixels.shape[:2]
+    if pixels.ndim == 3 and photometric != "RGB":
+        dataset.NumberOfFrames = len(pixels)
+    bits = pixels.dtype.itemsize * 8
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = bits, bits, bits - 1
+    dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
+    dataset.PixelData = pixels.tobytes()
+    for name, value in elements.items():
+        setattr(dataset, name, value)
+    file = io.BytesIO()
+    dataset.save_as(file, enforce_file_format=True)
+    return file.getvalue()
+
+
+@pytest.fixture
+def read_dicom(tmp_path):
+    def read(pixels: np.ndarray, photometric: str = "MONOCHROME2", **elements: object) -> np.ndarray:
+        path = tmp_path / "a.dcm"
+        path.write_bytes(dicom_bytes(pixels, photometric, **elements))
+        return read_image(path)
+
+    return read
+
+
+def lut(entries: list[int], first: int, depth: int):
+    from pydicom.dataset import Dataset
+    from pydicom.sequence import Sequence
+
+    item = Dataset()
+    item.LUTDescriptor = [len(entries), first, depth]
+    item.LUTData = np.array(entries, "<u2").tobytes()
+    return Sequence([item])
+
+
+RAMP_12_BIT = np.linspace(0, 4095, 256).round().astype(np.uint16).reshape(16, 16)
+
+
+def test_dicom_without_window_spans_its_data(read_dicom):
+    assert (read_dicom(RAMP) == RAMP).all()
+    assert (read_dicom(RAMP_12_BIT, BitsStored=12, HighBit=11) == RAMP).all()
+    assert (read_dicom(RAMP_12_BIT.astype(np.int16) - 2000) == RAMP).all()
+
+
+def test_monochrome1_is_inverted(read_dicom):
+    """Bones must come out bright whatever way the maker stores them."""
+    assert (read_dicom(255 - RAMP, "MONOCHROME1") == RAMP).all()
+
+
+def test_window_clips(read_dicom):
+    grey = read_dicom(RAMP_12_BIT, BitsStored=12, HighBit=11, WindowCenter=1000, WindowWidth=500)
+    assert (grey[RAMP_12_BIT <= 750] == 0).all()
+    assert (grey[RAMP_12_BIT >= 1250] == 255).all()
+    middle = grey[np.abs(RAMP_12_BIT.astype(int) - 1000) < 9]
+    assert np.abs(middle.astype(int) - 128).max() < 6
+
+
+def test_window_wider_than_the_data_leaves_them_in_the_middle(read_dicom):
+    """The window is what the maker meant to show: it is not stretched to the data."""
+    grey = read_dicom(RAMP_12_BIT // 2 + 1024, BitsStored=12, HighBit=11, WindowCenter=2048, WindowWidth=4096)
+    assert (grey.min(), grey.max()) == (64, 191)
+
+
+def test_window_acts_on_rescaled_values_and_the_first_of_several_counts(read_dicom):
+    grey = read_dicom(
+        RAMP_12_BIT, BitsStored=12, HighBit=11, RescaleSlope=2, RescaleIntercept=-100,
+        WindowCenter=[1900, 5], WindowWidth=[1000, 9],
+    )  # fmt: skip
+    rescaled = RAMP_12_BIT.astype(int) * 2 - 100
+    assert (grey[rescaled <= 1400] == 0).all()
+    assert (grey[rescaled >= 2400] == 255).all()
+
+
+@pytest.mark.parametrize("window", [(0, 0), (-9000, 10), (9000, 10)])
+def test_window_that_shows_nothing_is_ignored(read_dicom, window):
+    """A careless window must not turn a radiograph into a black square in silence."""
+    centre, width = window
+    grey = read_dicom(RAMP_12_BIT, BitsStored=12, HighBit=11, WindowCenter=centre, WindowWidth=width)
+    assert (grey == RAMP).all()
+
+
+def test_sigmoid_window_is_smooth(read_dicom):
+    grey = read_dicom(
+        RAMP_12_BIT, BitsStored=12, HighBit=11, WindowCenter=2048, WindowWidth=2000, VOILUTFunction="SIGMOID"
+    )
+    expected = 255 / (1 + np.exp(-4 * (RAMP_12_BIT - 2048.0) / 2000))
+    assert np.abs(grey - expected).max() < 0.51
+
+
+@pytest.mark.parametrize("depth", [8, 12, 16])
+def test_voi_lut_comes_before_the_window(read_dicom, depth):
+    """Also with more entries than its own depth can count, where pydicom's look-up wraps around."""
+    top = 2**depth - 1
+    entries = (np.linspace(0, 1, 3000) ** 2 * top).round().astype(int).tolist()
+    grey = read_dicom(
+        RAMP_12_BIT, BitsStored=12, HighBit=11, WindowCenter=5, WindowWidth=3,
+        VOILUTSequence=lut(entries, 500, depth),
+    )  # fmt: skip
+    expected = np.clip((RAMP_12_BIT - 500.0) / 2999, 0, 1) ** 2 * 255
+    assert np.abs(grey - expected).max() < 1.01
+
+
+def test_modality_lut(read_dicom):
+    entries = (4095 - np.arange(4096)).tolist()
+    grey = read_dicom(RAMP_12_BIT, BitsStored=12, HighBit=11, ModalityLUTSequence=lut(entries, 0, 16))
+    assert (grey == 255 - RAMP).all()
+
+
+def test_padding_is_black_and_does_not_stretch_the_grey_scale(read_dicom):
+    pixels = RAMP_12_BIT.astype(np.int16) + 100
+    pixels[0] = -2000
+    grey = read_dicom(pixels, PixelPaddingValue=-2000)
+    assert (grey[0] == 0).all()
+    assert (grey[1].min(), grey.max()) == (0, 255)
+
+
+def test_first_of_several_frames(read_dicom):
+    assert (read_dicom(np.stack([RAMP, RAMP[::-1]])) == RAMP).all()
+
+
+def test_colour_dicom_becomes_grey(read_dicom):
+    assert (read_dicom(np.stack([RAMP] * 3, -1), "RGB") == RAMP).all()
+
+
+def test_constant_dicom_is_an_image(read_dicom):
+    assert read_dicom(np.full((4, 4), 7, np.uint16)).shape == (4, 4)
+
+
+def test_dicom_without_pixels_is_refused(tmp_path):
+    from pydicom import dcmread
+
+    dataset = dcmread(io.BytesIO(dicom_bytes(RAMP)))
+    del dataset.PixelData
+    dataset.save_as(tmp_path / "a.dcm")
+    with pytest.raises(InputError, match=r"a\.dcm.*no image"):
+        read_image(tmp_path / "a.dcm")
+
+
+def test_missing_decoder_names_what_to_install():
+    from pydicom.data import get_testdata_file
+    from pydicom.pixels import get_decoder
+    from pydicom.uid import JPEGLSLossless
+
+    if get_decoder(JPEGLSLossless).is_available:
+        pytest.skip("a JPEG-LS decoder is installed")
+    path = get_testdata_file("MR_small_jpeg_ls_lossless.dcm", download=False)
+    with pytest.raises(InputError, match="pip install pylibjpeg"):
+        read_image(Path(path))
+
+
+@pytest.mark.parametrize("name", ["RLE", "jp2klossless", "bigendian", "implicit", "padded"])
+def test_every_encoding_of_one_image_gives_the_same_grey(name):
+    from pydicom.data import get_testdata_file
+
+    plain = read_image(Path(get_testdata_file("MR_small.dcm", download=False)))
+    assert (read_image(Path(get_testdata_file(f"MR_small_{name}.dcm", download=False))) == plain).all()
+
+
+def test_real_dicom_radiographs_have_bright_bones_on_a_dark_ground(shared):
+    """A wrong inversion or window shows in the lungs, which are darker than the mediastinum between them."""
+    files = sorted((shared / "real/dicom").glob("*.dcm"))
+    assert len(files) == 4
+    for file in files:
+        grey = read_image(file).astype(float)
+        height, width = grey.shape
+        middle = slice(height // 4, height // 2)
+        spine = grey[middle, int(0.46 * width) : int(0.54 * width)].mean()
+        right_lung = grey[middle, int(0.22 * width) : int(0.34 * width)].mean()
+        assert spine > right_lung + 20, file.name
+
+
+# Histogram equalisation
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_equalisation_agrees_with_scikit_image(data):
+    """To within rounding: by level where there are few levels, by 256 bins where there are more."""
+    top = data.draw(st.sampled_from([2, 100, 256, 4096, 65536]))
+    seed = data.draw(st.integers(0, 1000))
+    random = np.random.default_rng(seed)
+    kind = np.uint8 if top <= 256 else np.uint16
+    image = (random.random((20, 30)) ** random.uniform(0.3, 4) * top).astype(kind)
+    by_level = int(image.max()) - int(image.min()) < 256
+    reference = equalize_hist(image if by_level else image.astype(float), nbins=256) * 255
+    assert np.abs(histogram_equalise(image) - reference).max() <= 1

@@ -1,0 +1,59 @@
+"""The prepared folder: whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from medslip.data.prepared import Cells, PreparedWriter, StudyImage, mention
+from medslip.data.records import read_list
+from medslip.errors import InputError
+from medslip.labels import LabelStore
+
+
+def write(folder: Path, splits: list[str]) -> None:
+    with PreparedWriter(folder, "test") as writer:
+        for index, split in enumerate(splits):
+            image = StudyImage(folder / f"{index}.png", split, "PA", "M", 40)
+            writer.add(f"s{index}", f"p{index}", {(0, index): 1}, [image])
+        writer.finish()
+
+
+def test_lists_and_store_fit(tmp_path: Path) -> None:
+    write(tmp_path, ["train", "test", "train"])
+    studies = read_list(tmp_path / "train.csv")
+    store = LabelStore(tmp_path / "labels")
+    store.check(studies.table["row"], studies.table["study"], studies.source)
+    assert studies.table["row"].tolist() == [0, 2]
+    assert studies.table.iloc[1][["patient", "view", "sex", "age"]].tolist() == ["p2", "PA", "M", 40]
+    assert studies.image_path(1) == tmp_path / "2.png"
+
+
+def test_a_second_preparation_leaves_no_list_of_the_first(tmp_path: Path) -> None:
+    write(tmp_path, ["train", "test"])
+    write(tmp_path, ["train", "valid"])
+    assert sorted(path.name for path in tmp_path.glob("*.csv")) == ["train.csv", "valid.csv"]
+
+
+def test_an_error_leaves_the_earlier_preparation_as_it_was(tmp_path: Path) -> None:
+    write(tmp_path, ["train", "test"])
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(KeyError):
+        write(tmp_path, ["train", "no split"])
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_nothing_left_says_why(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no image is left to prepare \\(3 images not found\\)"):  # noqa: SIM117
+        with PreparedWriter(tmp_path / "new", "test") as writer:
+            writer.finish({"images not found": 3})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_present_wins_over_absent_in_any_order() -> None:
+    for states in ((0, 1), (1, 0)):
+        cells: Cells = {}
+        for state in states:
+            mention(cells, 3, 4, state)
+        assert cells == {(3, 4): 1}

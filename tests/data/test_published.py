@@ -1,0 +1,118 @@
+"""The authors' files: the matrix survives the conversion exactly, and faults are named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medslip.data import published
+from medslip.data.published import MATRIX_FILE, open_matrix, prepare_published, read_block
+from medslip.data.records import read_list
+from medslip.errors import InputError
+from medslip.labels import LabelStore
+
+ROWS = 7
+
+
+def matrix_of(seed: int, mentioned: float = 0.01) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    values = random.integers(0, 2, (ROWS, 51, 75)).astype(np.float64)
+    values[random.random(values.shape) > mentioned] = -1
+    return values
+
+
+def write_files(folder: Path, matrix: np.ndarray) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / MATRIX_FILE, matrix)
+    lists = {"train": [5, 0], "valid": [2], "test": [6, 6]}
+    for split, rows in lists.items():
+        entries = {}
+        for index, row in enumerate(rows):
+            name = f"files/p10/p1000000{row}/s5000000{row}/{split}{index}.jpg"
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).touch()
+            entries[f"/home/someone/mimic/{name}"] = {"labels_id": row, "other": "x"}
+        (folder / f"{split}.json").write_text(json.dumps(entries))
+    return folder
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([0.0, 0.004, 0.5, 1.0]))
+def test_the_store_equals_the_matrix(tmp_path_factory: pytest.TempPathFactory, seed: int, mentioned: float) -> None:
+    folder, matrix = tmp_path_factory.mktemp("published"), matrix_of(seed, mentioned)
+    prepare_published(write_files(folder, matrix), folder / "out", folder)
+    np.testing.assert_array_equal(LabelStore(folder / "out" / "labels").dense_batch(range(ROWS)), matrix)
+
+
+def test_lists_keep_rows_studies_and_patients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(published, "_BLOCK", 3)  # several blocks, the last one short
+    write_files(tmp_path, matrix_of(1))
+    summary = prepare_published(tmp_path, tmp_path / "out", tmp_path)
+    assert summary.images == {"train": 2, "valid": 1, "test": 2}
+    train = read_list(tmp_path / "out" / "train.csv")
+    assert train.table["row"].tolist() == [0, 5]
+    assert train.table["study"].tolist() == ["s50000000", "s50000005"]
+    assert train.table["patient"].tolist() == ["p10000000", "p10000005"]
+    assert train.image_path(0).is_file()
+    store = LabelStore(tmp_path / "out" / "labels")
+    store.check(train.table["row"], train.table["study"], train.source)
+
+
+def test_missing_images_are_counted_and_all_missing_is_an_error(tmp_path: Path) -> None:
+    folder = write_files(tmp_path, matrix_of(2))
+    next(folder.rglob("train0.jpg")).unlink()
+    assert prepare_published(folder, tmp_path / "out", folder).left_out == {"images that are not on the disk": 1}
+    with pytest.raises(InputError, match="no listed image is on the disk"):
+        prepare_published(folder, tmp_path / "out2", tmp_path / "elsewhere")
+
+
+def test_a_row_outside_the_matrix_names_the_key(tmp_path: Path) -> None:
+    folder = write_files(tmp_path, matrix_of(3))
+    (folder / "valid.json").write_text(json.dumps({"a.jpg": {"labels_id": ROWS}}))
+    with pytest.raises(InputError, match=rf"valid.json: key a.jpg: labels_id {ROWS}"):
+        prepare_published(folder, tmp_path / "out", folder)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("value", [2.0, 0.5, np.nan])
+def test_a_value_that_is_no_label_names_its_row_and_writes_nothing(tmp_path: Path, value: float) -> None:
+    matrix = matrix_of(4)
+    matrix[4, 3, 2] = value
+    folder = write_files(tmp_path, matrix)
+    with pytest.raises(InputError, match=rf"row 4, cell \(3, 2\) is {value}"):
+        prepare_published(folder, tmp_path / "out", folder)
+    assert not (tmp_path / "out" / "labels").exists()
+
+
+def test_matrices_of_another_form_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / MATRIX_FILE
+    with pytest.raises(InputError, match="not found"):
+        open_matrix(path)
+    np.save(path, np.zeros((2, 75, 51)))
+    with pytest.raises(InputError, match="studies x 51 x 75"):
+        open_matrix(path)
+    np.save(path, matrix_of(5))
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(InputError, match=r"not a whole .npy file"):
+        open_matrix(path)
+    path.write_bytes(b"nonsense")
+    with pytest.raises(InputError, match=r"not a whole .npy file"):
+        open_matrix(path)
+
+
+def test_a_list_cut_in_the_middle_is_named(tmp_path: Path) -> None:
+    folder = write_files(tmp_path, matrix_of(6))
+    (folder / "train.json").write_text('{"a": {"labels_id"')
+    with pytest.raises(InputError, match=r"train.json: not a whole JSON file"):
+        prepare_published(folder, tmp_path / "out", folder)
+
+
+def test_blocks_are_read_as_small_integers(tmp_path: Path) -> None:
+    block = read_block(matrix_of(7), 5, tmp_path)
+    assert block.dtype == np.int8
+    assert len(block) == ROWS - 5

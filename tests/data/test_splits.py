@@ -1,0 +1,83 @@
+"""Splits and exclusions: without them, a patient could be trained and tested on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medslip.data.splits import check_fractions, read_exclusion, split_name, split_of
+from medslip.errors import InputError
+
+
+@given(st.text(), st.integers(0, 2**31), st.floats(0, 0.5), st.floats(0, 0.5))
+def test_a_patient_has_one_split_for_ever(patient: str, seed: int, valid: float, test: float) -> None:
+    split = split_of(patient, seed, valid, test)
+    assert split == split_of(patient, seed, valid, test)
+    assert test > 0 or split != "test"
+    assert valid > 0 or split != "valid"
+
+
+def test_fractions_are_met_and_seeds_differ() -> None:
+    patients = [f"p{index}" for index in range(5000)]
+    counts = Counter(split_of(patient, 0, 0.1, 0.2) for patient in patients)
+    assert abs(counts["valid"] / 5000 - 0.1) < 0.02
+    assert abs(counts["test"] / 5000 - 0.2) < 0.02
+    moved = sum(split_of(patient, 0, 0.1, 0.2) != split_of(patient, 1, 0.1, 0.2) for patient in patients)
+    assert moved > 500
+
+
+def test_the_split_is_the_same_on_every_machine() -> None:
+    first = [split_of(f"p{index}", 0, 0.25, 0.25) for index in range(8)]
+    assert first == ["train", "train", "test", "train", "train", "train", "train", "train"]
+
+
+def test_publishers_words_for_splits() -> None:
+    assert [split_name(text, "x") for text in ("validate", "Train", " testing")] == ["valid", "train", "test"]
+    with pytest.raises(InputError, match=r"a.csv: line 3: split 'fold1'"):
+        split_name("fold1", "a.csv: line 3")
+
+
+@pytest.mark.parametrize("fractions", [(-0.1, 0.2), (0.5, 0.5)])
+def test_fractions_that_leave_nothing_are_refused(fractions: tuple[float, float]) -> None:
+    with pytest.raises(InputError, match="less than 1"):
+        check_fractions(*fractions)
+
+
+PATIENTS = ["a", "a", "b", "c"]
+IMAGES = ["x/1.jpg", "x/2.jpg", "x/3.jpg", "x/4.jpg"]
+
+
+def test_images_exclude_their_patients_whatever_folder_and_suffix(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("else/2.png\n9.png\n")
+    exclusion = read_exclusion(PATIENTS, IMAGES, None, tmp_path / "list.txt")
+    assert exclusion.patients == {"a"}
+    assert "names 2 images; 1 are in the table" in exclusion.notes[0]
+
+
+@pytest.mark.parametrize("text", ["c\nz\n", "image,patient\n7.png,c\n"])
+def test_patients_are_excluded_by_text_file_or_csv(tmp_path: Path, text: str) -> None:
+    (tmp_path / "patients.csv").write_text(text)
+    assert read_exclusion(PATIENTS, IMAGES, tmp_path / "patients.csv", None).patients == {"c"}
+
+
+def test_nothing_to_exclude() -> None:
+    assert read_exclusion(PATIENTS, IMAGES, None, None).patients == frozenset()
+
+
+def test_images_of_unknown_patients_cannot_be_excluded_silently(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("1.png\n")
+    with pytest.raises(InputError, match="patient column"):
+        read_exclusion([""] * 4, IMAGES, None, tmp_path / "list.txt")
+
+
+@pytest.mark.parametrize(("text", "message"), [("", "empty"), ("p,q\n1,2\n", "several columns")])
+def test_a_useless_exclusion_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "patients.txt").write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_exclusion(PATIENTS, IMAGES, tmp_path / "patients.txt", None)
+    with pytest.raises(InputError, match="not found"):
+        read_exclusion(PATIENTS, IMAGES, tmp_path / "none.txt", None)

@@ -1,0 +1,135 @@
+"""prepare_data: every source ends in a folder that pre-training can read; patients stay apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from medslip.data.records import StudyList, read_list
+from medslip.data.table import TableLayout
+from medslip.errors import InputError
+from medslip.labels import LabelStore
+from medslip.tasks.prepare_data import SUBCOMMANDS, CsvConfig, Cxr14Config, run_csv, run_cxr14
+from medslip.vocabulary import ANATOMIES, PATHOLOGIES
+
+HEADER = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position\n"
+
+
+def read_all(folder: Path) -> dict[str, StudyList]:
+    """The lists of a prepared folder, checked against its store."""
+    store = LabelStore(folder / "labels")
+    lists = {path.stem: read_list(path) for path in folder.glob("*.csv")}
+    for studies in lists.values():
+        store.check(studies.table["row"], studies.table["study"], studies.source)
+        assert all(studies.image_path(index).is_file() for index in range(len(studies)))
+    assert (folder / "summary.json").is_file()
+    return lists
+
+
+def patients(studies: StudyList) -> set[str]:
+    return set(studies.table["patient"])
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """40 images of 20 patients."""
+    (tmp_path / "images").mkdir()
+    lines = ["file,patient,findings"]
+    for index in range(40):
+        Image.new("L", (6, 6), index).save(tmp_path / "images" / f"i{index}.png")
+        lines.append(f"i{index}.png,p{index // 2},{'Mass' if index % 3 else 'No Finding'}")
+    (tmp_path / "table.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path / "table.csv"
+
+
+def config_of(table: Path, **more: object) -> CsvConfig:
+    layout = TableLayout(image="file", findings="findings")
+    output = table.parent / "out"
+    return CsvConfig(table, table.parent / "images", layout, output, 0.2, 0.3, **more)  # type: ignore[arg-type]
+
+
+def test_csv_splits_by_patient(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_csv(config_of(table))
+    lists = read_all(table.parent / "out")
+    assert set(lists) == {"train", "valid", "test"}
+    assert sum(map(len, lists.values())) == 40
+    assert sum(len(patients(studies)) for studies in lists.values()) == 20
+    assert "train.csv" in capsys.readouterr().out
+
+
+def test_csv_leaves_out_the_patients_of_another_sets_images(table: Path) -> None:
+    (table.parent / "tested.txt").write_text("i0.jpg\ni5.jpg\n")
+    summary = run_csv(config_of(table, exclude_images=table.parent / "tested.txt"))
+    assert summary.left_out["images of excluded patients"] == 4
+    everyone = set().union(*(patients(studies) for studies in read_all(table.parent / "out").values()))
+    assert everyone == {f"p{index}" for index in range(20)} - {"p0", "p2"}
+
+
+def test_csv_labels_reach_the_store(table: Path) -> None:
+    run_csv(config_of(table))
+    lists = read_all(table.parent / "out")
+    row = next(
+        int(entry.row) for studies in lists.values() for entry in studies.table.itertuples() if entry.study == "i3.png"
+    )
+    matrix = LabelStore(table.parent / "out" / "labels").dense(row)
+    unspecified = matrix[ANATOMIES.index("unspecified")]
+    assert (unspecified[PATHOLOGIES.index("normal")], unspecified[PATHOLOGIES.index("mass")]) == (1, 0)
+
+
+def test_the_cache_takes_the_images_place(table: Path) -> None:
+    run_csv(config_of(table, cache_size=32, workers=0))
+    studies = read_all(table.parent / "out")["train"]
+    with Image.open(studies.image_path(0)) as image:
+        assert image.size == (32, 32)
+
+
+def test_impossible_fractions_are_refused(table: Path) -> None:
+    with pytest.raises(InputError, match="less than 1"):
+        run_csv(CsvConfig(table, valid_fraction=0.5, test_fraction=0.6))
+
+
+def test_cxr14_keeps_patients_of_the_test_list_out_of_training(tmp_path: Path) -> None:
+    folder = tmp_path / "images_001" / "images"
+    folder.mkdir(parents=True)
+    rows, names = [], [f"0000000{patient}_00{index}.png" for patient in range(1, 9) for index in range(2)]
+    for name in names:
+        Image.new("L", (4, 4)).save(folder / name)
+        rows.append(f"{name},{'Fibrosis' if name.endswith('0.png') else 'No Finding'},0,{int(name[:8])},50,M,PA")
+    (tmp_path / "Data_Entry_2017_v2020.csv").write_text(HEADER + "\n".join(rows) + "\n")
+    (tmp_path / "train_val_list.txt").write_text("\n".join(names[:13]))
+    (tmp_path / "test_list.txt").write_text("\n".join(names[13:]))
+    summary = run_cxr14(Cxr14Config(tmp_path, tmp_path / "out", valid_fraction=0.4))
+    lists = read_all(tmp_path / "out")
+    assert summary.left_out["training images of patients of the test list"] == 1  # the 13th, of patient 7
+    assert patients(lists["test"]) == {"7", "8"}
+    assert not patients(lists["train"]) & patients(lists["valid"])
+    unspecified = LabelStore(tmp_path / "out" / "labels").dense(0)[ANATOMIES.index("unspecified")]
+    assert unspecified[PATHOLOGIES.index("tail_abnorm_obs")] == 1
+    assert unspecified[PATHOLOGIES.index("normal")] == -1
+
+
+def test_every_source_has_a_documented_config() -> None:
+    assert set(SUBCOMMANDS) == {"mimic", "openi", "cxr14", "csv", "published"}
+    for config, run in SUBCOMMANDS.values():
+        assert callable(run)
+        attributes = str(config.__doc__).split("Attributes:")[1]
+        for name in config.__dataclass_fields__:
+            assert f"        {name}: " in attributes, (config, name)
+
+
+def test_real_small_set_without_the_patients_of_the_real_test_list(shared: Path, tmp_path: Path) -> None:
+    small, whole = shared / "real" / "cxr14_small", shared / "real" / "cxr14"
+    layout = TableLayout(image="file", findings="findings")
+    run_csv(
+        CsvConfig(
+            small / "labels.csv", small / "images", layout, tmp_path,
+            test_fraction=0, exclude_images=whole / "test_list.txt",
+        )
+    )  # fmt: skip
+    tested = {f"nih:{int(name[:8])}" for name in (whole / "test_list.txt").read_text().split()}
+    lists = read_all(tmp_path)
+    assert set(lists) == {"train", "valid"}
+    assert sum(map(len, lists.values())) == 529
+    assert not tested & set().union(*map(patients, lists.values()))
