@@ -23,7 +23,11 @@ TASKS: dict[str, str] = {
     "pretrain": "lists and a label store -> a pre-trained model",
     "zeroshot_cls": "a model and images -> class probabilities and their scores",
 }
-"""Each is a module of medslip.tasks with COMMAND, a config class and what to run, or SUBCOMMANDS of such pairs."""
+"""Each is a module of medslip.tasks with COMMAND, a config class and what to run, or SUBCOMMANDS of such pairs; and perhaps
+embedded_default(), the config that a call without arguments runs."""
+
+Command = tuple[Callable[..., Any], Callable[[Any], Any]]
+"""A config class, and what runs with such a config."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,24 +63,30 @@ def run_task(task: str, arguments: Sequence[str]) -> int:
 
 def _run(task: str, arguments: list[str]) -> None:
     module = importlib.import_module(f"medslip.tasks.{task}")
-    name = f"medslip {task}"
-    if hasattr(module, "SUBCOMMANDS"):
-        subcommands = module.SUBCOMMANDS
-        if not arguments or arguments[0] not in subcommands:
-            asks = bool(arguments) and arguments[0] in ("-h", "--help")
-            print(f"usage: {name} {{{','.join(subcommands)}}} [options]", file=sys.stdout if asks else sys.stderr)
-            if asks:
-                return
-            given = f"unknown source {arguments[0]!r}" if arguments else "no source named"
-            raise InputError(f"{given}: one of {', '.join(subcommands)}")
-        config_class, run = subcommands[arguments[0]]
-        name, arguments = f"{name} {arguments[0]}", arguments[1:]
-    else:
-        config_class, run = module.COMMAND
+    subcommands: dict[str, Command] = getattr(module, "SUBCOMMANDS", {})
+    commands = subcommands or {"": module.COMMAND}
     if not arguments and hasattr(module, "embedded_default"):
-        run(module.embedded_default())
+        config = module.embedded_default()
+        next(run for config_class, run in commands.values() if config_class is type(config))(config)
         return
-    run(parse(config_class, arguments, name))
+    name, source = f"medslip {task}", ""
+    if subcommands:
+        source, arguments = _source(name, subcommands, arguments), arguments[1:]
+    config_class, run = commands[source]
+    run(parse(config_class, arguments, f"{name} {source}".strip()))
+
+
+def _source(name: str, subcommands: dict[str, Command], arguments: list[str]) -> str:
+    """The sub-command that the first argument names."""
+    known = ", ".join(subcommands)
+    if not arguments:
+        raise InputError(f"{name}: no source named: one of {known}")
+    if arguments[0] in ("-h", "--help"):
+        print(f"usage: {name} SOURCE [options]; {name} SOURCE --help explains each key\n\nsources: {known}")
+        sys.exit(0)
+    if arguments[0] not in subcommands:
+        raise InputError(f"{name}: unknown source {arguments[0]!r}: one of {known}")
+    return arguments[0]
 
 
 def parse(config_class: Callable[..., Any], arguments: Sequence[str], name: str = "medslip") -> Any:

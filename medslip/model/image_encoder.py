@@ -110,7 +110,7 @@ class ImageEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> Streams:
         """B x 3 x S x S, normalised -> two streams, each B x N x D, patches in row-major order."""
-        assert images.ndim == 4 and images.shape[1] == 3, f"images of shape {tuple(images.shape)}, not B x 3 x S x S"
+        assert images.shape[1:2] == (3,), f"images of shape {tuple(images.shape)}, not B x 3 x S x S"
         patches = self.trunk(images).flatten(2).transpose(1, 2)  # B x N x C
         m = self.gate(patches)
         return Streams(self.pathology_stream(m * patches), self.anatomy_stream((1 - m) * patches))

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import fields, is_dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from medslip.errors import InputError
+
+RUNS = Path("runs")
+"""Where runs go unless the user says otherwise."""
+
+PHANTOM = Path("data_file/phantom")
+"""Where phantom chests are drawn."""
+
+PHANTOM_PREPARED = Path("data_file/phantom_prepared")
+"""Where they are prepared for training."""
+
+
+def timestamp() -> str:
+    """Now, for the name of a run folder."""
+    return datetime.now().strftime("%Y%m%d-%H%M%S")
 
 
 def begin_run(folder: Path, config: Any, resume: bool = False) -> Path:

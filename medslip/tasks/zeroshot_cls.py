@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
@@ -17,12 +16,10 @@ from medslip.evaluation.classification import Scores, score
 from medslip.evaluation.figures import precision_recall_curves, roc_curves
 from medslip.evaluation.run_folder import environment, score_table, write_json, write_metrics, write_predictions
 from medslip.predictor import Predictor
-from medslip.tasks.run_start import begin_run
-from medslip.tasks.weights import RUNS, PublishedConfig, newest_phantom_checkpoint, open_weights
+from medslip.tasks.run_start import PHANTOM, RUNS, begin_run, timestamp
+from medslip.tasks.weights import PublishedConfig, newest_phantom_checkpoint, open_weights
 from medslip.training.distributed import Device
 from medslip.vocabulary import CLASS_PROMPTS, NORMALITY, PATHOLOGIES
-
-PHANTOM = Path("data_file/phantom")
 
 Kind = Literal["cxr14", "authors", "table", "folder"]
 
@@ -105,10 +102,14 @@ class Questions:
         }
 
 
-def run(config: ZeroshotConfig) -> Scores | None:
+def run(config: ZeroshotConfig, show: bool = True) -> Scores | None:
     """Classify; returns the scores, or None where there are no labels.
 
     The run folder then holds config.yaml, predictions.csv, metrics.json and, with labels, roc.png and precision_recall.png.
+
+    Args:
+        config: What to classify with what.
+        show: Whether to print the table.
 
     Raises:
         InputError: The checkpoint, an image, a class or the text encoder cannot be used.
@@ -117,7 +118,7 @@ def run(config: ZeroshotConfig) -> Scores | None:
     weights = open_weights(checkpoint, config.published)
     images = read_images(config.data)
     questions = ask(images, config)
-    output = config.output or RUNS / "zeroshot_cls" / datetime.now().strftime("%Y%m%d-%H%M%S")
+    output = config.output or RUNS / "zeroshot_cls" / timestamp()
     config = replace(config, checkpoint=checkpoint, output=output)
     predictor = Predictor(
         weights, None if config.device == "auto" else config.device, config.batch_size, config.workers
@@ -141,12 +142,13 @@ def run(config: ZeroshotConfig) -> Scores | None:
     scores = score(
         images.classes, images.labels, probabilities[:, :scored], images.patients, config.resamples, config.seed
     )
-    leave_out = ("Fibrosis",)
+    leave_out = ("Fibrosis",) if config.data.kind in ("cxr14", "authors") else ()
     write_metrics(output, "zero-shot classification", data, scores, leave_out, str(predictor.device), about)
     roc_curves(output / "roc.png", scores, images.labels, probabilities[:, :scored])
     precision_recall_curves(output / "precision_recall.png", scores, images.labels, probabilities[:, :scored])
-    print(score_table(scores, leave_out))
-    print(f"\npredictions, metrics and figures: {output}")
+    if show:
+        print(score_table(scores, leave_out))
+        print(f"\npredictions, metrics and figures: {output}")
     return scores
 
 

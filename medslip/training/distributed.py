@@ -1,4 +1,4 @@
-"""One process or many: the only file that speaks torch.distributed. Under torchrun its environment is read; else one process."""
+"""One process, or many under torchrun: the only file that speaks torch.distributed."""
 
 from __future__ import annotations
 

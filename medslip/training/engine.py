@@ -1,7 +1,7 @@
 """The training loop, for every task: an objective (model and loss as one module), batches, validation, saves, logs.
 
-Losses divide by counts of known labels that are summed over processes and accumulation steps before any gradient is computed, so
-that P processes with batch B and K accumulation steps give the gradient of one batch of P x K x B.
+Losses divide by counts of known labels that are summed over processes and accumulation steps before any gradient is
+computed, so that P processes with batch B and K accumulation steps give the gradient of one batch of P x K x B.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class TrainConfig:
         epochs: Passes over the training list.
         batch_size: Images a process and accumulation step.
         accumulate: Accumulation steps an optimiser step.
-        precision: "bfloat16" computes under autocast; "auto" does so on GPUs that have it.
+        precision: "bfloat16" computes under autocast; "auto" does so where the hardware has it.
         channels_last: Memory format of images and convolutions; usually faster.
         seed: Everything random follows from it.
         save_every: Also save the resumable state every so many optimiser steps; 0 saves after each epoch alone.
@@ -243,12 +243,19 @@ class Trainer:
     def autocast(self) -> torch.autocast:
         """The precision that the model computes in."""
         device, wanted = self.processes.device, self.config.precision
-        on_gpu = device.type == "cuda" and torch.cuda.is_bf16_supported()
-        enabled = wanted == "bfloat16" or (wanted == "auto" and on_gpu)
+        enabled = wanted == "bfloat16" or (wanted == "auto" and _computes_bfloat16(device))
         return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
     def _bar(self, steps: int, progress: Progress) -> tqdm[Any]:
         return tqdm(total=steps, initial=progress.step, unit="step", disable=not self.processes.is_main, smoothing=0.05)
+
+
+def _computes_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is faster there: a GPU that has it, or a CPU with instructions for it."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # since torch 2.6 or so; without it, float32
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def _groups(batches: Iterable[Any], size: int) -> Iterator[list[Any]]:
