@@ -62,7 +62,7 @@ class Card:
             data = json.loads(text)
             if (data["format"], data["version"]) != (_FORMAT, _VERSION):
                 raise InputError(
-                    f"{source}: a {data['format']} of version {data['version']}; this reads version {_VERSION}"
+                    f"{data['format']} of version {data['version']}; this reads {_FORMAT} of version {_VERSION}"
                 )
             return Card(
                 model=ModelConfig(**{**data["model"], "trunk_weights": None}),
@@ -73,7 +73,7 @@ class Card:
                 else Prompts(tuple(data["prompts"]["pathology"]), tuple(data["prompts"]["anatomy"])),
                 provenance=data["provenance"],
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (InputError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"{source}: the checkpoint's description cannot be read ({error})") from None
 
 
@@ -129,9 +129,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if "card" not in metadata:
         raise InputError(f"{path}: a safetensors file without a MeDSLIP description")
     card = Card.from_json(metadata["card"], str(path))
-    for name in ("pathology_prompts", "anatomy_prompts"):
-        if name not in tensors:
-            raise InputError(f"{path}: holds no {name}")
+    shapes = [
+        tuple(tensors[name].shape) if name in tensors else () for name in ("pathology_prompts", "anatomy_prompts")
+    ]
+    width = shapes[0][-1] if shapes[0] else 0
+    if shapes != [(len(PATHOLOGIES), width), (len(ANATOMIES), width)]:
+        raise InputError(
+            f"{path}: pathology_prompts and anatomy_prompts have shapes {shapes[0]} and {shapes[1]}; the vocabulary needs "
+            f"{len(PATHOLOGIES)} and {len(ANATOMIES)} embeddings of one width"
+        )
     model = build_model(card.model, tensors["pathology_prompts"], tensors["anatomy_prompts"])
     load_strictly(model, tensors, str(path))
     return Checkpoint(model.eval(), card)
@@ -262,6 +268,7 @@ def _published_config(tensors: Mapping[str, Tensor], source: str) -> ModelConfig
         decoder_layers=len(layers),
         feed_forward=feed_forward,
         similarity="dot",
+        initialisation="published",
     )
 
 

@@ -1,15 +1,20 @@
 """The command line: typed config <- YAML <- --dotted.overrides, and the one place that turns user errors into one line.
 
-`medslip TASK ...` and `python scripts/TASK.py ...` are the same. Exit status: 0; 2 for bad input; 1 for any other failure.
+`medslip TASK ...` and `python scripts/TASK.py ...` are the same. Exit status: 0; 2 for bad input; 130 when interrupted;
+1 for any other failure.
 """
 
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
+import re
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import is_dataclass
+from types import NoneType
+from typing import Any, NoReturn, cast, get_args, get_type_hints
 
 import jsonargparse
 
@@ -100,27 +105,72 @@ def parse(config_class: Callable[..., Any], arguments: Sequence[str], name: str 
     Raises:
         InputError: An unknown key, a value of the wrong type, a missing or unreadable YAML.
     """
-    # One line a fault; jsonargparse would print usage first, and offer its debug traceback through this variable.
-    os.environ.pop("JSONARGPARSE_DEBUG", None)
-    parser = jsonargparse.ArgumentParser(prog=name, exit_on_error=False, description=_summary(config_class))
+    # An abbreviated key would be a second spelling, and would change its meaning with the next key that begins like it.
+    parser = jsonargparse.ArgumentParser(
+        prog=name, exit_on_error=False, allow_abbrev=False, description=_summary(config_class)
+    )
     parser.add_argument("--config", action="config", help="A YAML file; holds only what differs from the defaults.")
     parser.add_class_arguments(config_class, nested_key=None, fail_untyped=True)
     try:
-        parsed = parser.parse_args(list(arguments))
-        return _build(parser, parsed, config_class)
-    except (jsonargparse.ArgumentError, TypeError, ValueError, OSError) as error:
-        raise InputError(_one_line(f"{name}: {error}")) from None
+        return _build(parser, arguments, config_class)
+    except _FAULTS as error:
+        file = _file_at_fault(parser, arguments, config_class)
+        raise InputError(f"{file or name}: {_plain(str(error))}") from None
 
 
-def _build(
-    parser: jsonargparse.ArgumentParser, parsed: jsonargparse.Namespace, config_class: Callable[..., Any]
-) -> Any:
+_FAULTS = (InputError, jsonargparse.ArgumentError, TypeError, ValueError, OSError)
+"""What a config that cannot be used raises."""
+
+
+def _build(parser: jsonargparse.ArgumentParser, arguments: Sequence[str], config_class: Callable[..., Any]) -> Any:
+    parsed = parser.parse_args(list(arguments))
+    _refuse_gaps(parsed.as_dict(), config_class)
     values = parser.instantiate(parsed)
     return config_class(**{key: value for key, value in vars(values).items() if key not in ("config", "__path__")})
 
 
+def _refuse_gaps(values: Mapping[str, Any], config_class: Callable[..., Any], above: str = "") -> None:
+    """Refuse a key without a value, and a group of keys that is one value: the parser lets both pass."""
+    for key, kind in get_type_hints(config_class).items():
+        value = values.get(key)
+        if value is None and NoneType not in get_args(kind):
+            raise InputError(f"{above}{key}: has no value")
+        if is_dataclass(kind):
+            if not isinstance(value, Mapping):
+                raise InputError(f"{above}{key}: holds keys of its own, not the value {value!r}")
+            _refuse_gaps(value, cast(type, kind), f"{above}{key}.")
+
+
+def _file_at_fault(
+    parser: jsonargparse.ArgumentParser, arguments: Sequence[str], config_class: Callable[..., Any]
+) -> str | None:
+    """The first --config file that cannot be used even alone."""
+    files = [value for key, value in itertools.pairwise(arguments) if key == "--config"]
+    files += [key.removeprefix("--config=") for key in arguments if key.startswith("--config=")]
+    for file in files:
+        try:
+            _build(parser, ["--config", file], config_class)
+        except _FAULTS:
+            return file
+    return None
+
+
 def _summary(config_class: Callable[..., Any]) -> str:
     return (config_class.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")
+
+
+def _plain(message: str) -> str:
+    """The parser's message on one line, in a user's words."""
+    for pattern, words in (
+        (r'Parser key "(.*?)":', r"\1:"),
+        (r"<class '(?:\w+\.)*(\w+)'>", r"\1"),
+        (r"Expected a typing\.Literal\[(.*?)\]", r"Expected one of \1"),
+        (r"Expected a (\w+)\.", r"Expected \1."),
+        (r' in "<unicode string>",', " at"),
+        (r"Unexpected config:.*", "Holds no keys; a config file is YAML with lines like output: FOLDER"),
+    ):
+        message = re.sub(pattern, words, message, flags=re.DOTALL)
+    return _one_line(message)
 
 
 def _one_line(text: str) -> str:
@@ -128,6 +178,8 @@ def _one_line(text: str) -> str:
 
 
 def _refuse(message: str, status: int = 2) -> int:
-    if int(os.environ.get("RANK", "0")) == 0:
-        print(f"error: {_one_line(message)}", file=sys.stderr)
+    rank = int(os.environ.get("RANK", "0"))
+    # Under torchrun, a fault may be one process's alone, such as an image of its share: nobody else would name it.
+    who = f" (process {rank})" if rank else ""
+    print(f"error{who}: {_one_line(message)}", file=sys.stderr, flush=True)
     return status

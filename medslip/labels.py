@@ -67,13 +67,13 @@ class LabelStore:
             self._cells: npt.NDArray[np.uint16] = (
                 np.memmap(cells_file, np.uint16, "r") if size else np.empty(0, np.uint16)
             )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise InputError(
                 f"{self.folder}: not a complete label store ({error}); write it anew with prepare_data.py"
             ) from None
-        if (meta.get("format"), meta.get("version")) != (_FORMAT, _VERSION):
+        if not isinstance(meta, dict) or (meta.get("format"), meta.get("version")) != (_FORMAT, _VERSION):
             raise InputError(f"{self.folder}/meta.json: not a label store of version {_VERSION}")
-        if meta["vocabulary"] != _vocabulary_key():
+        if meta.get("vocabulary") != _vocabulary_key():
             raise InputError(f"{self.folder}/meta.json: written with another vocabulary; prepare the data anew")
         if len(self._offsets) != len(self._keys) + 1 or self._offsets[-1] * 2 != size:
             raise InputError(f"{self.folder}: cells.bin was cut short; write the store anew with prepare_data.py")

@@ -77,7 +77,7 @@ def draw_negatives(present: Tensor, number: int, generator: torch.Generator | No
         generator: Source of randomness, on the CPU: the draw is the same on every device.
 
     Returns:
-        ... x number, int64 indices; -1 where fewer counterparts than asked for are not present.
+        ... x min(number, C), int64 indices; -1 where fewer counterparts than that are not present.
     """
     priority = torch.rand(present.shape, generator=generator).to(present.device)
     priority = priority.masked_fill(present, -1.0)

@@ -136,7 +136,7 @@ def _read_prompts(path: Path | None, packaged: str, names: Sequence[str]) -> tup
         data = json.loads(source.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{source}: prompt file not found") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
         raise InputError(f"{source}: not a JSON file of prompts ({error})") from None
     texts = list(data.values()) if isinstance(data, dict) else data
     if not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):

@@ -11,9 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
+from medslip.checkpoints import Card, save_checkpoint
 from medslip.data.records import write_list
+from medslip.data.transforms import EvaluationTransform
 from medslip.labels import LabelStoreWriter
-from medslip.vocabulary import ANATOMIES, PATHOLOGIES
+from medslip.model.medslip import ModelConfig, build_model
+from medslip.model.text_encoder import TextConfig, TextEncoder
+from medslip.vocabulary import ANATOMIES, PATHOLOGIES, load_prompts
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 torch.set_num_threads(1)
@@ -45,6 +49,20 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     BertModel(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) -> Path:
+    """A checkpoint of random weights, ResNet-18, D = 32, side 32, whose text encoder is tiny_bert."""
+    encoder = TextEncoder(TextConfig(str(tiny_bert), max_tokens=32))
+    prompts = load_prompts()
+    config = ModelConfig("resnet18", width=32, decoder_layers=1, feed_forward=32)
+    torch.manual_seed(0)
+    model = build_model(config, encoder.encode(prompts.pathology), encoder.encode(prompts.anatomy))
+    card = Card(config, EvaluationTransform(32), encoder.identity, prompts, {"made": "for tests"})
+    path = tmp_path_factory.mktemp("tiny_checkpoint") / "tiny.safetensors"
+    save_checkpoint(path, model, card)
+    return path
 
 
 @pytest.fixture(scope="session")

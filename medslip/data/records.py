@@ -59,16 +59,20 @@ def read_list(path: Path) -> StudyList:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except FileNotFoundError:
         raise InputError(f"{path}: list not found; make it with prepare_data.py") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError) as error:
         raise InputError(f"{path}: not a list in CSV form ({str(error).strip()})") from None
     for column in ("image", "study", "patient", "row"):
         if column not in table.columns:
             raise InputError(f"{path}: has no column {column!r}; a list has {', '.join(COLUMNS)}")
     table = table.reindex(columns=list(COLUMNS), fill_value="")
     row = pd.to_numeric(table["row"].replace("", "-1"), errors="coerce")
-    if row.isna().any():
-        line = int(row.isna().to_numpy().argmax()) + 2
+    fractional = row.isna() | (row % 1 != 0)
+    if fractional.any():
+        line = int(fractional.to_numpy().argmax()) + 2
         raise InputError(f"{path}: line {line}: row {table['row'].iat[line - 2]!r} is not a whole number")
+    unnamed = table["image"].isna() | (table["image"] == "")
+    if unnamed.any():
+        raise InputError(f"{path}: line {int(unnamed.to_numpy().argmax()) + 2}: names no image")
     if table["image"].duplicated().any():
         line = int(table["image"].duplicated().to_numpy().argmax()) + 2
         raise InputError(f"{path}: line {line}: image {table['image'].iat[line - 2]} is listed twice")

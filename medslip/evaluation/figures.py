@@ -241,9 +241,7 @@ def _draw_tile(panel: Axes, tile: Tile) -> None:
     if tile.heat_map is not None:
         heat = np.clip(np.asarray(tile.heat_map, float), 0, 1)
         opacity = 0.65 * np.clip((heat - 0.15) / 0.5, 0, 1)  # weak attention does not veil the image
-        panel.imshow(
-            heat, cmap="inferno", vmin=0, vmax=1, alpha=opacity, extent=extent, interpolation="bilinear"
-        )
+        panel.imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=opacity, extent=extent, interpolation="bilinear")
     for x, y, w, h in tile.boxes:
         # A dark rim keeps the box visible on bright bone.
         for colour, line in (("black", 2.6), (SKY, 1.3)):

@@ -193,12 +193,13 @@ def write_predictions(
     partial.replace(path)
 
 
-def score_table(scores: Scores, leave_out: Sequence[str] = ()) -> str:
+def score_table(scores: Scores, leave_out: Sequence[str] = (), beside: tuple[str, Scores] | None = None) -> str:
     """The scores as text: a line a class, then the means.
 
     Args:
         scores: What ``classification.score`` returned.
         leave_out: Classes to show a second mean without, each. Those not there are ignored.
+        beside: Name and scores of a baseline on the same classes; its AUROC becomes the last column.
 
     Returns:
         Lines of equal columns: class, positives, AUROC [95 % interval], maximum F1, accuracy, average
@@ -209,6 +210,15 @@ def score_table(scores: Scores, leave_out: Sequence[str] = ()) -> str:
     lines = [["class", "positives", "AUROC [95 % interval]", "max F1", "accuracy", "avg. precision"]]
     lines += [[entry.name, f"{entry.positives:,}", *_cells(entry)] for entry in scores.classes]
     lines += [[macro.name, "", *_cells(macro)] for macro in macros]
+    if beside is not None:
+        name, other = beside
+        entries: list[ClassScores | MacroScores] = [
+            *other.classes,
+            summarise(other),
+            *(summarise(other, (n,)) for n in leave_out if n in names),
+        ]
+        column = [name, *(_number(entry.auroc) for entry in entries)]
+        lines = [[*line, cell] for line, cell in zip(lines, column, strict=True)]
     widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
     text = ["  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]) for name, *cells in lines]
     rule = "-" * len(text[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -10,6 +11,7 @@ import torchvision
 from torch import Tensor, nn
 
 from medslip.errors import InputError
+from medslip.model.weights import load_strictly
 
 TrunkName = Literal["resnet18", "resnet50"]
 
@@ -56,7 +58,12 @@ class Trunk(nn.Module):
 
 def _load_torchvision_weights(resnet: nn.Module, name: TrunkName, weights: str) -> None:
     if Path(weights).is_file():
-        state = torch.load(weights, map_location="cpu", weights_only=True)
+        try:
+            state = torch.load(weights, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch.load raises whatever its unpickler met
+            raise InputError(
+                f"model.trunk_weights: {weights} cannot be read with weights_only ({type(error).__name__})"
+            ) from None
     else:
         try:
             state = torchvision.models.get_model_weights(name)[weights].get_state_dict(progress=True)
@@ -69,12 +76,9 @@ def _load_torchvision_weights(resnet: nn.Module, name: TrunkName, weights: str) 
             raise InputError(
                 f"model.trunk_weights: {weights} of {name} could not be downloaded ({error}); name a state-dict file"
             ) from None
-    try:
-        resnet.load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"model.trunk_weights: {weights} is no state dict of {name} ({str(error).splitlines()[0]})"
-        ) from None
+    if not isinstance(state, Mapping):
+        raise InputError(f"model.trunk_weights: {weights} holds a {type(state).__name__}, not a state dict")
+    load_strictly(resnet, state, f"model.trunk_weights: {weights}")
 
 
 class StreamProjection(nn.Module):

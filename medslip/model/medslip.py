@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medslip.errors import InputError
 from medslip.model.image_encoder import ImageEncoder, Trunk, TrunkName
 from medslip.model.query_decoder import QueryDecoder
 
@@ -32,6 +33,8 @@ class ModelConfig:
         feed_forward: Hidden width of the decoders' feed-forward part.
         dropout: Dropout probability in decoders and heads.
         similarity: How the contrastive losses compare: "dot" as published, or "cosine" with a learnt temperature.
+        initialisation: Of everything but the trunk: "published" draws every linear weight from N(0, 0.02); "scaled" keeps the
+            variance of what passes through, and learns sooner.
     """
 
     trunk: TrunkName = "resnet50"
@@ -42,6 +45,16 @@ class ModelConfig:
     feed_forward: int = 1024
     dropout: float = 0.1
     similarity: Similarity = "cosine"
+    initialisation: Literal["scaled", "published"] = "scaled"
+
+    def __post_init__(self) -> None:
+        for name in ("width", "decoder_layers", "decoder_heads", "feed_forward"):
+            if getattr(self, name) < 1:
+                raise InputError(f"model.{name}: {getattr(self, name)} is less than 1")
+        if self.width % self.decoder_heads:
+            raise InputError(f"model.width: {self.width} is no multiple of model.decoder_heads, {self.decoder_heads}")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"model.dropout: {self.dropout} is outside 0..1")
 
 
 @dataclass(frozen=True)
@@ -211,7 +224,7 @@ def _free_queries_unseen(known: int, free: int, device: torch.device) -> Tensor:
 
 
 def build_model(config: ModelConfig, pathology_prompts: Tensor, anatomy_prompts: Tensor) -> MeDSLIP:
-    """Compose the model and initialise it as published: linear weights N(0, 0.02), trunk from scratch or as given.
+    """Compose the model and initialise it.
 
     Args:
         config: The model's shape.
@@ -234,11 +247,44 @@ def build_model(config: ModelConfig, pathology_prompts: Tensor, anatomy_prompts:
         config.dropout,
         config.similarity,
     )
+    if config.initialisation == "published":
+        _initialise_as_published(model)
+    else:
+        _initialise_scaled(model)
+    return model
+
+
+def _initialise_as_published(model: MeDSLIP) -> None:
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.02)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+            nn.init.zeros_(module.bias)
         elif isinstance(module, nn.MultiheadAttention):
             nn.init.normal_(module.in_proj_weight, std=0.02)
-    return model
+
+
+def _initialise_scaled(model: MeDSLIP) -> None:
+    """Weights that let the image through from the first step on.
+
+    N(0, 0.02) leaves every stream about a hundredth of the trunk's scale, so that queries see next to nothing for long.
+    Here layers keep their input's variance (Glorot), the gate starts at an even split, and queries start with unit variance
+    about the prompts' mean: a BERT's [CLS] states share most of their length, which tells no query from another.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.MultiheadAttention):
+            nn.init.xavier_uniform_(module.in_proj_weight)
+    encoder = model.image_encoder
+    for stream in (encoder.pathology_stream, encoder.anatomy_stream):
+        nn.init.kaiming_uniform_(stream.hidden.weight, nonlinearity="relu")
+    nn.init.normal_(encoder.gate.weight, std=0.02)
+    nn.init.constant_(encoder.gate.bias, 0.5)
+    for head in (model.pathology_existence, model.anatomy_existence):
+        nn.init.normal_(head.weight, std=0.02)
+    prompts = torch.cat([model.pathology_prompts, model.anatomy_prompts])
+    projection, centre = model.query_projection, prompts.mean(dim=0)
+    with torch.no_grad():
+        projection.weight /= ((prompts - centre) @ projection.weight.T).std().clamp(min=1e-6)
+        projection.bias.copy_(-projection.weight @ centre)

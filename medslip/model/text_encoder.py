@@ -78,11 +78,14 @@ class TextEncoder:
         source = _resolve(config.encoder)
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(source)
-            self._bert: Any = AutoModel.from_pretrained(source, dtype=torch.float32).eval().requires_grad_(False)
-        except (OSError, ValueError) as error:
+            self._bert: Any = AutoModel.from_pretrained(source).float().eval().requires_grad_(False)
+        except Exception as error:  # besides OSError and ValueError whatever the reader of the weights met
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+            if Path(source).is_dir():
+                raise InputError(f"text.encoder: {source} holds no BERT that can be read ({reason})") from None
             raise InputError(
-                f"text.encoder: {config.encoder!r} is not on this machine and could not be downloaded "
-                f"({type(error).__name__}); name a local folder, or package:NAME of an installed package that ships one"
+                f"text.encoder: {config.encoder!r} is not on this machine and could not be downloaded; name a local "
+                f"folder, or package:NAME of an installed package that ships one ({reason})"
             ) from None
         self.width: int = self._bert.config.hidden_size
         longest: int = self._bert.config.max_position_embeddings
@@ -96,9 +99,11 @@ class TextEncoder:
 
     def _checksum(self) -> str:
         """SHA-256 over the parameters' own digests, sorted: hub cache, folder and library version make no difference."""
+        # The pooler has no part in the hidden state at [CLS], and where the weights leave it out it is drawn anew each time.
         digests = sorted(
             hashlib.sha256(weight.detach().contiguous().numpy().tobytes()).digest()
-            for weight in self._bert.parameters()
+            for name, weight in self._bert.named_parameters()
+            if not name.startswith("pooler.")
         )
         return hashlib.sha256(b"".join(digests)).hexdigest()
 

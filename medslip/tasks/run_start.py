@@ -26,6 +26,16 @@ def timestamp() -> str:
     return datetime.now().strftime("%Y%m%d-%H%M%S")
 
 
+def refuse_used(folder: Path) -> None:
+    """Refuse a run folder that holds something already; a task asks this before it computes anything.
+
+    Raises:
+        InputError: The folder is not empty, or is no folder.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: exists and is not empty; name another --output")
+
+
 def begin_run(folder: Path, config: Any, resume: bool = False) -> Path:
     """Make the run folder and write config.yaml into it.
 
@@ -38,11 +48,10 @@ def begin_run(folder: Path, config: Any, resume: bool = False) -> Path:
         InputError: The folder is in use, or holds nothing to resume.
     """
     folder = Path(folder)
-    if resume:
-        if not (folder / "last.safetensors").is_file():
-            raise InputError(f"{folder}: holds no last.safetensors to resume from")
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder}: exists and is not empty; name another --output")
+    if not resume:
+        refuse_used(folder)
+    elif not (folder / "last.safetensors").is_file():
+        raise InputError(f"{folder}: holds no last.safetensors to resume from")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from medslip.checkpoints import Checkpoint, load_checkpoint, load_published_checkpoint
 from medslip.errors import InputError
 from medslip.model.text_encoder import TextConfig
+from medslip.tasks.run_start import RUNS
 from medslip.vocabulary import load_prompts
-
-RUNS = Path("runs")
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class PublishedConfig:
         anatomy_prompts: JSON file of 51 location texts; None takes the packaged ones.
     """
 
-    text: TextConfig = TextConfig(sep=False)
+    text: TextConfig = field(default_factory=lambda: TextConfig(sep=False))
     pathology_prompts: Path | None = None
     anatomy_prompts: Path | None = None
 

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from medslip.data.cxr14 import read_authors_list, read_labelled
 from medslip.data.image_labels import class_pathologies
 from medslip.data.labelled import LabelledImages, read_folder
@@ -15,8 +18,9 @@ from medslip.errors import InputError
 from medslip.evaluation.classification import Scores, score
 from medslip.evaluation.figures import precision_recall_curves, roc_curves
 from medslip.evaluation.run_folder import environment, score_table, write_json, write_metrics, write_predictions
+from medslip.labels import UNKNOWN
 from medslip.predictor import Predictor
-from medslip.tasks.run_start import PHANTOM, RUNS, begin_run, timestamp
+from medslip.tasks.run_start import PHANTOM, RUNS, begin_run, refuse_used, timestamp
 from medslip.tasks.weights import PublishedConfig, newest_phantom_checkpoint, open_weights
 from medslip.training.distributed import Device
 from medslip.vocabulary import CLASS_PROMPTS, NORMALITY, PATHOLOGIES
@@ -94,6 +98,13 @@ class Questions:
     queries: tuple[str | int, ...]
     free_text: tuple[str, ...]
 
+    def labels(self, images: LabelledImages) -> npt.NDArray[np.int8] | None:
+        """The data set's labels, n x C; -1 (unknown) for the classes that only the user asked for."""
+        if images.labels is None:
+            return None
+        added = len(self.classes) - len(images.classes)
+        return np.pad(images.labels, ((0, 0), (0, added)), constant_values=UNKNOWN)
+
     def described(self) -> dict[str, str]:
         """Class -> the pathology or text that answers for it."""
         return {
@@ -114,11 +125,12 @@ def run(config: ZeroshotConfig, show: bool = True) -> Scores | None:
     Raises:
         InputError: The checkpoint, an image, a class or the text encoder cannot be used.
     """
+    output = config.output or RUNS / "zeroshot_cls" / timestamp()
+    refuse_used(output)
     checkpoint = config.checkpoint or newest_phantom_checkpoint()
     weights = open_weights(checkpoint, config.published)
     images = read_images(config.data)
     questions = ask(images, config)
-    output = config.output or RUNS / "zeroshot_cls" / timestamp()
     config = replace(config, checkpoint=checkpoint, output=output)
     predictor = Predictor(
         weights, None if config.device == "auto" else config.device, config.batch_size, config.workers
@@ -126,7 +138,7 @@ def run(config: ZeroshotConfig, show: bool = True) -> Scores | None:
     answers = predictor.classify(images.paths, questions.free_text, config.text_encoder)
     probabilities = answers.columns(questions.queries)
     begin_run(output, config)
-    write_predictions(output, images.paths, images.patients, questions.classes, probabilities, images.labels)
+    write_predictions(output, images.paths, images.patients, questions.classes, probabilities, questions.labels(images))
     about = {
         "checkpoint": str(checkpoint),
         "provenance": weights.card.provenance,

@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from medslip.errors import InputError
 from medslip.losses import (
     LossCounts,
     draw_negatives,
@@ -40,6 +41,10 @@ class LossConfig:
     beta: float = 1.0
     negatives: int | Literal["all"] = "all"
 
+    def __post_init__(self) -> None:
+        if self.negatives != "all" and self.negatives < 1:
+            raise InputError(f"loss.negatives: {self.negatives} is less than 1; without ProtoCL, set loss.alpha to 0")
+
 
 def medslip_loss(
     model: MeDSLIP,
@@ -68,7 +73,12 @@ def medslip_loss(
 
     def protocl(prototypes: Tensor, counterparts: Tensor, present: Tensor, count: Tensor) -> Tensor:
         drawn = None if config.negatives == "all" else draw_negatives(present, config.negatives, generator)
-        return protocl_loss(prototypes, counterparts, present, drawn, model.protocl_scale, count)
+        # bfloat16 keeps 8 bits of a similarity: too few for the differences that this loss turns on.
+        with torch.autocast(labels.device.type, enabled=False):
+            if model.similarity == "cosine":
+                # A BERT's [CLS] states share most of their length; what is left tells one counterpart from another.
+                counterparts = counterparts - counterparts.mean(dim=0)
+            return protocl_loss(prototypes, counterparts, present, drawn, model.protocl_scale, count)
 
     parts = (
         existence_loss(output.pathology_logits, pathology, counts.existence_pathology),

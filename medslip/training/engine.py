@@ -53,6 +53,12 @@ class TrainConfig:
     save_every: int = 0
     log_every: int = 10
 
+    def __post_init__(self) -> None:
+        least = {"epochs": 1, "batch_size": 1, "accumulate": 1, "seed": 0, "save_every": 0, "log_every": 1}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise InputError(f"train.{name}: {getattr(self, name)} is less than {value}")
+
 
 class Objective(Protocol):
     """What is trained: a module that holds the model and turns a batch into losses."""
@@ -200,16 +206,22 @@ class Trainer:
     ) -> None:
         step, config = progress.step, self.config
         bar.update()
-        if step % config.log_every == 0 or step == 1:
-            values = dict(zip(self.loss_names, losses.tolist(), strict=True))
-            if not math.isfinite(values[self.loss_names[0]]):
-                raise InputError(
-                    f"the loss is {values[self.loss_names[0]]} at step {step}; lower optim.learning_rate, or resume with "
-                    "train.precision float32"
-                )
-            bar.set_postfix(loss=f"{values[self.loss_names[0]]:.3f}")
+        # The state after the last step of an epoch is saved with what its validation found.
+        ends_epoch = step % progress.steps_per_epoch == 0
+        saves = config.save_every > 0 and step % config.save_every == 0 and not ends_epoch
+        logs = step % config.log_every == 0 or step == 1
+        if not (logs or saves or ends_epoch):
+            return  # reading the losses would wait for the device
+        values = dict(zip(self.loss_names, losses.tolist(), strict=True))
+        total = values[self.loss_names[0]]
+        if not math.isfinite(total):
+            raise InputError(
+                f"the loss is {total} at step {step}; lower optim.learning_rate, or resume with train.precision float32"
+            )
+        if logs:
+            bar.set_postfix(loss=f"{total:.3f}")
             log.write("train", step, values | {"learning_rate": rate})
-        if config.save_every and step % config.save_every == 0 and self.processes.is_main:
+        if saves and self.processes.is_main:
             save_state(self.folder / "last.safetensors", objective, optimizer, progress)
 
     def _after_epoch(
@@ -254,7 +266,8 @@ def _computes_bfloat16(device: torch.device) -> bool:
     """Whether bfloat16 is faster there: a GPU that has it, or a CPU with instructions for it."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # since torch 2.6 or so; without it, float32
+    # torch before 2.6 or so cannot tell: float32 there.
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from medslip.errors import InputError
+
 
 @dataclass(frozen=True)
 class OptimConfig:
@@ -28,6 +30,13 @@ class OptimConfig:
     warmup_steps: int = 500
     weight_decay: float = 0.02
     clip_norm: float | None = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "warmup_learning_rate", "final_learning_rate", "warmup_steps", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise InputError(f"optim.{name}: {getattr(self, name)} is less than 0")
+        if self.clip_norm is not None and self.clip_norm <= 0:
+            raise InputError(f"optim.clip_norm: {self.clip_norm} is not above 0; null leaves gradients as they are")
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:

@@ -1,0 +1,1 @@
+"""Phantom chests: drawn frontal radiographs with findings, reports, RadGraph graphs and ground truth."""

@@ -1,0 +1,86 @@
+"""Reads the findings of a phantom corpus back: where each one is, on which film, of which patient."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medslip.errors import InputError
+from medslip.vocabulary import ANATOMIES, PATHOLOGIES
+
+
+@dataclass(frozen=True)
+class PhantomFinding:
+    """A finding that was drawn.
+
+    Attributes:
+        image: The film's file.
+        study: Study name, such as "s50002016".
+        patient: Patient name, such as "p10000001".
+        pathology: Vocabulary name.
+        anatomy: Vocabulary name.
+        box: x, y, width, height in pixels of the film.
+        mask: A PNG of one bit a pixel; None where there is none (training studies).
+    """
+
+    image: Path
+    study: str
+    patient: str
+    pathology: str
+    anatomy: str
+    box: tuple[int, int, int, int]
+    mask: Path | None
+
+
+def read_findings(corpus: Path, split: str) -> list[PhantomFinding]:
+    """The findings of one split, in the order of findings.jsonl.
+
+    Args:
+        corpus: The corpus' folder.
+        split: "train", "valid" or "test".
+
+    Raises:
+        InputError: There is no corpus, it holds no finding of the split, or a line is not as it was written; the message names
+            the file and line.
+    """
+    corpus = Path(corpus)
+    patients = _patients(corpus / "findings.csv")
+    path = corpus / "findings.jsonl"
+    if not path.is_file():
+        raise InputError(f"{path}: no phantom corpus; make one with: python scripts/make_phantom.py")
+    found = []
+    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            line = json.loads(text)
+            if line["split"] == split:
+                found.append(_finding(corpus, line, patients))
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: line {number}: is no finding ({error}); make the corpus again") from None
+    if not found:
+        raise InputError(f"{path}: holds no finding of split {split!r}")
+    return found
+
+
+def _patients(path: Path) -> dict[str, str]:
+    """Study -> patient."""
+    if not path.is_file():
+        raise InputError(f"{path}: no phantom corpus; make one with: python scripts/make_phantom.py")
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        if not {"study", "patient"} <= set(reader.fieldnames or ()):
+            raise InputError(f"{path}: has no columns study and patient")
+        return {row["study"]: row["patient"] for row in reader}
+
+
+def _finding(corpus: Path, line: dict[str, Any], patients: dict[str, str]) -> PhantomFinding:
+    pathology, anatomy = line["pathology"], line["anatomy"]
+    if pathology not in PATHOLOGIES or anatomy not in ANATOMIES:
+        raise ValueError(f"{pathology!r} at {anatomy!r} is not in the vocabulary")
+    x, y, width, height = (int(value) for value in line["box"])
+    mask = corpus / line["mask"] if line["mask"] else None
+    return PhantomFinding(
+        corpus / line["image"], line["study"], patients[line["study"]], pathology, anatomy, (x, y, width, height), mask
+    )

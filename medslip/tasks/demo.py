@@ -1,0 +1,158 @@
+"""The whole main job on phantom chests: draw, prepare, pre-train, classify held-out phantoms zero-shot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from medslip.data.images import read_image
+from medslip.data.labelled import LabelledImages
+from medslip.data.loading import preload
+from medslip.data.phantom.read_truth import PhantomFinding, read_findings
+from medslip.data.table import read_table
+from medslip.errors import InputError
+from medslip.evaluation.classification import Scores, score, summarise
+from medslip.evaluation.figures import Tile, overview
+from medslip.evaluation.run_folder import score_table
+from medslip.evaluation.thumbnails import thumbnail_regression
+from medslip.predictor import Predictor, present_probability
+from medslip.tasks import make_phantom, prepare_data, pretrain, zeroshot_cls
+from medslip.tasks.run_start import PHANTOM, PHANTOM_PREPARED, RUNS, config_to_dict
+from medslip.vocabulary import PATHOLOGIES
+
+THUMBNAIL = 16
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Draw phantoms, prepare them, pre-train, and classify held-out ones zero-shot. What is there already is used again.
+
+    Attributes:
+        corpus: Where the phantoms are drawn.
+        prepared: Where they are prepared.
+        output: Folder of the two runs, pretrain/ and zeroshot_cls/.
+        studies: Phantoms to draw, of which about a fifth is held out.
+        epochs: Of pre-training; None takes the demo's own.
+        seed: Of everything.
+    """
+
+    corpus: Path = PHANTOM
+    prepared: Path = PHANTOM_PREPARED
+    output: Path = RUNS / "phantom"
+    studies: int = 2800
+    epochs: int | None = None
+    seed: int = 0
+
+
+def run(config: DemoConfig) -> None:
+    """Run the demo.
+
+    Raises:
+        InputError: A folder holds something else.
+    """
+    print(f"1/4  phantom chests -> {config.corpus}")
+    make_phantom.run(make_phantom.MakePhantomConfig(config.corpus, config.studies, seed=config.seed))
+    print(f"2/4  reports and graphs -> triplets -> {config.prepared}")
+    _prepare(config)
+    print(f"3/4  pre-training -> {config.output / 'pretrain'}")
+    checkpoint = _pretrain(config)
+    print(f"4/4  zero-shot classification of held-out phantoms -> {config.output / 'zeroshot_cls'}")
+    _classify(config, checkpoint)
+
+
+def _prepare(config: DemoConfig) -> None:
+    made, drawn = config.prepared / "summary.json", config.corpus / make_phantom.DESCRIPTION
+    if made.is_file() and made.stat().st_mtime >= drawn.stat().st_mtime:
+        print(f"{config.prepared}: already prepared")
+        return
+    prepare_data.run_mimic(prepare_data.phantom_config(config.corpus, config.prepared))
+
+
+def _pretrain(config: DemoConfig) -> Path:
+    wanted = pretrain.phantom_config(config.prepared, config.output / "pretrain")
+    train = replace(wanted.train, seed=config.seed, epochs=config.epochs or wanted.train.epochs)
+    wanted = replace(wanted, train=train)
+    folder, done = wanted.output, wanted.output / "losses.png"
+    if not (folder / "last.safetensors").is_file():
+        return pretrain.run(wanted)
+    before = yaml.safe_load((folder / "config.yaml").read_text()) | {"resume": False}
+    prepared_since = (config.prepared / "summary.json").stat().st_mtime > (folder / "config.yaml").stat().st_mtime
+    if before != config_to_dict(wanted) or prepared_since:
+        raise InputError(
+            f"{folder}: holds a run on other phantoms or with another config; remove it, or name another --output"
+        )
+    if done.is_file():
+        print(f"{folder}: already trained")
+        return folder / "best.safetensors"
+    print(f"{folder}: going on where it stopped")
+    return pretrain.run(replace(wanted, resume=True))
+
+
+def _classify(config: DemoConfig, checkpoint: Path) -> None:
+    folder = config.output / "zeroshot_cls"
+    for stale in folder.glob("*"):
+        stale.unlink()
+    held_out = zeroshot_cls.held_out_phantoms(config.corpus, checkpoint, folder)
+    scores = zeroshot_cls.run(held_out, show=False)
+    assert scores is not None, "phantoms have labels"
+    baseline = _thumbnail_scores(config)
+    draw_answers(folder / "answers.png", config.corpus, checkpoint)
+    print(score_table(scores, beside=("thumbnails", baseline)))
+    print(
+        f"thumbnails: AUROC of a logistic regression on {THUMBNAIL} x {THUMBNAIL} thumbnails, supervised by the same "
+        f"training images; mean {summarise(baseline).auroc:.3f}"
+    )
+    print(f"\nphantoms       {config.corpus}/contact_sheet.png\nmodel          {checkpoint}")
+    print(f"losses         {config.output}/pretrain/losses.png\nscores         {folder}/metrics.json, roc.png")
+    print(f"where it looks {folder}/answers.png\nnext           python scripts/zeroshot_cls.py --help")
+
+
+def _thumbnail_scores(config: DemoConfig) -> Scores:
+    splits = {
+        split: read_table(config.corpus / "findings.csv", split=split).images for split in ("train", "valid", "test")
+    }
+
+    def labels(images: LabelledImages) -> np.ndarray:
+        assert images.labels is not None, "phantoms have labels"
+        return images.labels
+
+    pixels = {name: preload(images.paths, THUMBNAIL, workers=0)[:, 0].numpy() for name, images in splits.items()}
+    probabilities = thumbnail_regression(
+        (pixels["train"], labels(splits["train"])), (pixels["valid"], labels(splits["valid"])), pixels["test"]
+    )
+    test = splits["test"]
+    return score(test.classes, labels(test), probabilities, test.patients, resamples=0)
+
+
+def draw_answers(path: Path, corpus: Path, checkpoint: Path, columns: int = 4, rows: int = 2) -> None:
+    """Draw held-out phantoms with the map of a finding that each has: attention in colour, the true box, the probability."""
+    chosen: dict[str, PhantomFinding] = {}
+    for finding in read_findings(corpus, "test"):
+        if finding.pathology not in chosen and all(finding.image != other.image for other in chosen.values()):
+            chosen[finding.pathology] = finding
+    findings = list(chosen.values())[: columns * rows]
+    predictor = Predictor.load(checkpoint)
+    images = [finding.image for finding in findings]
+    tiles: list[Tile] = []
+    for _, output in predictor.outputs(images, with_attention=True):
+        assert output.pathology_attention is not None, "asked for"
+        probability = present_probability(output.pathology_logits)
+        for maps, answer in zip(output.pathology_attention.float().cpu().numpy(), probability, strict=True):
+            finding = findings[len(tiles)]
+            column = PATHOLOGIES.index(finding.pathology)
+            side = round(maps.shape[1] ** 0.5)
+            heat = maps[column].reshape(side, side)
+            title = f"{finding.pathology}: {answer[column]:.2f}"
+            tiles.append(Tile(read_image(finding.image), title, heat / heat.max(), [finding.box]))
+    overview(path, tiles, columns)
+
+
+def embedded_default() -> DemoConfig:
+    """The demo runs as it is."""
+    return DemoConfig()
+
+
+COMMAND = (DemoConfig, run)

@@ -1,0 +1,218 @@
+"""Phantom chests: the same from the same seed, true to their labels, and described by well-formed graphs."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medslip.data.phantom.body import sample_body
+from medslip.data.phantom.canvas import Canvas, Frame
+from medslip.data.phantom.findings import Plan, choose
+from medslip.data.phantom.kinds import KIND_NAMES, KINDS, kind_of
+from medslip.data.phantom.markup import graph, plain
+from medslip.data.phantom.report import write_report
+from medslip.data.phantom.study import PhantomStudy, draw_study, patient_of
+from medslip.data.radgraph import label_matrix, parse_graph
+from medslip.data.report_rules import ReportRules
+from medslip.vocabulary import ANATOMIES, CXR14_CLASSES, PATHOLOGIES
+
+SIDE = 80
+EVERY_PLACE = [(kind, site) for kind in KINDS for site in kind.sites]
+
+
+def placed(index: int, place: int, degree: float = 0.5) -> PhantomStudy:
+    kind, site = EVERY_PLACE[place]
+    return draw_study(3, index, SIDE, [Plan(kind, site, degree, 11 + index)])
+
+
+def test_kinds_are_words_of_the_vocabulary() -> None:
+    """A kind, place or class that the vocabulary lacks could never be learnt or scored."""
+    assert len(KINDS) >= 14
+    assert len(set(KIND_NAMES)) == len(KINDS)
+    assert set(KIND_NAMES) <= set(PATHOLOGIES)
+    assert {site.anatomy for _, site in EVERY_PLACE} <= set(ANATOMIES)
+    for kind in KINDS:
+        assert kind.cxr14 is None or CXR14_CLASSES[kind.cxr14] == kind.pathology
+
+
+@pytest.mark.parametrize("index", [0, 7, 23])
+def test_same_seed_same_study_in_any_order(index: int) -> None:
+    """A second drawing, after others, would differ: a corpus could not be reproduced."""
+    first = draw_study(5, index, SIDE)
+    draw_study(5, index + 1, SIDE)
+    again = draw_study(5, index, SIDE)
+    np.testing.assert_array_equal(first.image, again.image)
+    assert first.report == again.report
+    assert first.dicom == again.dicom
+    assert [finding.box for finding in first.findings] == [finding.box for finding in again.findings]
+
+
+def test_other_seed_other_study() -> None:
+    """The seed would be ignored."""
+    assert not np.array_equal(draw_study(5, 0, SIDE).image, draw_study(6, 0, SIDE).image)
+
+
+@pytest.mark.parametrize("side", [64, 96, 200])
+def test_findings_do_not_depend_on_the_side(side: int) -> None:
+    """Sizes would not follow the image's side, or a draw would depend on it."""
+    small, large = draw_study(1, 2, side), draw_study(1, 2, 128)
+    assert small.image.shape == (side, side)
+    assert small.image.dtype == np.uint8
+    assert small.report == large.report
+    for one, other in zip(small.findings, large.findings, strict=True):
+        np.testing.assert_allclose(np.asarray(one.box) / side, np.asarray(other.box) / 128, atol=0.06)
+
+
+def test_side_out_of_range_is_refused() -> None:
+    with pytest.raises(ValueError, match="64 to 1024"):
+        draw_study(0, 0, 63)
+
+
+@pytest.mark.parametrize("place", range(len(EVERY_PLACE)))
+def test_every_kind_leaves_a_tight_box_on_the_side_it_is_said_to_be(place: int) -> None:
+    """A box beside its mask, or a left-sided finding on the viewer's left, would falsify every grounding score."""
+    kind, site = EVERY_PLACE[place]
+    for index in range(3):
+        finding = placed(index, place, degree=index / 2).findings[0]
+        x, y, width, height = finding.box
+        assert finding.mask.shape == (SIDE, SIDE)
+        assert finding.mask[y : y + height, x : x + width].sum() == finding.mask.sum() > 0
+        assert finding.mask[y].any()
+        assert finding.mask[:, x].any()
+        assert finding.mask[y + height - 1].any()
+        assert finding.mask[:, x + width - 1].any()
+        if site.side and kind.pathology not in ("catheter", "pacemaker"):  # their leads cross the midline
+            centre = np.flatnonzero(finding.mask.any(axis=0)).mean() / SIDE
+            assert centre > 0.45 if site.side == "left" else centre < 0.55
+
+
+@pytest.mark.parametrize("place", range(0, len(EVERY_PLACE), 2))
+def test_a_finding_changes_the_film_where_its_mask_is(place: int) -> None:
+    """A mask would mark something that cannot be seen."""
+    with_it = placed(4, place, degree=0.7)
+    without = draw_study(3, 4, SIDE, [])
+    mask = with_it.findings[0].mask
+    change = np.abs(with_it.image.astype(float) - without.image)
+    assert change[mask].mean() > 5
+    assert change[mask].mean() > 2 * change[~mask].mean()
+
+
+def test_levels_follow_their_names() -> None:
+    """An "upper" nodule could lie below a "lower" one."""
+    nodule = kind_of("nodule")
+    rows = {}
+    for level in ("upper", "mid", "lower"):
+        site = next(site for site in nodule.sites if site.anatomy == f"right_{level}_lung")
+        rows[level] = [
+            draw_study(3, index, SIDE, [Plan(nodule, site, 0.5, index)]).findings[0].box[1] for index in range(3)
+        ]
+    assert all(upper < mid < lower for upper, mid, lower in zip(*rows.values(), strict=True))
+
+
+def test_normal_studies_have_no_finding_and_say_so() -> None:
+    """A normal report could come with a finding, or the other way round."""
+    studies = [draw_study(2, index, 64) for index in range(40)]
+    normal = [study for study in studies if not study.findings]
+    assert normal
+    assert all(study.report.normal == (not study.findings) for study in studies)
+    assert all("No acute" in study.report.text or "Normal chest" in study.report.text for study in normal)
+
+
+def test_every_kind_is_common_enough_and_findings_never_share_a_zone() -> None:
+    """A kind would be too rare to be learnt or scored, or two findings would hide one another."""
+    rng = np.random.default_rng(0)
+    counts = dict.fromkeys(KIND_NAMES, 0)
+    normal = 0
+    for _ in range(3000):
+        plans = choose(rng)
+        normal += not plans
+        zones = [zone for plan in plans for zone in plan.site.zones]
+        assert len(zones) == len(set(zones))
+        assert len(plans) <= 4
+        for plan in plans:
+            counts[plan.kind.pathology] += 1
+    assert 0.19 < normal / 3000 < 0.26
+    assert min(counts.values()) > 0.075 * 3000
+    assert max(counts.values()) < 0.13 * 3000
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_graphs_are_well_formed_and_say_what_was_drawn(seed: int) -> None:
+    """An index beside its word, a dangling relation, or a label that the film contradicts, would teach nonsense."""
+    rng = np.random.default_rng(seed)
+    plans = choose(rng)
+    report = write_report(plans, rng)
+    for entity in report.entities.values():
+        assert report.tokens[entity["start_ix"]] == entity["tokens"]
+        assert entity["start_ix"] == entity["end_ix"]
+        assert entity["label"] in ("ANAT-DP", "OBS-DP", "OBS-DA", "OBS-U")
+        for relation, target in entity["relations"]:
+            assert relation in ("modify", "located_at", "suggestive_of")
+            assert target in report.entities
+            is_anatomy = report.entities[target]["label"] == "ANAT-DP"
+            assert is_anatomy == (relation == "located_at" or entity["label"] == "ANAT-DP")
+    assert not set("/{}") & set(report.text)
+    assert report.text.split() == plain(" ".join(report.tokens)).split()
+    assert not re.search(r"\b[Aa] [aeiou]", report.text)
+    written = {"text": " ".join(report.tokens), "entities": report.entities}
+    matrix = label_matrix(parse_graph("s1", written, "test"), ReportRules.load("medslip"))
+    present = {plan.kind.pathology for plan in plans}
+    for name in KIND_NAMES:
+        state = matrix[:, PATHOLOGIES.index(name)].max()
+        assert state == (1 if name in present else 0 if name in report.absent else -1)
+    for plan in plans:
+        if plan.kind.pathology != "cardiomegaly":  # often stated without a place
+            assert matrix[ANATOMIES.index(plan.site.anatomy), PATHOLOGIES.index(plan.kind.pathology)] == 1
+
+
+def test_markup_makes_the_graph_of_a_sentence() -> None:
+    """Tags would be read wrongly: relations or indices of every report would be off."""
+    tokens, entities = graph(["FINDINGS :", "Small/o left/a pleural/A effusion/O , no rib/A2 fracture/N2 ."])
+    assert tokens[:5] == ["FINDINGS", ":", "Small", "left", "pleural"]
+    by_word = {entity["tokens"]: (key, entity) for key, entity in entities.items()}
+    pleural, effusion, rib = by_word["pleural"][0], by_word["effusion"][0], by_word["rib"][0]
+    assert by_word["effusion"][1]["relations"] == [["located_at", pleural]]
+    assert by_word["left"][1]["relations"] == [["modify", pleural]]
+    assert by_word["Small"][1]["relations"] == [["modify", effusion]]
+    assert by_word["fracture"][1]["label"] == "OBS-DA"
+    assert by_word["fracture"][1]["relations"] == [["located_at", rib]]
+    assert plain("Small/o effusion/O , no fracture/N2 .") == "Small effusion, no fracture."
+
+
+def test_patients_keep_their_body_sex_and_number() -> None:
+    """Studies of one patient would differ in build, or a patient's studies would not be consecutive."""
+    patients = [patient_of(0, index) for index in range(120)]
+    numbers = [patient.number for patient in patients]
+    assert numbers == sorted(numbers)
+    for before, after in itertools.pairwise(patients):
+        if before.number == after.number:
+            assert dataclasses.replace(after, study_of_patient=before.study_of_patient) == before
+            assert after.study_of_patient == before.study_of_patient + 1
+        else:
+            assert after.study_of_patient == 0
+    assert max(numbers.count(number) for number in numbers) <= 3
+
+
+@given(angle=st.floats(-0.2, 0.2), bend=st.floats(-0.03, 0.03), x=st.floats(-0.5, 0.5), y=st.floats(0, 0.9))
+def test_points_land_on_their_pixels(angle: float, bend: float, x: float, y: float) -> None:
+    """Strokes would not lie where the fields are."""
+    canvas = Canvas(64, Frame(0.5, 0.2, 0.5, 0.55, angle, bend, 1.0))
+    column, row = canvas.to_pixels(np.asarray([(x, y)], np.float32))[0]
+    if 0 <= column < 64 and 0 <= row < 64:
+        assert canvas.x[int(row), int(column)] == pytest.approx(x, abs=0.04)
+        assert canvas.y[int(row), int(column)] == pytest.approx(y, abs=0.04)
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), female=st.booleans())
+def test_healthy_hearts_are_narrower_than_half_the_chest(seed: int, female: bool) -> None:
+    """A healthy body would show cardiomegaly."""
+    body = sample_body(np.random.default_rng(seed), female)
+    assert (body.heart_left + body.heart_right) / (body.width_left + body.width_right) < 0.53

@@ -1,0 +1,64 @@
+"""Tensor files: whole or refused, and never half into a model."""
+
+import pytest
+import torch
+from torch import nn
+
+from medslip.errors import InputError
+from medslip.model.weights import load_strictly, read_tensors, write_tensors
+
+
+def test_tensors_and_metadata_come_back_exactly(tmp_path):
+    tensors = {
+        "a": torch.randn(2, 3, 4, 4).contiguous(memory_format=torch.channels_last),
+        "b": torch.tensor(3),
+        "c": torch.randn(6)[::2].requires_grad_(),
+        "d": torch.zeros(0, 2, dtype=torch.bfloat16),
+    }
+    write_tensors(tmp_path / "deep" / "x.safetensors", tensors, {"note": "é"})
+    found, metadata = read_tensors(tmp_path / "deep" / "x.safetensors")
+    assert metadata == {"note": "é"}
+    assert found.keys() == tensors.keys()
+    assert all(
+        torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype for name, tensor in tensors.items()
+    )
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["x.safetensors"]
+
+
+@pytest.mark.parametrize("kept", [0, 4, 60, -1])
+def test_truncated_file_is_bad_input(tmp_path, kept):
+    path = tmp_path / "x.safetensors"
+    write_tensors(path, {"a": torch.randn(8)}, {})
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(InputError, match="not a whole safetensors file"):
+        read_tensors(path)
+
+
+def test_missing_file_is_bad_input(tmp_path):
+    for path in (tmp_path / "none.safetensors", tmp_path):
+        with pytest.raises(InputError, match="no such checkpoint"):
+            read_tensors(path)
+
+
+def test_misfit_is_reported_whole_and_changes_nothing():
+    """A weight that stays random unnoticed is the published grounding script's error."""
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    wrong = {
+        "0.weight": torch.zeros(3, 2),
+        "0.bias": torch.zeros(4),
+        "1.weight": torch.zeros(1, 3),
+        "2.bias": torch.zeros(1),
+    }
+    with pytest.raises(InputError) as refused:
+        load_strictly(model, wrong, "x.safetensors")
+    assert str(refused.value) == (
+        "x.safetensors: the weights do not fit the model: 1 missing (1.bias); 1 left over (2.bias); "
+        "1 of another shape (0.bias (4,) instead of (3,))"
+    )
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_long_report_is_cut_but_counted():
+    with pytest.raises(InputError, match=r"6 missing \(0.bias, 0.weight, 1.bias, 1.weight and 2 more\)"):
+        load_strictly(nn.Sequential(*(nn.Linear(1, 1) for _ in range(3))), {}, "x")

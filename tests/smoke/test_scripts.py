@@ -1,0 +1,115 @@
+"""Every script, on phantoms, as a user runs them: draw, prepare, pre-train, classify; and what they say without any."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from medslip.cli import TASKS, run_task
+from medslip.tasks import demo
+from medslip.tasks.demo import DemoConfig
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def demonstrated(tmp_path_factory):
+    """A shortened demo: 60 phantoms, 1 epoch."""
+    folder = tmp_path_factory.mktemp("demo")
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        demo.run(DemoConfig(studies=60, epochs=1))
+    finally:
+        os.chdir(before)
+    return folder
+
+
+def test_demo_ends_in_scores_figures_and_a_checkpoint(demonstrated):
+    zeroshot = demonstrated / "runs" / "phantom" / "zeroshot_cls"
+    metrics = json.loads((zeroshot / "metrics.json").read_text())
+    assert len(metrics["classes"]) >= 14
+    assert metrics["macro"]["auroc"] is not None
+    for name in ("predictions.csv", "roc.png", "precision_recall.png", "answers.png", "config.yaml"):
+        assert (zeroshot / name).stat().st_size > 0
+    assert (demonstrated / "runs" / "phantom" / "pretrain" / "best.safetensors").is_file()
+
+
+def test_demo_uses_again_what_is_there(demonstrated, monkeypatch, capsys):
+    """A second run of the README's first line must not train again."""
+    monkeypatch.chdir(demonstrated)
+    stamp = (demonstrated / "runs/phantom/pretrain/best.safetensors").stat().st_mtime_ns
+    demo.run(DemoConfig(studies=60, epochs=1))
+    assert (demonstrated / "runs/phantom/pretrain/best.safetensors").stat().st_mtime_ns == stamp
+    said = capsys.readouterr().out
+    assert "already prepared" in said
+    assert "already trained" in said
+    assert "thumbnails" in said
+
+
+def test_zeroshot_script_without_arguments_takes_the_newest_phantom_run(demonstrated):
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "zeroshot_cls.py")],
+        cwd=demonstrated,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "mean of" in done.stdout
+
+
+def test_zeroshot_reads_the_phantoms_chestxray14_layout(demonstrated, monkeypatch, tmp_path):
+    """What is written in a publisher's layout must be read by that publisher's reader, with the same labels."""
+    monkeypatch.chdir(demonstrated)
+    arguments = ["--checkpoint", "runs/phantom/pretrain/best.safetensors", "--data.path", "data_file/phantom/cxr14"]
+    assert run_task("zeroshot_cls", [*arguments, "--output", str(tmp_path / "out"), "--workers", "0"]) == 0
+    predictions = pd.read_csv(tmp_path / "out" / "predictions.csv")
+    truth = pd.read_csv(demonstrated / "data_file/phantom/findings.csv").query("split == 'test'")
+    assert len(predictions) == len(truth)
+    assert predictions["label_Effusion"].sum() == truth["effusion"].sum()
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    pneumonia = next(entry for entry in metrics["classes"] if entry["name"] == "Pneumonia")
+    assert pneumonia["undefined"] == "no positives"  # phantoms have none: said, and not a NaN in the mean
+    assert "Pneumonia" in metrics["macro"]["left_out"]
+
+
+def test_a_folder_of_images_and_a_free_text_query_need_no_labels(demonstrated, monkeypatch, tmp_path):
+    monkeypatch.chdir(demonstrated)
+    images = next((demonstrated / "data_file/phantom/cxr14").glob("images_*/images"))
+    arguments = ["--data.kind", "folder", "--data.path", str(images), "--workers", "0"]
+    arguments += ["--prompt", '{"broken rib": "rib fracture: a break in the line of a rib"}']
+    assert run_task("zeroshot_cls", [*arguments, "--output", str(tmp_path / "out")]) == 0
+    assert "broken rib" in pd.read_csv(tmp_path / "out" / "predictions.csv").columns
+
+
+@pytest.mark.parametrize("task", sorted(TASKS))
+def test_help_explains_every_script(task, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run_task(task, ["--help"])
+    assert ended.value.code == 0
+    assert task in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("task", ["prepare_data", "pretrain", "zeroshot_cls"])
+def test_without_phantoms_a_script_names_the_command_that_makes_them(task, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run_task(task, []) == 2
+    error = capsys.readouterr().err
+    assert "python scripts/" in error
+    assert error.count("\n") == 1
+
+
+def test_each_task_has_its_script():
+    for task in TASKS:
+        assert (ROOT / "scripts" / f"{task}.py").is_file()
+
+
+def test_run_config_is_plain_yaml(demonstrated):
+    config = yaml.safe_load((demonstrated / "runs/phantom/pretrain/config.yaml").read_text())
+    assert config["train"]["epochs"] == 1

@@ -1,0 +1,219 @@
+"""A checkpoint of ours: everything comes back exactly, or one line says why not. (The published one: tests/parity.)"""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from medslip.checkpoints import Card, load_checkpoint, load_published_checkpoint, save_checkpoint
+from medslip.data.transforms import EvaluationTransform
+from medslip.errors import InputError
+from medslip.model.medslip import ModelConfig, build_model
+from medslip.model.text_encoder import TextConfig, TextEncoder, TextIdentity
+from medslip.model.weights import read_tensors, write_tensors
+from medslip.vocabulary import load_prompts
+
+
+@pytest.fixture
+def card():
+    """Every value differs from its default, so that one that is not stored shows."""
+    return Card(
+        ModelConfig(
+            "resnet18", width=24, decoder_layers=1, decoder_heads=3, feed_forward=12, dropout=0.3, similarity="dot"
+        ),
+        EvaluationTransform(48, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)),
+        TextIdentity("some/bert", "ab" * 32, False, 64),
+        load_prompts(),
+        {"epoch": 3, "validation": {"auroc": 0.75}},
+    )
+
+
+@pytest.fixture
+def saved(card, tmp_path):
+    torch.manual_seed(0)
+    model = build_model(card.model, torch.randn(75, 10), torch.randn(51, 10))
+    model.image_encoder.trunk.bn1.running_mean += 1
+    save_checkpoint(tmp_path / "best.safetensors", model, card)
+    return tmp_path / "best.safetensors", model
+
+
+def test_weights_card_and_prompts_come_back_exactly(saved, card):
+    path, model = saved
+    loaded = load_checkpoint(path)
+    assert loaded.card == card
+    assert not loaded.model.training
+    expected = model.state_dict()
+    assert expected.keys() == loaded.model.state_dict().keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.model.state_dict().items())
+    images = torch.randn(1, 3, 48, 48)
+    with torch.inference_mode():
+        assert torch.equal(model.eval()(images).pathology_logits, loaded.model(images).pathology_logits)
+
+
+def test_card_without_text_encoder_or_prompts_comes_back_too(saved, card, tmp_path):
+    """Weights whose embeddings were given, as a converted checkpoint's may be."""
+    bare = replace(card, text=None, prompts=None, provenance={})
+    save_checkpoint(tmp_path / "bare.safetensors", saved[1], bare)
+    assert load_checkpoint(tmp_path / "bare.safetensors").card == bare
+
+
+def test_trunk_weights_are_not_asked_for_again(saved, card, tmp_path):
+    """The file that a training started from need not be there to use its result."""
+    started = replace(card, model=replace(card.model, trunk_weights="/nowhere/resnet18.pth"))
+    save_checkpoint(tmp_path / "x.safetensors", saved[1], started)
+    assert load_checkpoint(tmp_path / "x.safetensors").card.model.trunk_weights is None
+
+
+def test_side_car_repeats_the_card_and_nothing_else_is_left(saved, card):
+    path, _ = saved
+    data = json.loads(path.with_suffix(".json").read_text())
+    assert data["format"] == "medslip-checkpoint"
+    assert data["model"]["width"] == 24
+    assert data["transform"]["side"] == 48
+    assert data["text"] == {"encoder": "some/bert", "sha256": "ab" * 32, "sep": False, "max_tokens": 64}
+    assert len(data["prompts"]["pathology"]) == 75
+    assert {entry.name for entry in path.parent.iterdir()} == {"best.safetensors", "best.json"}
+
+
+def test_checkpoint_is_one_file_that_can_be_moved(saved, tmp_path, card):
+    moved = tmp_path / "elsewhere" / "weights.safetensors"
+    moved.parent.mkdir()
+    saved[0].rename(moved)
+    assert load_checkpoint(moved).card == card
+
+
+def test_loading_needs_no_text_encoder(saved):
+    """Inference on the built-in vocabulary must run where transformers takes seconds or is broken."""
+    code = (
+        "import sys; from medslip.predictor import Predictor; "
+        f"Predictor.load({str(saved[0])!r}, 'cpu'); assert 'transformers' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("kept", [0, 1000, -100])
+def test_damaged_file_is_one_line(saved, kept):
+    path, _ = saved
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(InputError, match=r"best\.safetensors: not a whole safetensors file") as refused:
+        load_checkpoint(path)
+    assert "\n" not in str(refused.value)
+
+
+def rewrite(path, card=None, **change):
+    """The same file with another card, or other tensors (None drops one)."""
+    tensors, metadata = read_tensors(path)
+    tensors = {name: tensor for name, tensor in (tensors | change).items() if tensor is not None}
+    write_tensors(path, tensors, metadata if card is None else {"card": card})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"query_norm.weight": torch.ones(25)}, r"1 of another shape \(query_norm.weight \(25,\) instead of \(24,\)\)"),
+        ({"query_norm.weight": None}, r"1 missing \(query_norm.weight\)"),
+        ({"extra": torch.ones(1)}, r"1 left over \(extra\)"),
+        ({"anatomy_prompts": None}, "anatomy_prompts"),
+        (
+            {"pathology_prompts": torch.ones(74, 10)},
+            r"shapes \(74, 10\) and \(51, 10\); the vocabulary needs 75 and 51",
+        ),
+        ({"anatomy_prompts": torch.ones(51)}, r"shapes \(75, 10\) and \(51,\)"),
+        ({"anatomy_prompts": torch.ones(51, 11)}, r"shapes \(75, 10\) and \(51, 11\); .* of one width"),
+    ],
+)
+def test_weights_of_another_shape_are_refused_by_name(saved, change, words):
+    """Loading what fits and leaving the rest random is the worst answer."""
+    rewrite(saved[0], **change)
+    with pytest.raises(InputError, match=words) as refused:
+        load_checkpoint(saved[0])
+    assert str(saved[0]) in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"version": 2}, "version 2; this reads medslip-checkpoint of version 1"),
+        ({"format": "other"}, "other of version 1"),
+        ({"model": {"trunk": "resnet18", "depth": 3}}, "depth"),
+        ({"model": {"width": 30}}, "width"),
+        ({"transform": {"side": 48}}, "image transform"),
+        ({"prompts": {"pathology": []}}, "anatomy"),
+    ],
+)
+def test_card_that_cannot_be_read_is_one_line_that_names_the_file(saved, card, change, words):
+    rewrite(saved[0], json.dumps(json.loads(card.to_json()) | change))
+    with pytest.raises(InputError, match=words) as refused:
+        load_checkpoint(saved[0])
+    assert str(saved[0]) in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", "3"])
+def test_card_that_is_something_else_is_bad_input(saved, text):
+    rewrite(saved[0], text)
+    with pytest.raises(InputError, match="description cannot be read"):
+        load_checkpoint(saved[0])
+
+
+def test_safetensors_file_of_somebody_else_is_bad_input(tmp_path):
+    write_tensors(tmp_path / "x.safetensors", {"a": torch.ones(1)}, {})
+    with pytest.raises(InputError, match="without a MeDSLIP description"):
+        load_checkpoint(tmp_path / "x.safetensors")
+
+
+def test_free_text_is_embedded_as_the_prompts_were(tiny_checkpoint):
+    """A query with the text of a prompt must get that prompt's embedding."""
+    checkpoint = load_checkpoint(tiny_checkpoint)
+    embedded = checkpoint.encode_free_text([checkpoint.card.prompts.pathology[8]])
+    torch.testing.assert_close(embedded[0], checkpoint.model.pathology_prompts[8], rtol=1e-5, atol=1e-5)
+
+
+def test_free_text_is_refused_with_another_encoder(tiny_checkpoint, tiny_bert, tmp_path):
+    """Embeddings of another encoder mean nothing to the model, and nothing would show it."""
+    other = TextEncoder(TextConfig(str(tiny_bert)))
+    for parameter in other._bert.parameters():
+        parameter.data += 0.01
+    other._bert.save_pretrained(tmp_path)
+    other._tokenizer.save_pretrained(tmp_path)
+    checkpoint = load_checkpoint(tiny_checkpoint)
+    with pytest.raises(InputError, match="free text: the checkpoint was trained with .* has other weights") as refused:
+        checkpoint.encode_free_text(["covid-19"], str(tmp_path))
+    assert "\n" not in str(refused.value)
+
+
+def test_free_text_is_accepted_from_another_place(tiny_checkpoint, tiny_bert, tmp_path):
+    """The encoder's folder on another machine is another folder."""
+    (tmp_path / "bert").symlink_to(tiny_bert)
+    assert load_checkpoint(tiny_checkpoint).encode_free_text(["covid-19"], str(tmp_path / "bert")).shape == (1, 32)
+
+
+def test_free_text_without_a_recorded_encoder_is_bad_input(saved, card, tmp_path):
+    save_checkpoint(tmp_path / "bare.safetensors", saved[1], replace(card, text=None))
+    with pytest.raises(InputError, match="does not say which text encoder"):
+        load_checkpoint(tmp_path / "bare.safetensors").encode_free_text(["covid-19"])
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [({"model": 3}, "no state dict"), ({"a": 1}, "no state dict"), ({"a": torch.ones(1)}, "not a published MeDSLIP")],
+)
+def test_something_else_than_the_published_state_is_bad_input(state, words):
+    with pytest.raises(InputError, match=words):
+        load_published_checkpoint(state, torch.ones(75, 8), torch.ones(51, 8))
+
+
+def test_published_prompts_are_both_texts_or_both_embeddings(saved):
+    with pytest.raises(InputError, match="both as texts or both as embeddings"):
+        load_published_checkpoint(
+            {
+                "query_projection.weight": torch.ones(4, 4),
+                "pathology_decoder.layers.0.linear1.weight": torch.ones(4, 4),
+            },
+            ["text"] * 75,
+            np.ones((51, 4)),
+        )

@@ -1,0 +1,78 @@
+"""The house's two rules, read off the sources: imports go one way, and each heavy dependency has one owner."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "medslip"
+
+LEVELS = (
+    {"errors", "version", "resources"},
+    {"vocabulary"},
+    {"labels"},
+    {"model", "losses", "data"},
+    {"training", "evaluation", "checkpoints"},
+    {"predictor"},
+    {"tasks"},
+    {"cli"},
+)
+"""Rooms from the ground up; a room may import from the levels below it, and from itself."""
+
+LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
+
+OWNERS = {
+    "transformers": "model/text_encoder.py",
+    "pydicom": "data/images.py",
+    "torch.distributed": "training/distributed.py",
+    "torch.nn.parallel": "training/distributed.py",
+    "matplotlib": "evaluation/figures.py",
+    "jsonargparse": "cli.py",
+    "safetensors": "model/weights.py",
+}
+
+FILES = sorted(path for path in PACKAGE.rglob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    """Dotted names that a file imports anywhere, inside functions too."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def test_every_room_has_a_level():
+    """A room that this file does not know would escape the rule."""
+    assert {room_of(path) for path in FILES} - {"__init__"} <= LEVEL.keys()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_one_way(path):
+    """Data that knew of training, or a model that knew of data, could not be used, tested or read alone."""
+    room = room_of(path)
+    if room == "__init__":
+        return  # the public door opens every room
+    for name in imported(path):
+        parts = name.split(".")
+        if parts[0] != "medslip" or parts[1] == room:
+            continue
+        assert LEVEL[parts[1]] < LEVEL[room], f"{room} imports {name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_each_heavy_dependency_has_one_owner(path):
+    """So that it can be replaced, or be left out where it is not needed, in one place."""
+    file = path.relative_to(PACKAGE).as_posix()
+    for name in imported(path):
+        for dependency, owner in OWNERS.items():
+            if name == dependency or name.startswith(f"{dependency}."):
+                assert file == owner, f"{file} imports {name}"

@@ -1,0 +1,94 @@
+"""The predictor: every image answered once, in order, by the transform that is stored with the weights."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from medslip import MeDSLIP, Predictor
+from medslip.checkpoints import load_checkpoint
+from medslip.data.images import read_image
+from medslip.errors import InputError
+from medslip.predictor import Answers, present_probability
+from medslip.vocabulary import PATHOLOGIES
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Five images of other sizes than the model's."""
+    folder = tmp_path_factory.mktemp("images")
+    random = np.random.default_rng(0)
+    paths = []
+    for index in range(5):
+        paths.append(folder / f"{index}.png")
+        Image.fromarray(random.integers(0, 60 * index + 10, (30 + index, 40), dtype=np.uint8)).save(paths[-1])
+    return paths
+
+
+@pytest.fixture(scope="module")
+def predictor(tiny_checkpoint):
+    return Predictor(load_checkpoint(tiny_checkpoint), "cpu", batch=2)
+
+
+def test_answers_are_the_models_in_the_order_of_the_images(predictor, files):
+    """An answer beside the wrong image is worse than none."""
+    answers = predictor.classify(files)
+    assert answers.pathologies.shape == (5, 75)
+    assert answers.pathologies.dtype == np.float32
+    assert answers.free.shape == (5, 0)
+    transform = predictor.checkpoint.card.transform
+    for index, path in enumerate(files):
+        image = transform.normalise(transform(read_image(path))[None])
+        with torch.inference_mode():
+            expected = predictor.model(image).pathology_logits.softmax(-1)[0, :, 1]
+        np.testing.assert_allclose(answers.pathologies[index], expected.numpy(), rtol=1e-4, atol=1e-6)
+
+
+def test_free_text_is_answered_beside_the_vocabulary(predictor, files):
+    """A free-text query with a prompt's own text is the same question, asked by one more query."""
+    plain = predictor.classify(files)
+    text = predictor.checkpoint.card.prompts.pathology[8]
+    asked = predictor.classify(files, [text, "fibrosis"])
+    assert asked.free.shape == (5, 2)
+    np.testing.assert_allclose(asked.pathologies, plain.pathologies, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(asked.free[:, 0], asked.pathologies[:, 8], rtol=0.05)
+
+
+def test_columns_pick_pathologies_by_name_and_free_queries_by_index():
+    answers = Answers(np.arange(150, dtype=np.float32).reshape(2, 75), np.array([[-1, -2], [-3, -4]], np.float32))
+    effusion = PATHOLOGIES.index("effusion")
+    np.testing.assert_array_equal(answers.columns(["effusion", 1, 0]), [[effusion, -2, -1], [75 + effusion, -4, -3]])
+    with pytest.raises(InputError, match="unknown pathology 'Effusion'"):
+        answers.columns(["Effusion"])
+
+
+def test_attention_comes_with_the_images_that_the_model_saw(predictor, files):
+    """Heat maps are drawn over them."""
+    seen = list(predictor.outputs(files, with_attention=True))
+    assert [tuple(images.shape) for images, _ in seen] == [(2, 1, 32, 32), (2, 1, 32, 32), (1, 1, 32, 32)]
+    transform = predictor.checkpoint.card.transform
+    assert torch.equal(seen[1][0][1], transform(read_image(files[3])))
+    assert seen[0][1].pathology_attention.shape == (2, 75, 4)
+    assert next(iter(predictor.outputs(files)))[1].pathology_attention is None
+
+
+def test_present_is_the_second_logit():
+    """Exchanged, every answer would be its opposite."""
+    logits = torch.tensor([[[0.0, np.log(3.0)]]])
+    assert present_probability(logits).tolist() == [[pytest.approx(0.75)]]
+
+
+def test_unreadable_image_is_named(predictor, files, tmp_path):
+    (tmp_path / "cut.png").write_bytes(files[0].read_bytes()[:60])
+    for bad in (tmp_path / "cut.png", tmp_path / "none.png"):
+        with pytest.raises(InputError, match=bad.name):
+            predictor.classify([*files[:2], bad])
+
+
+def test_public_door(tiny_checkpoint):
+    """What the README imports: the names at the top of the package."""
+    assert isinstance(Predictor.load(str(tiny_checkpoint), "cpu").model, MeDSLIP)
+    with pytest.raises(InputError, match="no such checkpoint"):
+        Predictor.load("none.safetensors")
+    with pytest.raises(ImportError):
+        from medslip import Segmenter  # noqa: F401
