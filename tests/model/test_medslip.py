@@ -103,7 +103,7 @@ def test_streams_have_their_own_weights_but_share_projection_and_norm():
 
 def test_linear_weights_start_at_the_published_deviation_and_the_trunk_as_torchvision_has_it():
     """At torch's own start the existence heads would begin saturated; at 0.02 the trunk would not train."""
-    model = tiny(width=64)
+    model = tiny(width=64, initialisation="published")
     weights = {
         name: module.weight
         for name, module in model.named_modules()
@@ -116,6 +116,19 @@ def test_linear_weights_start_at_the_published_deviation_and_the_trunk_as_torchv
         if isinstance(module, nn.Linear):
             assert module.bias.eq(0).all()
     assert model.image_encoder.trunk.layer3[0].conv1.weight.std() > 0.025
+
+
+def test_scaled_start_lets_the_image_through_and_tells_queries_apart():
+    """With queries all alike, or streams a hundredth of the trunk's scale, the first epochs would learn nothing."""
+    prompts = 10 + torch.randn(126, 48) * 0.3  # as of a BERT: most of each embedding is common to all
+    config = ModelConfig(trunk="resnet18", width=64, decoder_layers=1, feed_forward=64)
+    model = build_model(config, prompts[:75], prompts[75:]).eval()
+    queries = model.query_projection(prompts)
+    assert queries.mean().abs() < 0.05
+    assert queries.std().item() == pytest.approx(1, rel=0.05)
+    output = model(torch.randn(2, 3, 64, 64))
+    assert 0.1 < output.pathology_patches.std() < 3
+    assert output.pathology_patches.std().item() == pytest.approx(output.anatomy_patches.std().item(), rel=0.5)
 
 
 def test_dot_similarity_is_the_published_product_without_temperature():

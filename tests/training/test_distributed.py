@@ -1,0 +1,30 @@
+"""One process: everything that many processes do must cost and change nothing. (Two of them: test_engine.py.)"""
+
+import pytest
+import torch
+from torch import nn
+
+from medslip.errors import InputError
+from medslip.training.distributed import processes, without_sync
+
+
+def test_alone_nothing_is_exchanged():
+    with processes("cpu") as world:
+        assert (world.rank, world.world_size, world.device.type, world.is_main) == (0, 1, "cpu", True)
+        tensor, module = torch.ones(2), nn.Linear(1, 1)
+        assert world.sum(tensor) is tensor
+        assert world.gather({"a": 1}) == [{"a": 1}]
+        assert world.wrap(module) is module
+        world.same_buffers(module)
+        world.wait()
+        with without_sync(module, last=False):
+            module(torch.ones(1, 1)).sum().backward()
+    assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_cuda_without_a_gpu_is_bad_input():
+    with pytest.raises(InputError, match="use --device cpu"), processes("cuda"):
+        pass
+    with processes("auto") as world:
+        assert world.device.type == "cpu"

@@ -1,0 +1,322 @@
+"""The loop, with a toy objective: batches however cut give the same training, and so does one that was interrupted.
+
+Run as a script, this file is one of the processes of test_two_processes_equal_one_with_the_doubled_batch.
+"""
+
+import json
+import math
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from medslip.errors import InputError
+from medslip.model.weights import read_tensors
+from medslip.training import engine
+from medslip.training.distributed import processes
+from medslip.training.engine import TrainConfig, Trainer, Validation, read_log
+from medslip.training.optim import OptimConfig
+
+N = 24
+
+
+@dataclass
+class Rows:
+    """Inputs and targets; NaN targets are unknown."""
+
+    x: torch.Tensor
+    y: torch.Tensor
+
+    def to(self, device):
+        return Rows(self.x.to(device), self.y.to(device))
+
+
+class RowBatches:
+    """N rows in an order of their own each epoch, cut into batches; process r of w takes every w-th batch."""
+
+    def __init__(self, batch, rank=0, world_size=1, poison=None):
+        generator = torch.Generator().manual_seed(3)
+        self.x, self.y = torch.randn(N, 3, generator=generator), torch.randn(N, generator=generator)
+        # Unevenly known: a mean of the batches' means is another number than the mean.
+        self.y[torch.rand(N, generator=generator) < 0.4] = torch.nan
+        self.batch, self.rank, self.world_size, self.poison = batch, rank, world_size, poison
+
+    def __len__(self):
+        return N // (self.batch * self.world_size)
+
+    def epoch(self, epoch, start=0):
+        order = torch.from_numpy(np.random.default_rng(epoch).permutation(N))
+        for index in range(start, len(self)):
+            first = (index * self.world_size + self.rank) * self.batch
+            rows = order[first : first + self.batch]
+            x = self.x[rows] * (math.inf if (epoch, index) == self.poison else 1)
+            yield Rows(x, self.y[rows])
+
+
+class Toy(nn.Module):
+    """Squared error of a small network over the known targets; ``noise`` is drawn from both sources of randomness."""
+
+    def __init__(self, noise=0.0):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 1))
+        self.noise = noise
+
+    def counts(self, batch):
+        return (~batch.y.isnan()).sum().float()[None]
+
+    def forward(self, batch, counts, generator):
+        known = ~batch.y.isnan()
+        answer = self.net(batch.x)[:, 0]
+        answer = answer + self.noise * (torch.randn(len(answer), generator=generator) + torch.randn(len(answer)))
+        loss = (answer[known] - batch.y[known]).square().sum() / counts[0]
+        return torch.stack([loss, loss])
+
+
+def trainer(folder, world, config, scores=(), **optim):
+    """A trainer whose validations find ``scores``, in turn."""
+    folder.mkdir(exist_ok=True)
+    found, saved = iter(scores), []
+
+    def validate():
+        score = next(found, 0.0)
+        return Validation(score, {"validation_score": score})
+
+    def save_best(progress, values):
+        saved.append((progress.step, values["validation_score"], values["epoch"]))
+
+    optim = {"learning_rate": 0.05, "warmup_steps": 2, "clip_norm": None} | optim
+    made = Trainer(config, OptimConfig(**optim), world, folder, ("total", "error"), validate, save_best)
+    made.saved = saved
+    return made
+
+
+def fit(folder, config=None, batch=8, poison=None, toy=None, resume=False, scores=(), **optim):
+    """Train a toy alone; returns progress, toy and trainer."""
+    config = config or TrainConfig(epochs=2, log_every=1)
+    toy = toy or Toy()
+    with processes("cpu") as world:
+        made = trainer(folder, world, config, scores, **optim)
+        return made.fit(toy, RowBatches(batch, poison=poison), resume), toy, made
+
+
+def plain_sgd(monkeypatch):
+    """AdamW forgives a gradient of another scale; this does not."""
+    monkeypatch.setattr(engine, "make_optimizer", lambda model, config: torch.optim.SGD(model.parameters(), lr=1.0))
+
+
+def assert_same_weights(first, second, **tolerance):
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, **tolerance)
+
+
+@pytest.mark.parametrize("accumulate", [2, 4])
+def test_accumulated_batches_equal_one_big_batch(tmp_path, monkeypatch, accumulate):
+    """Whoever has a smaller GPU must get the same model."""
+    plain_sgd(monkeypatch)
+    _, big, _ = fit(tmp_path / "big", batch=8)
+    config = TrainConfig(epochs=2, log_every=1, accumulate=accumulate)
+    _, small, _ = fit(tmp_path / "small", config, batch=8 // accumulate)
+    assert_same_weights(big.state_dict(), small.state_dict(), rtol=1e-5, atol=1e-6)
+    losses = [[line["total"] for line in train_lines(tmp_path / name)] for name in ("big", "small")]
+    assert len(losses[0]) == 6
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
+def test_the_gradient_is_that_of_the_mean_over_known_targets(tmp_path, monkeypatch):
+    """One step by hand: the loop must add no factor of its own."""
+    plain_sgd(monkeypatch)
+    expected, data = Toy(), next(iter(RowBatches(N).epoch(0)))
+    expected(data, expected.counts(data), torch.Generator())[0].backward()
+    _, toy, _ = fit(tmp_path, TrainConfig(epochs=1, accumulate=3), batch=8, learning_rate=0.1)
+    for before, after in zip(expected.parameters(), toy.parameters(), strict=True):
+        torch.testing.assert_close(after, before - 0.1 * before.grad)
+
+
+def train_lines(folder):
+    return [line for line in read_log(folder / "log.jsonl") if line["kind"] == "train"]
+
+
+def one_process(folder):
+    """What each process of the next test runs."""
+    engine.make_optimizer = lambda model, config: torch.optim.SGD(model.parameters(), lr=1.0)
+    with processes("cpu") as world:
+        made = trainer(Path(folder), world, TrainConfig(epochs=2, log_every=1, accumulate=2), scores=(0.5, 0.7))
+        made.fit(Toy(), RowBatches(2, world.rank, world.world_size))
+        (Path(folder) / f"saved{world.rank}.json").write_text(json.dumps(made.saved))
+
+
+def test_two_processes_equal_one_with_the_doubled_batch(tmp_path, monkeypatch):
+    """Gradients are averaged over processes, losses are shares of a global mean: a wrong factor shows here."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    environment = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    (tmp_path / "two").mkdir()
+    command = [sys.executable, __file__, str(tmp_path / "two")]
+    started = [
+        subprocess.Popen(command, env=environment | {"RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    plain_sgd(monkeypatch)
+    fit(tmp_path / "one", TrainConfig(epochs=2, log_every=1), batch=8)
+    for process in started:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    one, two = (read_tensors(tmp_path / name / "last.safetensors")[0] for name in ("one", "two"))
+    assert_same_weights(one, two, rtol=1e-5, atol=1e-6)
+    losses = [[line["total"] for line in train_lines(tmp_path / name)] for name in ("one", "two")]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+    assert json.loads((tmp_path / "two" / "saved0.json").read_text()) == [[3, 0.5, 1], [6, 0.7, 2]]
+    assert json.loads((tmp_path / "two" / "saved1.json").read_text()) == []  # one process writes
+
+
+class Interrupted(Toy):
+    """Breaks off at a step, counted from the start of this process."""
+
+    def __init__(self, at):
+        super().__init__(noise=0.3)
+        self.left = at
+
+    def forward(self, batch, counts, generator):
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+        return super().forward(batch, counts, generator)
+
+
+NOISY = TrainConfig(epochs=3, save_every=2, log_every=1, seed=5)
+
+
+def log_without_time(folder):
+    return [{key: value for key, value in line.items() if key != "time"} for line in read_log(folder / "log.jsonl")]
+
+
+@pytest.mark.parametrize("at", [2, 3, 4, 6, 8])
+def test_resumed_run_equals_an_unbroken_one(tmp_path, at):
+    """Epochs of 3 steps, saves after each second step and each epoch: interrupted in every place between them."""
+    scores = {"scores": (0.1, 0.3, 0.2)}
+    whole, toy, unbroken = fit(tmp_path / "whole", NOISY, toy=Toy(noise=0.3), **scores)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "broken", NOISY, toy=Interrupted(at), **scores)
+    left = {"scores": scores["scores"][at // 3 :]}
+    resumed, other, made = fit(tmp_path / "broken", NOISY, toy=Toy(noise=0.3), resume=True, **left)
+    assert resumed == whole
+    assert_same_weights(toy.state_dict(), other.state_dict(), rtol=0, atol=0)
+    assert log_without_time(tmp_path / "whole") == log_without_time(tmp_path / "broken")
+    assert unbroken.saved[-len(made.saved) :] == made.saved or not made.saved
+    assert whole.best_step == 6
+    assert [entry[0] for entry in unbroken.saved] == [3, 6]
+
+
+def test_interrupted_validation_is_done_again(tmp_path):
+    """With a save at the epoch's last step, going on would skip its validation, and perhaps the best checkpoint."""
+    config = replace(NOISY, save_every=3, epochs=2)
+    whole, toy, _ = fit(tmp_path / "whole", config, toy=Toy(noise=0.3), scores=(0.1, 0.3))
+    with processes("cpu") as world, pytest.raises(KeyboardInterrupt):
+        made = trainer(tmp_path / "broken", world, config)
+        called = iter([Validation(0.1, {"validation_score": 0.1})])
+
+        def validate():
+            for found in called:
+                return found
+            raise KeyboardInterrupt
+
+        made.validate = validate
+        made.fit(Toy(noise=0.3), RowBatches(8))
+    resumed, other, made = fit(tmp_path / "broken", config, toy=Toy(noise=0.3), resume=True, scores=(0.3,))
+    assert made.saved == [(6, 0.3, 2)]
+    assert resumed == whole
+    assert_same_weights(toy.state_dict(), other.state_dict(), rtol=0, atol=0)
+
+
+def test_seed_decides_everything_random(tmp_path):
+    weights = [
+        fit(tmp_path / str(index), replace(NOISY, seed=seed), toy=Toy(noise=0.3))[1].state_dict()["net.0.weight"]
+        for index, seed in enumerate((5, 5, 6))
+    ]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_resuming_with_other_batches_is_refused(tmp_path):
+    """The saved step would be another place in the epoch."""
+    fit(tmp_path, NOISY)
+    with pytest.raises(InputError, match="the run had 3 steps an epoch, now there are 6"):
+        fit(tmp_path, NOISY, batch=4, resume=True)
+
+
+def test_too_few_images_for_one_step_are_bad_input(tmp_path):
+    with pytest.raises(InputError, match=r"train\.batch_size"):
+        fit(tmp_path, TrainConfig(accumulate=4), batch=8)
+
+
+@pytest.mark.parametrize(("log_every", "save_every"), [(1, 0), (100, 0), (100, 2)])
+def test_loss_that_is_no_number_ends_the_run_and_is_not_saved(tmp_path, log_every, save_every):
+    """A state of NaN would be resumed from, and never recover."""
+    config = TrainConfig(epochs=3, log_every=log_every, save_every=save_every)
+    with pytest.raises(InputError, match=r"the loss is (nan|inf) at step \d; lower optim\.learning_rate"):
+        fit(tmp_path, config, poison=(1, 0))
+    tensors, metadata = read_tensors(tmp_path / "last.safetensors")
+    assert all(tensor.isfinite().all() for tensor in tensors.values())
+    assert json.loads(metadata["progress"])["step"] == 3
+
+
+def test_best_is_the_first_of_the_highest_scores_and_last_is_the_last(tmp_path):
+    """Test scores are taken from the best by validation: a later equal or lower score must not replace it."""
+    config = TrainConfig(epochs=5, log_every=1)
+    progress, _, made = fit(tmp_path, config, scores=(math.nan, 0.2, 0.5, 0.5, 0.4))
+    assert made.saved == [(6, 0.2, 2), (9, 0.5, 3)]
+    assert (progress.step, progress.best_score, progress.best_step) == (15, 0.5, 9)
+    assert json.loads(read_tensors(tmp_path / "last.safetensors")[1]["progress"])["step"] == 15
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_log_holds_losses_rates_and_validations(tmp_path):
+    fit(tmp_path, TrainConfig(epochs=2, log_every=2), scores=(math.nan, 0.25), warmup_steps=0, final_learning_rate=0.0)
+    log = read_log(tmp_path / "log.jsonl")
+    assert [(line["kind"], line["step"]) for line in log] == [
+        ("train", 1), ("train", 2), ("validation", 3), ("train", 4), ("train", 6), ("validation", 6),
+    ]  # fmt: skip
+    assert log[0].keys() == {"kind", "step", "time", "total", "error", "learning_rate"}
+    assert [log[index]["learning_rate"] for index in (0, 4)] == pytest.approx([0.05, 0.0])
+    assert [log[index]["validation_score"] for index in (2, 5)] == [None, 0.25]  # JSON has no NaN
+    assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+def test_log_that_was_cut_in_a_line_can_be_read(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"step": 2, "tot')
+    assert read_log(tmp_path / "log.jsonl") == [{"step": 1}]
+
+
+def test_gradients_are_clipped(tmp_path, monkeypatch):
+    plain_sgd(monkeypatch)
+    before = Toy().state_dict()
+    _, toy, _ = fit(tmp_path, TrainConfig(epochs=1, accumulate=3), clip_norm=0.01, learning_rate=1.0)
+    moved = torch.cat([(toy.state_dict()[name] - before[name]).flatten() for name in before])
+    assert moved.norm().item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_precision_decides_autocast(tmp_path):
+    with processes("cpu") as world:
+        for precision, enabled in (("float32", False), ("bfloat16", True)):
+            context = trainer(tmp_path, world, TrainConfig(precision=precision)).autocast()
+            assert (context._enabled, context.fast_dtype) == (enabled, torch.bfloat16)
+
+
+@pytest.mark.parametrize("key", ["epochs", "batch_size", "accumulate", "log_every"])
+def test_impossible_setting_is_bad_input_that_names_the_key(key):
+    """epochs 0 would end with status 0 and no checkpoint."""
+    with pytest.raises(InputError, match=rf"train\.{key}: 0 is less than 1"):
+        TrainConfig(**{key: 0})
+
+
+if __name__ == "__main__":
+    one_process(sys.argv[1])
