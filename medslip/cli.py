@@ -23,6 +23,9 @@ from medslip.version import __version__
 
 TASKS: dict[str, str] = {
     "demo": "everything on phantom chests, from drawing them to a table of zero-shot scores",
+    "finetune_cls": "a model's trunk and labelled images -> a classifier, scored on its test images",
+    "finetune_seg": "a model's trunk and images with masks -> a segmenter, scored on its test images",
+    "ground": "a model and images with boxes -> where it looks, scored beside chance",
     "make_phantom": "draw a corpus of phantom chests with reports, graphs, masks and boxes",
     "prepare_data": "a publisher's layout -> lists and a label store (sub-command: the source)",
     "pretrain": "lists and a label store -> a pre-trained model",
@@ -105,6 +108,7 @@ def parse(config_class: Callable[..., Any], arguments: Sequence[str], name: str 
     Raises:
         InputError: An unknown key, a value of the wrong type, a missing or unreadable YAML.
     """
+    arguments = [_with_underscores(argument) for argument in arguments]
     # An abbreviated key would be a second spelling, and would change its meaning with the next key that begins like it.
     parser = jsonargparse.ArgumentParser(
         prog=name, exit_on_error=False, allow_abbrev=False, description=_summary(config_class)
@@ -116,6 +120,12 @@ def parse(config_class: Callable[..., Any], arguments: Sequence[str], name: str 
     except _FAULTS as error:
         file = _file_at_fault(parser, arguments, config_class)
         raise InputError(f"{file or name}: {_plain(str(error))}") from None
+
+
+def _with_underscores(argument: str) -> str:
+    """--cache-size=256 as --cache_size=256: a key may be typed either way."""
+    key, equals, value = argument.partition("=")
+    return key.replace("-", "_").replace("__", "--", 1) + equals + value if key.startswith("--") else argument
 
 
 _FAULTS = (InputError, jsonargparse.ArgumentError, TypeError, ValueError, OSError)

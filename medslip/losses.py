@@ -1,4 +1,4 @@
-"""The losses of the paper as pure functions of tensors: existence, ProtoCL, ICL.
+"""The losses of the paper as pure functions of tensors: existence, ProtoCL, ICL; and those of fine-tuning.
 
 Every loss is a sum over its known cells divided by a count. The count is that of the batch unless one is given: with
 many processes or accumulation steps it is the count over all of them, so that the gradient equals that of one big batch.
@@ -134,6 +134,44 @@ def icl_loss(logits: Tensor, labels: Tensor, count: Tensor | None = None) -> Ten
         labels: B x A x P; binary cross-entropy over the cells that are 1 or 0.
         count: What to divide by; None counts the known cells here.
     """
+    return _binary_cross_entropy(logits, labels, count)
+
+
+def classification_loss(logits: Tensor, labels: Tensor, count: Tensor | None = None) -> Tensor:
+    """Binary cross-entropy of a fine-tuned classifier.
+
+    Args:
+        logits: B x C.
+        labels: B x C, 1, 0 or -1.
+        count: What to divide by; None counts the known labels here.
+    """
+    return _binary_cross_entropy(logits, labels, count)
+
+
+def dice_bce_loss(logits: Tensor, masks: Tensor, count: Tensor | None = None) -> Tensor:
+    """Dice and binary cross-entropy of a segmentation; both are means over images, each image counting alike.
+
+    The Dice loss is 1 - (2 sum(p m) + 1) / (sum(p) + sum(m) + 1) with p the probabilities and m the mask: the added pixel
+    lets an empty mask that is predicted empty score 1.
+
+    Args:
+        logits: B x 1 x S x S.
+        masks: B x 1 x S x S, 1 inside and 0 outside.
+        count: What to divide by; None counts the images here.
+
+    Returns:
+        Three losses: their sum, Dice, binary cross-entropy.
+    """
+    logits, masks = logits.flatten(1).float(), masks.flatten(1).float()  # B x S^2
+    probabilities = logits.sigmoid()
+    overlap, area = (probabilities * masks).sum(dim=1), probabilities.sum(dim=1) + masks.sum(dim=1)
+    dice = (1 - (2 * overlap + 1) / (area + 1)).sum()
+    bce = F.binary_cross_entropy_with_logits(logits, masks, reduction="none").mean(dim=1).sum()
+    images = torch.tensor(float(len(logits)), device=logits.device) if count is None else count
+    return _mean(torch.stack([dice + bce, dice, bce]), images)
+
+
+def _binary_cross_entropy(logits: Tensor, labels: Tensor, count: Tensor | None) -> Tensor:
     known = labels >= 0
     summed = F.binary_cross_entropy_with_logits(logits[known].float(), labels[known].float(), reduction="sum")
     return _mean(summed, known.sum() if count is None else count)

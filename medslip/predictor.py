@@ -46,15 +46,21 @@ class Predictor:
         device: Where to compute; None takes a GPU where there is one.
         batch: Images at a time.
         workers: Processes that decode images; 0 decodes in this one.
+        equalise: Whether to spread the grey values of each image first, as published for RSNA.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, device: str | torch.device | None = None, batch: int = 64, workers: int = 0
+        self,
+        checkpoint: Checkpoint,
+        device: str | torch.device | None = None,
+        batch: int = 64,
+        workers: int = 0,
+        equalise: bool = False,
     ) -> None:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.checkpoint = checkpoint
         self.model = checkpoint.model.to(self.device).eval()
-        self._batch, self._workers = batch, workers
+        self._batch, self._workers, self._equalise = batch, workers, equalise
 
     @staticmethod
     def load(path: Path | str, device: str | torch.device | None = None) -> Predictor:
@@ -93,7 +99,7 @@ class Predictor:
         """The model's output, batch by batch, with the grey images that it saw (B x 1 x S x S, uint8)."""
         transform = self.checkpoint.card.transform
         free = None if free_prompts is None else free_prompts.to(self.device)
-        loader = evaluation_loader(list(images), transform, self._batch, self._workers)
+        loader = evaluation_loader(list(images), transform, self._batch, self._workers, equalise=self._equalise)
         for batch in tqdm(loader, total=len(loader), desc="images", unit="batch", leave=False):
             with torch.inference_mode():
                 yield batch.images, self.model(transform.normalise(batch.images.to(self.device)), free, with_attention)

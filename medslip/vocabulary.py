@@ -55,6 +55,7 @@ CXR14_CLASSES: dict[str, str] = {
 
 CLASS_PROMPTS: dict[str, str] = {
     "Fibrosis": "Fibrosis: scarring of the lung, seen as coarse reticular lines, honeycombing and loss of volume.",
+    "COVID-19": "COVID-19: viral pneumonia, seen as hazy ground-glass opacities in both lungs, mostly at the edges and bases.",
 }
 """Free-text queries for classes of public data sets that the vocabulary has no pathology for."""
 

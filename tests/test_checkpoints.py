@@ -181,7 +181,7 @@ def test_free_text_is_refused_with_another_encoder(tiny_checkpoint, tiny_bert, t
     other._bert.save_pretrained(tmp_path)
     other._tokenizer.save_pretrained(tmp_path)
     checkpoint = load_checkpoint(tiny_checkpoint)
-    with pytest.raises(InputError, match="free text: the checkpoint was trained with .* has other weights") as refused:
+    with pytest.raises(InputError, match=r"free text: the checkpoint was trained with .* has other weights") as refused:
         checkpoint.encode_free_text(["covid-19"], str(tmp_path))
     assert "\n" not in str(refused.value)
 

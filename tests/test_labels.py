@@ -106,9 +106,14 @@ def test_matrix_of_another_shape_is_refused(tmp_path):
 
 def test_nothing_is_left_behind_after_an_error(tmp_path):
     """Half a store would pass for a whole one."""
-    with pytest.raises(KeyboardInterrupt), LabelStoreWriter(tmp_path / "labels") as writer:
-        writer.add_cells("s1", [0], [0], [1])
-        raise KeyboardInterrupt
+
+    def write_and_fail():
+        with LabelStoreWriter(tmp_path / "labels") as writer:
+            writer.add_cells("s1", [0], [0], [1])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_and_fail()
     assert list(tmp_path.iterdir()) == []
 
 

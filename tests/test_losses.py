@@ -1,6 +1,7 @@
 """The losses against plain reference computations, and the counts that make shards add up to one batch."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -148,7 +149,7 @@ def test_shards_divided_by_the_global_count_sum_to_the_whole(seed, sizes, known,
     scale = torch.tensor(3.0) if cosine else None
     whole = each_loss(labels, tensors, scale)
     edges = [0, *np.cumsum(sizes), batch]
-    shards = [slice(first, last) for first, last in zip(edges[:-1], edges[1:], strict=True)]
+    shards = [slice(first, last) for first, last in pairwise(edges)]
     counts = LossCounts.unstack(torch.stack([loss_counts(labels[shard]).stack() for shard in shards]).sum(0))
     assert torch.equal(counts.stack(), loss_counts(labels).stack())
     parts = [

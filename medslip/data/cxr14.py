@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from medslip.data.boxes import Box, read_box
+from medslip.data.checks import refuse_duplicates
 from medslip.data.labelled import LabelledImages
 from medslip.data.table import read_cells
 from medslip.errors import InputError
@@ -25,32 +26,8 @@ CLASSES: tuple[str, ...] = tuple(CXR14_CLASSES)
 
 NO_FINDING = "No Finding"
 
-BOX_FRAME = 1024
-"""Side of the square, in pixels, that the boxes are given in."""
-
 _BOX_SPELLINGS = {"Infiltrate": "Infiltration"}
 _OLDEST = 120  # years; beyond it the published age is a typing error (411, 148, ...)
-
-
-@dataclass(frozen=True)
-class Box:
-    """One finding marked by hand.
-
-    Attributes:
-        image: File name, such as "00008365_000.png".
-        label: One of CLASSES.
-        x: Left edge, pixels of the 1024 x 1024 frame.
-        y: Upper edge.
-        width: Pixels.
-        height: Pixels.
-    """
-
-    image: str
-    label: str
-    x: float
-    y: float
-    width: float
-    height: float
 
 
 def read_labelled(root: Path, list_file: Path | None = None) -> LabelledImages:
@@ -81,6 +58,7 @@ def read_labelled(root: Path, list_file: Path | None = None) -> LabelledImages:
             line = int((position < 0).argmax())
             raise InputError(f"{source}: line {line + 1}: {names[line]} is not in {table_file}")
         rows = np.asarray(position, np.int64)
+    refuse_duplicates(names, range(first_line, first_line + len(names)), source)
     labels = _labels(table["Finding Labels"].tolist(), table_file)
     chosen = table.iloc[rows]
     return LabelledImages(
@@ -132,6 +110,7 @@ def read_authors_list(list_file: Path, root: Path | None = None) -> LabelledImag
                 raise InputError(f"{list_file}: line {line}: image {path} not found; give the images' root")
     else:
         paths = _paths(Path(root), [PurePosixPath(name).name for name in names], list_file, 2)
+    refuse_duplicates(names, range(2, len(names) + 2), list_file)
     unknown = [""] * len(names)
     return LabelledImages(
         name=f"NIH ChestX-ray14 ({list_file.name})",
@@ -150,7 +129,7 @@ def read_boxes(root: Path) -> list[Box]:
     """The boxes of BBox_List_2017.csv, in file order.
 
     Raises:
-        InputError: The file is missing, or a row has an unknown class or no four numbers.
+        InputError: The file is missing, or a row has an unknown class, no four numbers or a box outside the image.
     """
     path = Path(root) / "BBox_List_2017.csv"
     table = read_cells(path)
@@ -161,11 +140,7 @@ def read_boxes(root: Path) -> list[Box]:
         label = _BOX_SPELLINGS.get(row[1], row[1])
         if label not in CLASSES:
             raise InputError(f"{path}: line {line}: unknown class {row[1]!r}")
-        try:
-            x, y, width, height = (float(value) for value in row[2:])
-        except ValueError:
-            raise InputError(f"{path}: line {line}: the box {row[2:]} is not four numbers") from None
-        boxes.append(Box(row[0], label, x, y, width, height))
+        boxes.append(read_box(row[0], label, row[2:], f"{path}: line {line}"))
     return boxes
 
 

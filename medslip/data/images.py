@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
+from tqdm import tqdm
 
 from medslip.errors import InputError
 
@@ -19,6 +24,7 @@ Grey = npt.NDArray[np.uint8]
 
 _DICOM_SUFFIXES = frozenset({".dcm", ".dicom"})
 _ORIENTATION_TAG = 0x0112
+_HEADER_TAGS = ["PatientID", "PatientSex", "PatientAge", "ViewPosition", "Rows", "Columns"]
 _BEYOND_ANY_PIXEL = 1e9
 
 
@@ -29,13 +35,12 @@ def read_image(path: Path, at_least: int | None = None) -> Grey:
     16-bit file does not say how many of its bits are used: the fewest of 8, 10, 12, 14, 16 that hold its
     maximum are scaled to 8.
 
-    DICOM: the first frame, rescaled (modality LUT) and shown through the first VOI LUT or window; without
-        one, or
-    where it would leave nothing to see, from the least to the greatest value. MONOCHROME1 is inverted.
-    Padding is black.
+    DICOM: the first frame, rescaled (modality LUT) and shown through the first VOI LUT or window; without one,
+    or where it would leave nothing to see, from the least to the greatest value. MONOCHROME1 is inverted.
+    Padding is black. Overlays are not drawn.
 
     Args:
-        path: The file. What it is is told from its content.
+        path: The file. Its content says what it is; only a suffix .dcm or .dicom is believed.
         at_least: A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as both sides keep this many
             pixels. That averages blocks of pixels in the decoder: an approximation, about twice as fast for a
             large radiograph. Ask for twice the side that is needed, and the result differs by a few grey levels
@@ -48,6 +53,15 @@ def read_image(path: Path, at_least: int | None = None) -> Grey:
         InputError: The file is missing, empty, cut short, no image, or of a kind that cannot be read.
     """
     path = Path(path)
+    return _read_dicom(path) if is_dicom(path) else _read_picture(path, at_least)
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM, by its content or by a suffix .dcm or .dicom.
+
+    Raises:
+        InputError: The file is missing or empty.
+    """
     try:
         with path.open("rb") as file:
             head = file.read(132)
@@ -55,9 +69,120 @@ def read_image(path: Path, at_least: int | None = None) -> Grey:
         raise InputError(f"{path}: cannot read the image ({error.strerror}); check the path") from None
     if not head:
         raise InputError(f"{path}: the image file is empty; get it again")
-    if head[128:] == b"DICM" or path.suffix.lower() in _DICOM_SUFFIXES:
-        return _read_dicom(path)
-    return _read_picture(path, at_least)
+    return head[128:] == b"DICM" or path.suffix.lower() in _DICOM_SUFFIXES
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an image file says beside its pixels; only DICOM files say more than their size.
+
+    Attributes:
+        patient: Identifier, empty where unknown.
+        sex: "M", "F" or empty.
+        age: Years, NaN where unknown.
+        view: "PA", "AP" or another code; empty where unknown.
+        height: Pixels, as read_image turns the image.
+        width: Pixels.
+    """
+
+    patient: str
+    sex: str
+    age: float
+    view: str
+    height: int
+    width: int
+
+
+def read_headers(paths: Sequence[Path]) -> list[Header]:
+    """The headers of many files, with a progress bar; errors as for read_header."""
+    return [read_header(path) for path in tqdm(paths, desc="headers", unit="image", leave=False, disable=None)]
+
+
+def read_header(path: Path) -> Header:
+    """Read a file's header, without decoding its pixels.
+
+    Raises:
+        InputError: The file is missing, empty, or holds no image.
+    """
+    path = Path(path)
+    if not is_dicom(path):
+        return Header("", "", math.nan, "", *_picture_size(path))
+    dataset = _open_dicom(path, specific_tags=_HEADER_TAGS, stop_before_pixels=True)
+    try:
+        patient, sex, age, view = (str(dataset.get(name) or "").strip() for name in _HEADER_TAGS[:4])
+        height, width = (int(dataset.get(name) or 0) for name in _HEADER_TAGS[4:])
+    except Exception as error:
+        raise InputError(f"{path}: damaged DICOM file ({_one_line(error)}); get the file again") from None
+    if not height or not width:
+        raise InputError(f"{path}: holds no image (no DICOM rows and columns); remove it from the list")
+    sex = sex.upper()
+    return Header(patient, sex if sex in ("M", "F") else "", _years(age), view.upper(), height, width)
+
+
+def _picture_size(path: Path) -> tuple[int, int]:
+    try:
+        with Image.open(path, formats=("PNG", "JPEG")) as image:
+            # PIL would decode a whole PNG to look for a tag that is not among its first chunks.
+            swapped = "exif" in image.info and image.getexif().get(_ORIENTATION_TAG, 1) > 4
+            return (image.width, image.height) if swapped else (image.height, image.width)
+    except (OSError, SyntaxError, ValueError):
+        raise InputError(f"{path}: neither PNG, JPEG nor DICOM; convert it, or remove it from the list") from None
+
+
+def write_dicom(
+    path: Path, pixels: npt.NDArray[np.uint8] | npt.NDArray[np.uint16], header: Header, uid: str, quality: int = 0
+) -> None:
+    """Write a radiograph as DICOM, MONOCHROME2; the same bytes at every writing.
+
+    Args:
+        path: The file. Its folder must exist.
+        pixels: H x W, bones bright; all 8 or 16 bits count.
+        header: Patient, sex, age and view; the size is that of the pixels.
+        uid: Of the file; see uid_of.
+        quality: 1 to 100 compresses 8-bit pixels as JPEG baseline, as RSNA and SIIM-ACR publish theirs; 0 leaves
+            them as they are.
+    """
+    from pydicom import Dataset, dcmwrite
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.encaps import encapsulate
+    from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, JPEGBaseline8Bit
+
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = JPEGBaseline8Bit if quality else ExplicitVRLittleEndian
+    dataset.SOPClassUID = DigitalXRayImageStorageForPresentation
+    dataset.SOPInstanceUID, dataset.Modality = uid, "DX"
+    dataset.PatientID, dataset.PatientSex, dataset.ViewPosition = header.patient, header.sex, header.view
+    dataset.PatientAge = "" if math.isnan(header.age) else f"{round(header.age):03d}Y"
+    dataset.Rows, dataset.Columns = pixels.shape
+    dataset.SamplesPerPixel, dataset.PixelRepresentation = 1, 0
+    dataset.PhotometricInterpretation = "MONOCHROME2"
+    dataset.BitsAllocated = dataset.BitsStored = 8 * pixels.itemsize
+    dataset.HighBit = dataset.BitsStored - 1
+    if quality:
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "JPEG", quality=quality)
+        dataset.PixelData = encapsulate([file.getvalue()])
+        dataset.LossyImageCompression = "01"
+    else:
+        raw = pixels.astype(pixels.dtype.newbyteorder("<")).tobytes()
+        dataset.PixelData = raw + b"\0" * (len(raw) % 2)
+    dataset["PixelData"].VR = "OW" if pixels.itemsize > 1 and not quality else "OB"
+    dcmwrite(path, dataset, enforce_file_format=True)
+
+
+def uid_of(name: str) -> str:
+    """A DICOM UID that follows from a name."""
+    from pydicom.uid import generate_uid
+
+    return str(generate_uid(entropy_srcs=[name]))
+
+
+def _years(age: str) -> float:
+    """A DICOM age in years: "043Y", "006M"; some publishers write "43"."""
+    number, unit = (age[:-1], age[-1]) if age[-1:].isalpha() else (age, "Y")
+    per_year = {"Y": 1, "M": 12, "W": 52, "D": 365}.get(unit.upper())
+    return int(number) / per_year if number.isdecimal() and per_year else math.nan
 
 
 def _read_picture(path: Path, at_least: int | None) -> Grey:
@@ -88,17 +213,24 @@ def _to_8_bit(values: npt.NDArray[Any]) -> Grey:
     return (values.astype(np.float32) * np.float32(255 / ((1 << depth) - 1)) + 0.5).astype(np.uint8)
 
 
-def _read_dicom(path: Path) -> Grey:
+def _open_dicom(path: Path, **options: Any) -> Dataset:
     # Here, not above: importing pydicom takes longer than reading a PNG.
     import pydicom
     from pydicom.errors import InvalidDicomError
 
     try:
-        dataset = pydicom.dcmread(path, force=path.suffix.lower() in _DICOM_SUFFIXES)
-        has_pixels = "PixelData" in dataset
+        return pydicom.dcmread(path, force=path.suffix.lower() in _DICOM_SUFFIXES, **options)
     except InvalidDicomError:
         raise InputError(f"{path}: not a DICOM file; remove it or give it its right suffix") from None
     # A damaged file can make pydicom fail anywhere, with many kinds of exception.
+    except Exception as error:
+        raise InputError(f"{path}: damaged DICOM file ({_one_line(error)}); get the file again") from None
+
+
+def _read_dicom(path: Path) -> Grey:
+    dataset = _open_dicom(path)
+    try:
+        has_pixels = "PixelData" in dataset
     except Exception as error:
         raise InputError(f"{path}: damaged DICOM file ({_one_line(error)}); get the file again") from None
     if not has_pixels:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from medslip.data.images import Header
 from medslip.errors import InputError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".dcm", ".dicom"})
@@ -57,3 +60,56 @@ def read_folder(folder: Path) -> LabelledImages:
     return LabelledImages(
         folder.name, (), paths, None, list(unknown), list(unknown), list(unknown), np.full(len(paths), np.nan)
     )
+
+
+def one_class(
+    name: str, label: str, paths: list[Path], marked: Sequence[bool], patients: list[str], headers: Sequence[Header]
+) -> LabelledImages:
+    """Images labelled for one class, with view, sex and age as their files say.
+
+    Args:
+        name: What the data set is called in reports.
+        label: The class.
+        paths: n image files.
+        marked: n, whether the class is present.
+        patients: n patient names.
+        headers: n, of the files.
+    """
+    return LabelledImages(
+        name=name,
+        classes=(label,),
+        paths=paths,
+        labels=np.array(marked, np.int8)[:, None],
+        patients=patients,
+        views=[header.view for header in headers],
+        sexes=[header.sex for header in headers],
+        ages=np.array([header.age for header in headers], np.float64),
+    )
+
+
+def find_images(names: Sequence[str], lines: Sequence[int], folders: Iterable[Path], source: Path) -> list[Path]:
+    """The image files of names that a table gives with or without a suffix.
+
+    Args:
+        names: n names.
+        lines: n, where in the table each stands, for messages.
+        folders: Where the files may be, subfolders included; the first file found counts.
+        source: The table, for messages.
+
+    Raises:
+        InputError: A name has no file.
+    """
+    folders = list(folders)
+    files: dict[str, Path] = {}
+    for folder in folders:
+        for path, _, inside in os.walk(folder):
+            for name in inside:
+                stem, suffix = os.path.splitext(name)
+                if suffix.lower() in IMAGE_SUFFIXES:
+                    files.setdefault(name, Path(path, name))
+                    files.setdefault(stem, Path(path, name))
+    for name, line in zip(names, lines, strict=True):
+        if name not in files:
+            where = " or ".join(str(folder) for folder in folders)
+            raise InputError(f"{source}: line {line}: image {name} is not in {where}; download it, or name its folder")
+    return [files[name] for name in names]

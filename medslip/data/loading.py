@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
+from medslip.data.equalise import histogram_equalise
 from medslip.data.images import read_image
 from medslip.data.records import StudyList
 from medslip.data.transforms import (
@@ -104,13 +105,16 @@ class EpochSampler(Sampler[list[Item]]):
 class _Images:
     """Where the pixels come from: the files, or memory."""
 
-    def __init__(self, paths: Sequence[Path], preloaded: Tensor | None, at_least: int | None) -> None:
+    def __init__(
+        self, paths: Sequence[Path], preloaded: Tensor | None, at_least: int | None, equalise: bool = False
+    ) -> None:
         if preloaded is not None and len(preloaded) != len(paths):
             raise ValueError(f"{len(preloaded)} preloaded images for a list of {len(paths)}")
         # One array instead of many objects: workers share its pages.
         self._paths = np.array([str(path) for path in paths], dtype=np.str_)
         self._preloaded = preloaded
         self._at_least = at_least
+        self._equalise = equalise
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -119,7 +123,8 @@ class _Images:
         if self._preloaded is not None:
             grey: Grey = self._preloaded[index, 0].numpy()
             return grey
-        return read_image(Path(str(self._paths[index])), self._at_least)
+        image = read_image(Path(str(self._paths[index])), self._at_least)
+        return histogram_equalise(image) if self._equalise else image
 
 
 class StudyDataset(Dataset[Batch | _Refusal]):
@@ -242,6 +247,7 @@ def evaluation_loader(
     rank: int = 0,
     preloaded: Tensor | None = None,
     pin_memory: bool = False,
+    equalise: bool = False,
 ) -> EvaluationLoader:
     """Every image once, in order, as it is. Process r of w takes images r, r + w, r + 2 w, ...
 
@@ -255,11 +261,12 @@ def evaluation_loader(
         rank: This process.
         preloaded: What ``preload`` returned for the images; None reads the files.
         pin_memory: Whether batches are put into page-locked memory, for a copy to a GPU.
+        equalise: Whether to spread the grey values of each file's image first; see equalise.py.
 
     Raises:
         InputError: The list does not belong to the store.
     """
-    dataset = _EvaluationDataset(images, transform, store, preloaded)
+    dataset = _EvaluationDataset(images, transform, store, preloaded, equalise)
     mine = range(rank, len(dataset), world_size)
     sampler = [list(mine[start : start + batch]) for start in range(0, len(mine), batch)]
     return EvaluationLoader(_loader(dataset, sampler, workers, pin_memory, persistent=False), len(sampler))
@@ -291,9 +298,10 @@ class _EvaluationDataset(Dataset[Batch | _Refusal]):
         transform: EvaluationTransform,
         store: LabelStore | None,
         preloaded: Tensor | None,
+        equalise: bool,
     ) -> None:
         paths = image_paths(images) if isinstance(images, StudyList) else images
-        self._images = _Images(paths, preloaded, at_least=None)
+        self._images = _Images(paths, preloaded, None, equalise)
         self._transform, self._store = transform, store
         if store is not None:
             if not isinstance(images, StudyList):

@@ -162,6 +162,36 @@ def loss_curves(path: Path, history: Sequence[Mapping[str, float]]) -> None:
     _save(figure, path)
 
 
+def finetuning_curves(path: Path, history: Sequence[Mapping[str, float]], score: str, name: str) -> None:
+    """Draw the course of a fine-tuning.
+
+    Args:
+        path: The PNG to write.
+        history: The log's entries in order. A training entry has ``step`` and ``total``; a validation entry has ``step``,
+            ``validation_total`` and the score. Other keys are ignored.
+        score: Key of the score that chooses the best epoch, 0..1; the best is ringed.
+        name: What it is called.
+    """
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    loss, scores = figure.subplots(1, 2)
+    _line(loss, history, "total", "training", BLUE)
+    _dots(loss, history, "validation_total", "validation", RED)
+    _dots(scores, history, score, name, RED)
+    step, value = _series(history, score)
+    if len(step):
+        best = int(value.argmax())
+        scores.plot(step[best], value[best], "o", color=BLUE, markersize=10, fillstyle="none")
+    for panel, title in ((loss, "Loss"), (scores, f"{name}, validation")):
+        panel.set_title(title, fontsize=10)
+        panel.set_xlabel("Step", fontsize=9)
+        panel.tick_params(labelsize=8)
+        panel.grid(axis="y", color="0.92", linewidth=0.8)
+        _bare(panel)
+    if loss.get_legend_handles_labels()[0]:
+        loss.legend(fontsize=8, frameon=False)
+    _save(figure, path)
+
+
 def _line(
     panel: Axes, history: Sequence[Mapping[str, float]], key: str, name: str, colour: str, style: str = "-"
 ) -> None:

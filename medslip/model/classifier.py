@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
+import torchvision
 from torch import Tensor, nn
 
-from medslip.model.image_encoder import Trunk, TrunkName, read_resnet
+from medslip.model.image_encoder import Trunk, TrunkName, _load_torchvision_weights
 
 
 class Classifier(nn.Module):
@@ -66,5 +67,8 @@ def fourth_stage(name: TrunkName, weights: str | None = None) -> nn.Module:
     Raises:
         InputError: The weights are unknown, cannot be had, or do not fit.
     """
-    stage: nn.Module = read_resnet(name, weights).layer4
+    resnet = getattr(torchvision.models, name)(weights=None)
+    if weights is not None:
+        _load_torchvision_weights(resnet, name, weights)
+    stage: nn.Module = resnet.layer4
     return stage

@@ -13,13 +13,16 @@ from pathlib import Path
 from tqdm import tqdm
 
 from medslip.data.phantom.contact_sheet import write_contact_sheet
+from medslip.data.phantom.covidx_layout import write_covidx_study, write_covidx_tables
 from medslip.data.phantom.cxr14_layout import write_cxr14_study, write_cxr14_tables
 from medslip.data.phantom.mimic_layout import mimic_image, write_mimic_study, write_mimic_tables
+from medslip.data.phantom.rsna_layout import write_rsna_study, write_rsna_tables
+from medslip.data.phantom.siim_layout import write_siim_study, write_siim_tables
 from medslip.data.phantom.study import draw_study, patient_of
 from medslip.data.phantom.truth import StudyRecord, record_of, write_masks, write_truth
 from medslip.errors import InputError
 
-VERSION = 1
+VERSION = 2
 """Changes whenever the same configuration draws other phantoms, so that an older corpus is not taken for a new one."""
 
 DESCRIPTION = "phantom.json"
@@ -83,7 +86,8 @@ def run(config: MakePhantomConfig) -> Path:
     with _mapper(config.workers) as drawn:
         records = list(tqdm(drawn(jobs), total=len(jobs), desc="phantoms", unit=" studies", mininterval=1))
     write_mimic_tables(partial, records)
-    write_cxr14_tables(partial, records)
+    for write_tables in (write_cxr14_tables, write_rsna_tables, write_siim_tables, write_covidx_tables):
+        write_tables(partial, records)
     write_truth(partial, records)
     write_contact_sheet(partial / "contact_sheet.png", config.seed)
     (partial / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
@@ -136,7 +140,9 @@ def _draw(job: _Job) -> StudyRecord:
     record = record_of(study, job.split, mimic_image(study))
     write_mimic_study(job.corpus, study)
     if job.split != "train":
-        write_cxr14_study(job.corpus, study)
+        for write_study in (write_cxr14_study, write_rsna_study, write_siim_study):
+            write_study(job.corpus, study)
+        write_covidx_study(job.corpus, study, job.split)
         write_masks(job.corpus, study, record)
     return record
 

@@ -10,8 +10,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from medslip.data import covidx, rsna, siim_acr
 from medslip.data.cxr14 import read_authors_list, read_labelled
-from medslip.data.image_labels import class_pathologies
+from medslip.data.image_labels import class_pathologies, pathology_of
 from medslip.data.labelled import LabelledImages, read_folder
 from medslip.data.table import TableLayout, read_table
 from medslip.errors import InputError
@@ -25,7 +26,7 @@ from medslip.tasks.weights import PublishedConfig, newest_phantom_checkpoint, op
 from medslip.training.distributed import Device
 from medslip.vocabulary import CLASS_PROMPTS, NORMALITY, PATHOLOGIES
 
-Kind = Literal["cxr14", "authors", "table", "folder"]
+Kind = Literal["cxr14", "authors", "rsna", "siim_acr", "covidx", "table", "folder"]
 
 
 @dataclass(frozen=True)
@@ -33,21 +34,27 @@ class ImagesConfig:
     """Which images to classify.
 
     Attributes:
-        kind: "cxr14": the publisher's ChestX-ray14 folder; "authors": the authors' ChestX-ray14 CSV; "table": any CSV of image
-            paths and labels; "folder": every image below a folder, without labels.
+        kind: "cxr14": the publisher's ChestX-ray14 folder; "authors": the authors' ChestX-ray14 CSV; "rsna": RSNA
+            Pneumonia, the publisher's folder or the authors' CSV; "siim_acr": SIIM-ACR Pneumothorax, the publisher's folder
+            or a CSV of pictures with masks; "covidx": COVIDx CXR-4, the publisher's folder; "table": any CSV of image paths
+            and labels; "folder": every image below a folder, without labels.
         path: The folder, or the CSV.
         list: "cxr14": which images, a file of names in the folder or elsewhere.
-        images: "authors", "table": the folder that image paths start from; None takes the CSV's own.
-        split: "table": keep only the rows of this split.
+        images: The folder of the images, where it is not the CSV's own, or not where the publisher has it.
+        masks: "siim_acr": the folder of mask pictures; None takes a folder "masks" beside the CSV.
+        split: "table": keep only the rows of this split. "covidx": which list, test unless given.
         table: "table": which column holds what.
+        equalise: Spread the grey values of each image first (histogram equalisation), as published for RSNA.
     """
 
     kind: Kind = "cxr14"
     path: Path = Path("data_file/cxr14")
     list: Path = Path("test_list.txt")
     images: Path | None = None
+    masks: Path | None = None
     split: str | None = None
     table: TableLayout = field(default_factory=TableLayout)
+    equalise: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,7 @@ class ZeroshotConfig:
     Attributes:
         checkpoint: The weights: ours, or the published .pth; None takes the newest phantom run's.
         data: Which images.
-        prompt: Free-text queries, class -> text. A class of the data set is then asked by it instead of a pathology; another
+        prompt: Free-text queries: one as "class: text", or several as {class: text}. A class of the data set is then asked by it instead of a pathology; another
             name becomes a class of its own, without labels.
         fibrosis: ChestX-ray14's Fibrosis has no pathology of its own: ask the "published" catch-all, or by its own "prompt".
         text_encoder: Where the checkpoint's text encoder is, for free text, if not under the name that it recorded.
@@ -72,7 +79,7 @@ class ZeroshotConfig:
 
     checkpoint: Path | None = None
     data: ImagesConfig = field(default_factory=ImagesConfig)
-    prompt: dict[str, str] = field(default_factory=dict)
+    prompt: dict[str, str] | str = field(default_factory=dict)
     fibrosis: Literal["published", "prompt"] = "published"
     text_encoder: str | None = None
     published: PublishedConfig = field(default_factory=PublishedConfig)
@@ -133,7 +140,11 @@ def run(config: ZeroshotConfig, show: bool = True) -> Scores | None:
     questions = ask(images, config)
     config = replace(config, checkpoint=checkpoint, output=output)
     predictor = Predictor(
-        weights, None if config.device == "auto" else config.device, config.batch_size, config.workers
+        weights,
+        None if config.device == "auto" else config.device,
+        config.batch_size,
+        config.workers,
+        config.data.equalise,
     )
     answers = predictor.classify(images.paths, questions.free_text, config.text_encoder)
     probabilities = answers.columns(questions.queries)
@@ -174,9 +185,31 @@ def read_images(config: ImagesConfig) -> LabelledImages:
         return read_labelled(config.path, config.list)
     if config.kind == "authors":
         return read_authors_list(config.path, config.images)
+    if config.kind == "rsna":
+        return rsna.read_labelled(config.path, config.images)
+    if config.kind == "siim_acr":
+        return siim_acr.read_labelled(config.path, config.images, config.masks)
+    if config.kind == "covidx":
+        return covidx.read_labelled(config.path, config.split or "test")
     if config.kind == "folder":
         return read_folder(config.path)
     return read_table(config.path, config.table, config.images, config.split).images
+
+
+def free_text_queries(prompt: dict[str, str] | str) -> dict[str, str]:
+    """Class -> the text that is asked, which begins with the class's name as the vocabulary's own prompts do.
+
+    Raises:
+        InputError: A single query is not of the form "class: text".
+    """
+    if isinstance(prompt, str):
+        name, colon, text = prompt.partition(":")
+        if not (colon and name.strip() and text.strip()):
+            raise InputError(f"prompt: {prompt!r} is not of the form 'class: text'")
+        prompt = {name.strip(): text.strip()}
+    return {
+        name: text if text.lower().startswith(name.lower()) else f"{name}: {text}" for name, text in prompt.items()
+    }
 
 
 def ask(images: LabelledImages, config: ZeroshotConfig) -> Questions:
@@ -185,9 +218,12 @@ def ask(images: LabelledImages, config: ZeroshotConfig) -> Questions:
     Raises:
         InputError: A class is neither a pathology, nor mapped to one, nor given a prompt.
     """
-    prompts = dict(config.prompt)
+    prompts = free_text_queries(config.prompt)
     if config.fibrosis == "prompt" and "Fibrosis" in images.classes:
         prompts.setdefault("Fibrosis", CLASS_PROMPTS["Fibrosis"])
+    for name in images.classes:
+        if name in CLASS_PROMPTS and pathology_of(name) is None:
+            prompts.setdefault(name, CLASS_PROMPTS[name])
     classes = images.classes or tuple(name for name in PATHOLOGIES if name not in NORMALITY)
     by_pathology = [name for name in classes if name not in prompts]
     source = f"{config.data.path}"

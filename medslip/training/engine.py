@@ -237,7 +237,8 @@ class Trainer:
         self.processes.same_buffers(objective)
         with torch.inference_mode(), self.autocast():
             found = self.validate()
-        best = progress.best_score is None or found.score > progress.best_score
+        # NaN beats nothing, and nothing would ever beat it.
+        best = not math.isnan(found.score) and (progress.best_score is None or found.score > progress.best_score)
         if best:
             progress.best_score, progress.best_step, progress.stale = found.score, progress.step, 0
         else:

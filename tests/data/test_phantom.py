@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from medslip.data.phantom.body import sample_body
 from medslip.data.phantom.canvas import Canvas, Frame
-from medslip.data.phantom.findings import Plan, choose
 from medslip.data.phantom.kinds import KIND_NAMES, KINDS, kind_of
 from medslip.data.phantom.markup import graph, plain
+from medslip.data.phantom.plans import Plan, choose
 from medslip.data.phantom.report import write_report
 from medslip.data.phantom.study import PhantomStudy, draw_study, patient_of
 from medslip.data.radgraph import label_matrix, parse_graph

@@ -1,4 +1,4 @@
-"""The thumbnail baseline, the score that a model has to beat: it must be a fair opponent, and learn from training images alone."""
+"""The thumbnail baseline, which a model has to beat: a fair opponent that learns from training images alone."""
 
 import numpy as np
 from sklearn.metrics import roc_auc_score

@@ -126,7 +126,7 @@ def test_package_that_ships_a_model_is_found_without_running_it(package, tiny_be
 def test_package_with_other_weights_than_known_is_refused(package, monkeypatch):
     """The demo's weights are checked by SHA-256 before they are loaded."""
     monkeypatch.setitem(TextEncoder.__init__.__globals__["KNOWN_SHA256"], "package:bert_in_a_box", "0" * 64)
-    with pytest.raises(InputError, match="SHA-256 is .*, expected 0000"):
+    with pytest.raises(InputError, match=r"SHA-256 is .*, expected 0000"):
         TextEncoder(TextConfig("package:bert_in_a_box"))
 
 

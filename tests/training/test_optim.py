@@ -1,5 +1,7 @@
 """The schedule's end points and who is decayed: what the published recipe fixes."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -17,8 +19,8 @@ def test_warm_up_and_cosine_meet_their_end_points():
     assert rates[10] == pytest.approx(1e-4)
     assert rates[55] == pytest.approx((1e-4 + 2e-6) / 2)
     assert rates[100] == pytest.approx(2e-6)
-    assert all(low < high for low, high in zip(rates[:10], rates[1:11], strict=True))
-    assert all(high > low for high, low in zip(rates[10:-1], rates[11:], strict=True))
+    assert all(low < high for low, high in pairwise(rates[:11]))
+    assert all(high > low for high, low in pairwise(rates[10:]))
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 8])
@@ -44,7 +46,9 @@ def test_biases_norms_and_temperatures_are_not_decayed():
     assert all(frozen is not p for group in (decayed, plain) for p in group["params"])
 
 
-@pytest.mark.parametrize("change", [{"learning_rate": -1e-4}, {"warmup_steps": -1}, {"clip_norm": 0.0}, {"weight_decay": -1}])
+@pytest.mark.parametrize(
+    "change", [{"learning_rate": -1e-4}, {"warmup_steps": -1}, {"clip_norm": 0.0}, {"weight_decay": -1}]
+)
 def test_impossible_setting_is_bad_input_that_names_the_key(change):
     with pytest.raises(InputError, match=rf"optim\.{next(iter(change))}"):
         OptimConfig(**change)

@@ -1,100 +1,41 @@
-"""Choosing a study's findings, and drawing each into a chest.
+"""Drawing a planned finding into a chest: which painter draws which kind.
 
-A finding that changes the body's shape (a large heart, a high diaphragm) does so before the chest is drawn, through
-``reshape``; every finding then draws itself through ``paint``, which returns where the film was changed.
+A finding that changes the body's shape (a large heart, a high diaphragm) has done so before the chest was drawn, see
+plans.reshape; every finding then draws itself, and says where.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
+from medslip.data.phantom import devices, lung_findings, wall_findings
 from medslip.data.phantom.body import Body
-from medslip.data.phantom.canvas import Field, Stroke, curve, edge
 from medslip.data.phantom.chest import Chest
-from medslip.data.phantom.kinds import KINDS, Kind, Site
+from medslip.data.phantom.painting import Mask
+from medslip.data.phantom.plans import Plan
 
-Mask = npt.NDArray[np.bool_]
-
-_COUNTS = ((1, 0.26), (2, 0.36), (3, 0.28), (4, 0.10))
-"""Number of findings of an abnormal study, and its probability."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A finding that a study is to have.
-
-    Attributes:
-        kind: What it is.
-        site: Where it sits.
-        degree: How marked it is, 0..1.
-        seed: Decides its particulars, the same at every image side.
-    """
-
-    kind: Kind
-    site: Site
-    degree: float
-    seed: int
-
-    @property
-    def sign(self) -> int:
-        """+1 for the patient's left (x > 0), -1 for the right."""
-        return -1 if self.site.side == "right" else 1
-
-    @property
-    def level(self) -> str:
-        """The level of the lung that the anatomy names: upper, mid, lower, or empty."""
-        return next((level for level in ("upper", "mid", "lower") if level in self.site.anatomy), "")
-
-
-def choose(rng: np.random.Generator, normal_fraction: float = 0.22) -> list[Plan]:
-    """A study's findings: none, or one to four that leave one another visible."""
-    if rng.random() < normal_fraction:
-        return []
-    counts, chances = zip(*_COUNTS, strict=True)
-    wanted = int(rng.choice(counts, p=chances))
-    weights = np.asarray([kind.weight for kind in KINDS])
-    # Efraimidis-Spirakis: the order of these keys is a weighted draw without replacement.
-    order = np.argsort(rng.exponential(size=len(KINDS)) / weights)
-    taken: set[str] = set()
-    plans: list[tuple[int, Plan]] = []
-    for index in order:
-        kind = KINDS[index]
-        free = [site for site in kind.sites if not site.zones & taken]
-        if free and len(plans) < wanted:
-            site = free[int(rng.integers(len(free)))]
-            taken |= site.zones
-            plan = Plan(kind, site, float(rng.uniform()), int(rng.integers(2**32)))
-            plans.append((int(index), plan))
-    return [plan for _, plan in sorted(plans, key=lambda item: item[0])]
-
-
-def reshape(body: Body, plans: list[Plan]) -> Body:
-    """The body with the changes of shape that its findings make."""
-    for plan in plans:
-        rng = np.random.default_rng(plan.seed)
-        if plan.kind.pathology == "cardiomegaly":
-            total = (0.56 + 0.1 * plan.degree) * (body.width_left + body.width_right)
-            right = rng.uniform(0.3, 0.4)
-            body = replace(
-                body, heart_left=total * (1 - right), heart_right=total * right, heart_height=0.34 + 0.04 * plan.degree
-            )
-        elif plan.kind.pathology == "elevation":
-            rise = 0.13 + 0.15 * plan.degree
-            if plan.sign > 0:
-                body = replace(body, dome_left=body.dome_left - rise)
-            else:
-                body = replace(body, dome_right=body.dome_right - rise)
-        elif plan.kind.pathology == "emphysema":
-            lower = 0.03 + 0.05 * plan.degree
-            body = replace(
-                body, dome_left=body.dome_left + lower, dome_right=body.dome_right + lower, sulcus=0.06,
-                aeration=body.aeration + 0.03, vessels=body.vessels * 0.7, heart_y=body.heart_y + lower,
-            )  # fmt: skip
-    return body
+_PAINTERS: dict[str, Callable[[Chest, Plan, np.random.Generator, Body], Mask]] = {
+    "edema": lung_findings.paint_edema,
+    "emphysema": lung_findings.paint_emphysema,
+    "consolidation": lung_findings.paint_consolidation,
+    "infiltrate": lung_findings.paint_infiltrate,
+    "atelectasis": lung_findings.paint_atelectasis,
+    "mass": lung_findings.paint_mass,
+    "nodule": lung_findings.paint_nodule,
+    "calcification": lung_findings.paint_calcification,
+    "effusion": wall_findings.paint_effusion,
+    "pneumothorax": wall_findings.paint_pneumothorax,
+    "elevation": wall_findings.paint_elevation,
+    "cardiomegaly": wall_findings.paint_cardiomegaly,
+    "thicken": wall_findings.paint_thicken,
+    "hernia": wall_findings.paint_hernia,
+    "fracture": wall_findings.paint_fracture,
+    "pacemaker": devices.paint_pacemaker,
+    "tube": devices.paint_tube,
+    "catheter": devices.paint_catheter,
+}
 
 
 def paint(chest: Chest, plan: Plan, before: Body) -> Mask:
@@ -110,331 +51,3 @@ def paint(chest: Chest, plan: Plan, before: Body) -> Mask:
     """
     rng = np.random.default_rng(plan.seed)
     return _PAINTERS[plan.kind.pathology](chest, plan, rng, before)
-
-
-_LEVEL_RANGE = {"upper": (0.16, 0.36), "mid": (0.42, 0.6), "lower": (0.68, 0.9)}
-
-
-def _spot(chest: Chest, plan: Plan, rng: np.random.Generator, margin: float) -> tuple[float, float]:
-    """A point of the site's lung, at least about ``margin`` from its outline."""
-    body = chest.body
-    low, high = _LEVEL_RANGE[plan.level] if plan.level else (body.hilum - 0.03, body.hilum + 0.05)
-    if "hilar" in plan.site.anatomy:
-        return plan.sign * (body.mediastinum + 0.1 + 0.5 * margin), float(rng.uniform(low, high))
-    x = (plan.sign * rng.uniform(0.12, 0.75, 400)).astype(np.float32)
-    y = rng.uniform(low, high, 400).astype(np.float32)
-    room = np.minimum(body.depth(x, y), body.dome(x) - y)
-    room = np.minimum(room, np.minimum(-body.heart(x, y), -body.mediastinal_width(x, y)))
-    good = np.flatnonzero(room > margin)
-    best = int(good[0]) if len(good) else int(np.argmax(room))
-    return float(x[best]), float(y[best])
-
-
-def _opacify(chest: Chest, shape: Field, amount: float) -> Mask:
-    """Fill air with tissue; shows where a fifth of the strongest change is reached."""
-    change = np.float32(amount) * shape * (0.15 + 0.85 * chest.air)
-    chest.density += change
-    return change > 0.3 * max(float(change.max()), 1e-6)
-
-
-def _add(chest: Chest, shape: Field, amount: float) -> Mask:
-    """Lay something dense over everything."""
-    chest.density += np.float32(amount) * shape
-    return shape > 0.35 * max(float(shape.max()), 1e-6)
-
-
-def _effusion(chest: Chest, plan: Plan, rng: np.random.Generator, before: Body) -> Mask:
-    canvas, body, sign = chest.canvas, chest.body, plan.sign
-    width = body.width_left if sign > 0 else body.width_right
-    dome = body.dome_left if sign > 0 else body.dome_right
-    lateral = sign * canvas.x / np.float32(width)
-    # The fluid's surface climbs towards the wall: a meniscus.
-    top = dome + 0.06 - (0.1 + 0.32 * plan.degree)
-    surface = top + 0.14 * (1 - lateral) - 0.12 * np.exp((lateral - 1) / 0.1)
-    fluid = canvas.edge(canvas.y - surface, 0.05) * (lateral > 0)
-    fluid *= canvas.edge(chest.outlines.inward, 0.03)
-    change = 0.52 * fluid * chest.air
-    chest.density += change + 0.06 * fluid
-    return (fluid > 0.4) & (chest.air > 0.12)
-
-
-def _pneumothorax(chest: Chest, plan: Plan, rng: np.random.Generator, before: Body) -> Mask:
-    canvas = chest.canvas
-    gap = 0.1 + 0.13 * plan.degree
-    floor = rng.uniform(0.7, 1.1)
-    # The lung falls away from the wall, most at the apex.
-    distance = gap * np.clip(1.15 - canvas.y / floor, 0, 1) * (1 + 0.06 * np.sin(9 * canvas.y + rng.uniform(0, 6)))
-    side = canvas.x * plan.sign > 0.06
-    free = canvas.edge(distance - chest.outlines.inward, 0.012) * side * (distance > 0.02)
-    line = np.exp(-(((chest.outlines.inward - distance) / 0.009) ** 2)) * side * (distance > 0.02)
-    air = chest.air > 0.1
-    chest.density -= free * (chest.vessels + 0.11 * air)
-    chest.density += air * (0.2 * line + 0.05 * (1 - free) * side)
-    return (free > 0.5) & (chest.outlines.inward > 0) & (chest.outlines.above > 0)
-
-
-def _elevation(chest: Chest, plan: Plan, rng: np.random.Generator, before: Body) -> Mask:
-    canvas = chest.canvas
-    lung = before.outlines(canvas.x, canvas.y).air(0.02)
-    return (chest.outlines.above < 0) & (lung > 0.15) & (canvas.x * plan.sign > 0)
-
-
-def _cardiomegaly(chest: Chest, plan: Plan, rng: np.random.Generator, before: Body) -> Mask:
-    canvas = chest.canvas
-    inside = chest.outlines.heart > 0
-    inside &= canvas.y > chest.body.heart_y - 0.85 * chest.body.heart_height
-    return inside & (chest.outlines.above > -0.03) & (chest.outlines.inward > -0.02)
-
-
-def _edema(chest: Chest, plan: Plan, rng: np.random.Generator, before: Body) -> Mask:
-    canvas, body = chest.canvas, chest.body
-    shape = np.zeros_like(canvas.x)
-    for sign in (-1, 1):
-        reach = rng.uniform(0.75, 1.2)
-        x, y = sign * rng.uniform(0.26, 0.34), body.hilum + rng.uniform(0.02, 0.2)
-        wing = canvas.blob(x, y, 0.21 * reach, 0.27 * reach, 0.25 * sign)
-        shape += np.exp(-(wing**2)) * np.float32(rng.uniform(0.7, 1.15))
-    cloud = np.clip(0.85 + 0.42 * canvas.noise(rng, 26) + 0.3 * canvas.noise(rng, 52), 0.1, 1.9)
-    _opacify(chest, shape * cloud, 0.14 + 0.12 * plan.degree)
-    # Fluid around them blurs the vessels; it marks the septa at the periphery of the bases.
-    chest.density -= 0.7 * chest.vessels * np.minimum(shape, 1)
-    lines: list[Stroke] = []
-    for _ in range(30):
-        sign = int(rng.choice((-1, 1)))
-        width = body.width_left if sign > 0 else body.width_right
-        x, y = sign * width * rng.uniform(0.84, 0.96), rng.uniform(0.5, 1.0)
-        lines.append((np.asarray([(x, y), (x - sign * 0.08, y + 0.004)], np.float32), 0.01, 0.9))
-    chest.density += 0.18 * canvas.strokes(lines) * chest.air
-    return (shape > 0.4) & (chest.air > 0.2)
-
-
-def _emphysema(chest: Chest, plan: Plan, rng: np.random.Generator, before: Body) -> Mask:
-    canvas = chest.canvas
-    inside = np.zeros_like(canvas.x)
-    walls = np.zeros_like(canvas.x)
-    x, y = _spot(chest, plan, rng, 0.12)
-    for _ in range(int(rng.integers(4, 7))):
-        radius = rng.uniform(0.065, 0.115)
-        bulla = canvas.blob(x + rng.normal(0, 0.07), y + rng.normal(0, 0.09), radius, radius * rng.uniform(0.8, 1.2))
-        inside = np.maximum(inside, canvas.edge(1 - bulla, 0.1))
-        walls = np.maximum(walls, np.exp(-(((bulla - 1) * np.float32(radius) / 0.008) ** 2)))
-    air = chest.air > 0.15
-    chest.density -= inside * air * (0.13 + 0.9 * chest.vessels)
-    chest.density += 0.22 * walls * air
-    return (inside > 0.4) & air
-
-
-def _consolidation(chest: Chest, plan: Plan, rng: np.random.Generator, before: Body) -> Mask:
-    canvas, body = chest.canvas, chest.body
-    if plan.site.anatomy == "middle_right_lobe":
-        x, y = -(body.heart_right + 0.14), rng.uniform(0.64, 0.74)
-    else:
-        x, y = _spot(chest, plan, rng, 0.1)
-    size = 0.15 + 0.09 * plan.degree
-    radius = canvas.blob(x, y, size * rng.uniform(0.95, 1.4), size * rng.uniform(0.8, 1.1), rng.uniform(-0.6, 0.6))
-    ragged = 1 - radius + 0.2 * canvas.noise(rng, 18) + 0.12 * canvas.noise(rng, 40)
-    shape = edge(ragged, 0.8) * (canvas.x * plan.sign > 0)
-    fissure = {"upper": canvas.edge(0.48 - canvas.y, 0.03), "lower": canvas.edge(canvas.y - 0.5, 0.05)}
-    shape *= fissure.get(plan.level, canvas.edge(canvas.y - 0.52, 0.03))
-    mask = _opacify(chest, shape, 0.34)
-    # Air-filled bronchi stand out against the filled lung.
-    heading = np.arctan2(y - body.hilum, x - plan.sign * 0.2)
-    air: list[Stroke] = []
-    for _ in range(4):
-        turn = heading + rng.normal(0, 0.5)
-        start = (x + rng.normal(0, 0.4 * size), y + rng.normal(0, 0.35 * size))
-        end = (start[0] + 0.6 * size * np.cos(turn), start[1] + 0.6 * size * np.sin(turn))
-        air.append((np.asarray((start, end), np.float32), 0.014, 0.9))
-    chest.density -= 0.18 * canvas.strokes(air) * shape * chest.air
-    return mask & (shape > 0.4)
-
-
-def _infiltrate(chest: Chest, plan: Plan, rng: np.random.Generator, before: Body) -> Mask:
-    canvas = chest.canvas
-    x, y = _spot(chest, plan, rng, 0.12)
-    region = canvas.blob(x, y, 0.23, 0.23)
-    spots = []
-    for _ in range(int(30 + 16 * plan.degree)):
-        angle, away = rng.uniform(0, 2 * np.pi), 0.23 * np.sqrt(rng.uniform())
-        spots.append(
-            (x + away * np.cos(angle), y + away * np.sin(angle), rng.uniform(0.022, 0.038), rng.uniform(0.6, 1))
-        )
-    patches = canvas.spots(spots)
-    shape = patches * (canvas.x * plan.sign > 0)
-    _opacify(chest, shape, 0.42)
-    return (region < 1.06) & (chest.air > 0.15) & (canvas.x * plan.sign > 0)
-
-
-def _atelectasis(chest: Chest, plan: Plan, rng: np.random.Generator, before: Body) -> Mask:
-    canvas, body = chest.canvas, chest.body
-    dome = body.dome_left if plan.sign > 0 else body.dome_right
-    width = body.width_left if plan.sign > 0 else body.width_right
-    plates: list[Stroke] = []
-    y = dome - rng.uniform(0.07, 0.13)
-    inner = body.heart_left if plan.sign > 0 else body.heart_right
-    tilt = rng.normal(0, 0.05)
-    for _ in range(int(rng.integers(1, 4))):
-        start = max(inner * 0.85, 0.2) + rng.uniform(0, 0.06)
-        end = min(start + rng.uniform(0.24, 0.4), width * 0.96)
-        slope = tilt + rng.normal(0, 0.015)
-        line = curve((plan.sign * start, y), (plan.sign * (start + end) / 2, y + slope + 0.01),
-                     (plan.sign * end, y + 2 * slope))  # fmt: skip
-        plates.append((line, rng.uniform(0.02, 0.032), float(rng.uniform(0.8, 1))))
-        y -= rng.uniform(0.06, 0.1)
-    return _opacify(chest, canvas.strokes(plates), 0.36 + 0.08 * plan.degree)
-
-
-def _thicken(chest: Chest, plan: Plan, rng: np.random.Generator, before: Body) -> Mask:
-    canvas = chest.canvas
-    top = rng.uniform(0.08, 0.35)
-    length = rng.uniform(0.38, 0.6)
-    along = (canvas.y - np.float32(top)) / np.float32(length)
-    profile = np.clip(along * (1 - along) * 4, 0, 1) ** np.float32(0.4)
-    waves = 1 + 0.14 * np.sin(13 * canvas.y + rng.uniform(0, 6)) + 0.1 * np.sin(29 * canvas.y + rng.uniform(0, 6))
-    depth = (0.105 + 0.055 * plan.degree) * profile * waves
-    lateral = canvas.x * plan.sign > 0.3
-    shape = (
-        canvas.edge(depth - chest.outlines.inward, 0.012)
-        * lateral
-        * (depth > 0.01)
-        * canvas.edge(chest.outlines.inward + 0.01, 0.02)
-    )
-    chest.density += shape * (0.48 * chest.air + 0.18)
-    return (shape > 0.4) & (chest.outlines.inward > 0)
-
-
-def _mass(chest: Chest, plan: Plan, rng: np.random.Generator, before: Body) -> Mask:
-    size = 0.11 + 0.05 * plan.degree
-    x, y = _spot(chest, plan, rng, 0.09)
-    canvas = chest.canvas
-    angle = np.arctan2(canvas.y - np.float32(y), canvas.x - np.float32(x))
-    lobes = 1 + 0.1 * np.cos(3 * angle + rng.uniform(0, 6)) + 0.06 * np.cos(5 * angle + rng.uniform(0, 6))
-    radius = canvas.blob(x, y, size * rng.uniform(0.9, 1.15), size) / lobes.astype(np.float32)
-    shape = edge(1 - radius, 0.2) * (0.85 + 0.15 * np.sqrt(np.clip(1 - radius, 0, 1)))
-    spicules: list[Stroke] = []
-    for turn in np.linspace(0, 2 * np.pi, 13)[:-1] + rng.normal(0, 0.12, 12):
-        start, end = 0.8 * size, size * rng.uniform(1.45, 1.8)
-        points = [(x + reach * np.cos(turn), y + reach * np.sin(turn)) for reach in (start, end)]
-        spicules.append((np.asarray(points, np.float32), 0.013, 0.5))
-    return _opacify(chest, np.maximum(shape, canvas.strokes(spicules)), 0.54)
-
-
-def _nodule(chest: Chest, plan: Plan, rng: np.random.Generator, before: Body) -> Mask:
-    size = 0.054 + 0.02 * plan.degree
-    x, y = _spot(chest, plan, rng, size + 0.03)
-    radius = chest.canvas.blob(x, y, size * rng.uniform(0.9, 1.1), size)
-    return _opacify(chest, edge(1 - radius, 0.4), 0.44)
-
-
-def _calcification(chest: Chest, plan: Plan, rng: np.random.Generator, before: Body) -> Mask:
-    canvas = chest.canvas
-    x, y = _spot(chest, plan, rng, 0.06)
-    shape = np.zeros_like(canvas.x)
-    for _ in range(int(rng.integers(3, 6))):
-        size = rng.uniform(0.022, 0.036)
-        grain = canvas.blob(x, y, size * rng.uniform(0.8, 1.25), size, rng.uniform(0, 3))
-        shape = np.maximum(shape, edge(1 - grain + 0.12 * canvas.noise(rng, 60), 0.35))
-        x, y = x + rng.normal(0, 0.05), y + rng.normal(0, 0.05)
-    return _add(chest, shape * (canvas.x * plan.sign > 0), 0.75)
-
-
-def _hernia(chest: Chest, plan: Plan, rng: np.random.Generator, before: Body) -> Mask:
-    canvas, body = chest.canvas, chest.body
-    size = 0.12 + 0.04 * plan.degree
-    x = rng.uniform(0.0, 0.13)
-    y = float(body.dome(np.asarray([x], np.float32))[0]) - size * rng.uniform(0.55, 0.85)
-    radius = canvas.blob(x, y, size * rng.uniform(1.0, 1.25), size)
-    sac = canvas.edge((1 - radius) * np.float32(size), 0.02)
-    rim = np.exp(-(((radius - 0.95) * np.float32(size) / 0.012) ** 2))
-    level = y - size * rng.uniform(-0.1, 0.3)
-    gas = canvas.edge((0.93 - radius) * np.float32(size), 0.015) * canvas.edge(np.float32(level) - canvas.y, 0.012)
-    chest.density += 0.07 * sac + 0.1 * rim * (radius < 1.2) - 0.3 * gas
-    return radius < 1.05
-
-
-def _fracture(chest: Chest, plan: Plan, rng: np.random.Generator, before: Body) -> Mask:
-    canvas, body, sign = chest.canvas, chest.body, plan.sign
-    width = body.width_left if sign > 0 else body.width_right
-    share = rng.uniform(0.66, 0.84)
-    first = int(np.ceil((rng.uniform(0.1, 0.4) / body.rib_spacing) + body.rib_phase))
-    stubs: list[Stroke] = []
-    knobs: list[Stroke] = []
-    for number in range(first, first + int(rng.integers(3, 5))):
-        broken = share + rng.normal(0, 0.02)
-        level = (number + 0.5 - body.rib_phase) * body.rib_spacing
-        shift = 0.03 * float(rng.choice((-1, 1)))
-        # The two ends overlap, one above the other, and lean towards each other's place.
-        for start, end, lean in ((broken - 0.2, broken + 0.03, -shift), (broken + 0.17, broken - 0.03, shift)):
-            across = (sign * width * np.linspace(start, end, 6)).astype(np.float32)
-            down = level + body.rib_fall(across) + lean * np.linspace(0, 1, 6, dtype=np.float32)
-            stubs.append((np.stack([across, down], axis=1), 0.036, 1.0))
-        cx = np.asarray([sign * width * broken], np.float32)
-        cy = level + body.rib_fall(cx)
-        knobs.append((np.asarray([(cx[0], cy[0] - 0.012), (cx[0], cy[0] + 0.012)], np.float32), 0.062, 1.0))
-    bones, callus = canvas.strokes(stubs), canvas.strokes(knobs)
-    # The unbroken rib gives way to the displaced ends and their callus.
-    chest.density -= chest.ribs * np.maximum(callus, bones) * 0.8
-    shape = np.maximum(bones * 0.65, callus)
-    return _add(chest, shape, 0.42)
-
-
-def _pacemaker(chest: Chest, plan: Plan, rng: np.random.Generator, before: Body) -> Mask:
-    canvas, body, sign = chest.canvas, chest.body, plan.sign
-    width = body.width_left if sign > 0 else body.width_right
-    x, y = sign * width * rng.uniform(0.68, 0.9), 0.12 + 0.5 * body.shoulder + rng.uniform(0, 0.1)
-    tilt = rng.uniform(-0.3, 0.3)
-    across, down = canvas.x - np.float32(x), canvas.y - np.float32(y)
-    u = np.abs(np.cos(tilt) * across + np.sin(tilt) * down) / np.float32(rng.uniform(0.085, 0.1))
-    v = np.abs(np.cos(tilt) * down - np.sin(tilt) * across) / np.float32(rng.uniform(0.07, 0.085))
-    can = canvas.edge((1 - (u**3 + v**3) ** np.float32(1 / 3)) * 0.08, 0.012)
-    vein = curve(
-        (x, y + 0.03), (x - sign * 0.12, y - 0.06), (sign * 0.26, 0.1), (sign * 0.06 - 0.05, 0.2), (-0.1, 0.34),
-        (-0.12, 0.55), (-0.11, body.heart_y),
-    )  # fmt: skip
-    tip_y = body.heart_y + 0.55 * body.heart_height
-    ventricle = curve((-0.11, body.heart_y - 0.05), (-0.04, tip_y - 0.02), (0.1, tip_y + 0.02),
-                      (body.heart_left * 0.62, tip_y))  # fmt: skip
-    leads: list[Stroke] = [(vein, 0.014, 0.8), (ventricle, 0.014, 0.8)]
-    if rng.random() < 0.6:
-        loop = curve((-0.11, body.heart_y - 0.1), (-0.1, body.heart_y + 0.1), (-0.03, body.heart_y + 0.02))
-        leads.append((loop, 0.014, 0.8))
-    wires = canvas.strokes(leads)
-    chest.density += 0.6 * can + 0.36 * wires
-    return (can > 0.4) | (wires > 0.25)
-
-
-def _tube(chest: Chest, plan: Plan, rng: np.random.Generator, before: Body) -> Mask:
-    canvas, body = chest.canvas, chest.body
-    tip = body.carina - rng.uniform(0.06, 0.13)
-    top = rng.normal(0, 0.03)
-    line = curve((top, -0.6), (top / 2, -0.1), (-0.008, tip - 0.08), (-0.008, tip))
-    # The wall shows twice, edge on; the lumen between is dark.
-    tube, lumen = canvas.strokes([(line, 0.078, 1.0)]), canvas.strokes([(line, 0.036, 1.0)])
-    chest.density += 0.5 * tube - 0.55 * lumen
-    return tube > 0.4
-
-
-def _catheter(chest: Chest, plan: Plan, rng: np.random.Generator, before: Body) -> Mask:
-    canvas, body, sign = chest.canvas, chest.body, plan.sign
-    tip = (-(body.mediastinum - 0.03), rng.uniform(0.38, 0.52))
-    start = -0.1 if sign < 0 else 0.08
-    if rng.random() < 0.5:  # through the jugular vein
-        points = [(sign * rng.uniform(0.14, 0.2), -0.6), (sign * 0.15, -0.15), (sign * 0.13, 0.1)]
-    else:  # through the arm and the subclavian vein
-        width = body.width_left if sign > 0 else body.width_right
-        points = [
-            (sign * (width + 0.35), 0.35 + body.shoulder), (sign * (width + 0.05), 0.1 + body.shoulder),
-            (sign * 0.5 * width, 0.08 + 0.5 * body.shoulder), (sign * 0.2, 0.14),
-        ]  # fmt: skip
-    line = curve(*points, (start, 0.22), tip)
-    shape = canvas.strokes([(line, 0.03, 1.0)])
-    return _add(chest, shape, 0.55)
-
-
-_PAINTERS: dict[str, Callable[[Chest, Plan, np.random.Generator, Body], Mask]] = {
-    "effusion": _effusion, "pneumothorax": _pneumothorax, "elevation": _elevation, "cardiomegaly": _cardiomegaly,
-    "edema": _edema, "emphysema": _emphysema, "consolidation": _consolidation, "infiltrate": _infiltrate,
-    "atelectasis": _atelectasis, "thicken": _thicken, "mass": _mass, "nodule": _nodule,
-    "calcification": _calcification, "hernia": _hernia, "fracture": _fracture, "pacemaker": _pacemaker,
-    "tube": _tube, "catheter": _catheter,
-}  # fmt: skip

@@ -14,8 +14,10 @@ from medslip.data.phantom.body import sample_body
 from medslip.data.phantom.canvas import Canvas, Frame
 from medslip.data.phantom.chest import draw_chest
 from medslip.data.phantom.film import expose
-from medslip.data.phantom.findings import Mask, Plan, choose, paint, reshape
+from medslip.data.phantom.findings import paint
 from medslip.data.phantom.kinds import Kind, Site
+from medslip.data.phantom.painting import Mask
+from medslip.data.phantom.plans import Plan, choose, reshape
 from medslip.data.phantom.report import Report, write_report
 
 _BLOCK = 6

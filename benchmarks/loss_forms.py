@@ -1,0 +1,57 @@
+"""Which form of the contrastive losses, and which initialisation, learns soonest on phantoms?
+
+    python benchmarks/loss_forms.py [EPOCHS]
+
+Needs the prepared phantoms of scripts/demo.py. Everything but the named choices is the demo's pre-training at side 96; prints the
+macro AUROC of the held-out phantoms for each. About a minute an epoch and row on two cores.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from medslip.evaluation.classification import summarise
+from medslip.tasks import pretrain, zeroshot_cls
+from medslip.tasks.run_start import PHANTOM, PHANTOM_PREPARED
+
+FORMS = {
+    "cosine, all negatives, alpha 0.2": {},
+    "cosine, all negatives, alpha 1": {"alpha": 1.0},
+    "cosine, 7 negatives, alpha 0.2": {"negatives": 7},
+    "dot, 7 negatives, alpha 1 (published)": {"similarity": "dot", "negatives": 7, "alpha": 1.0},
+    "dot, all negatives, alpha 0.2": {"similarity": "dot"},
+    "published start, else as the first": {"initialisation": "published"},
+}
+"""What differs from the demo's pre-training."""
+
+
+def main(epochs: int) -> None:
+    """Train every form, then print the table."""
+    rows = []
+    for name, changes in FORMS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            config = pretrain.phantom_config(PHANTOM_PREPARED, Path(folder) / "pretrain")
+            config = replace(
+                config,
+                data=replace(config.data, side=96),
+                train=replace(config.train, epochs=epochs),
+                model=replace(config.model, **{k: v for k, v in changes.items() if hasattr(config.model, k)}),
+                loss=replace(config.loss, **{k: v for k, v in changes.items() if hasattr(config.loss, k)}),
+            )
+            checkpoint = pretrain.run(config)
+            held_out = zeroshot_cls.held_out_phantoms(PHANTOM, checkpoint, Path(folder) / "zeroshot_cls")
+            scores = zeroshot_cls.run(held_out, show=False)
+            assert scores is not None, "phantoms have labels"
+            macro = summarise(scores)
+            interval = macro.intervals["auroc"]
+            rows.append(f"{name:40} {macro.auroc:.3f} [{interval.low:.3f}, {interval.high:.3f}]")
+            print(rows[-1], flush=True)
+    print(f"\nmacro AUROC of held-out phantoms after {epochs} epochs, 95 % interval over patients")
+    print("\n".join(rows))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 5)

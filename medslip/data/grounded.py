@@ -1,0 +1,201 @@
+"""Images with findings whose place is known, whatever publisher marked them: what an evaluation of grounding needs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from medslip.data import cxr14, rsna
+from medslip.data.boxes import BOX_FRAME, Box, BoxedImages, Rectangle
+from medslip.data.images import read_image
+from medslip.data.phantom.read_truth import PhantomFinding, read_findings
+from medslip.errors import InputError
+
+Region = npt.NDArray[np.bool_]
+"""H x W, True inside."""
+
+
+@dataclass(frozen=True)
+class GroundedFinding:
+    """Where an image shows a class.
+
+    Attributes:
+        label: The class.
+        boxes: One or more, x, y, width, height in pixels of the frame.
+        mask: An image of the frame's size, above half grey inside; None where only boxes are known.
+    """
+
+    label: str
+    boxes: tuple[Rectangle, ...]
+    mask: Path | None = None
+
+
+@dataclass(frozen=True)
+class GroundedImages:
+    """n images with their findings.
+
+    Attributes:
+        name: What the data set is called in reports.
+        frame: Height and width, pixels, that boxes and masks are given in: those of the publisher's images.
+        paths: n image files.
+        patients: n patient names, empty where unknown.
+        findings: n, the findings of each image, one of a class.
+    """
+
+    name: str
+    frame: tuple[int, int]
+    paths: list[Path]
+    patients: list[str]
+    findings: list[tuple[GroundedFinding, ...]]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes of all findings, in alphabetical order."""
+        return tuple(sorted({finding.label for findings in self.findings for finding in findings}))
+
+    def at(self, indices: Collection[int]) -> GroundedImages:
+        """The images at these positions, in the order given."""
+        return GroundedImages(
+            self.name,
+            self.frame,
+            [self.paths[index] for index in indices],
+            [self.patients[index] for index in indices],
+            [self.findings[index] for index in indices],
+        )
+
+
+def read_mask(path: Path, frame: tuple[int, int]) -> Region:
+    """The mask of a finding.
+
+    Args:
+        path: The file.
+        frame: Height and width that it must have.
+
+    Raises:
+        InputError: It cannot be read, has another size, or is empty.
+    """
+    mask: Region = read_image(path) > 127
+    if mask.shape != frame:
+        raise InputError(
+            f"{path}: the mask has {mask.shape[1]} x {mask.shape[0]} pixels, its image {frame[1]} x {frame[0]}"
+        )
+    if not mask.any():
+        raise InputError(f"{path}: the mask is empty")
+    return mask
+
+
+def read_phantoms(corpus: Path, split: str) -> GroundedImages:
+    """The images of a phantom corpus that have a finding.
+
+    Args:
+        corpus: The corpus' folder.
+        split: "train" (without masks), "valid" or "test".
+
+    Raises:
+        InputError: The corpus cannot be read, a film is missing, or a box lies outside it.
+    """
+    images: dict[Path, list[PhantomFinding]] = {}
+    for finding in read_findings(corpus, split):
+        images.setdefault(finding.image, []).append(finding)
+    first = next(iter(images))
+    height, width = read_image(first).shape
+    for found in images.values():
+        for finding in found:
+            x, y, w, h = finding.box
+            if min(x, y) < 0 or min(w, h) < 1 or x + w > width or y + h > height:
+                raise InputError(
+                    f"{finding.image}: the box {finding.box} of {finding.pathology} lies outside the image"
+                )
+    return GroundedImages(
+        name=f"phantoms ({split})",
+        frame=(height, width),
+        paths=list(images),
+        patients=[found[0].patient for found in images.values()],
+        findings=[
+            tuple(GroundedFinding(finding.pathology, (finding.box,), finding.mask) for finding in found)
+            for found in images.values()
+        ],
+    )
+
+
+def read_cxr14(root: Path, list_file: Path) -> GroundedImages:
+    """The images of a ChestX-ray14 list that have boxes.
+
+    Args:
+        root: The publisher's folder.
+        list_file: One file name a line, in ``root`` or elsewhere.
+
+    Raises:
+        InputError: The folder cannot be read, or no listed image has a box.
+    """
+    labelled = cxr14.read_labelled(root, list_file)
+    boxes: dict[str, list[Box]] = {}
+    for box in cxr14.read_boxes(root):
+        boxes.setdefault(box.image, []).append(box)
+    return _boxed(BoxedImages(labelled, tuple(tuple(boxes.get(path.name, ())) for path in labelled.paths)))
+
+
+def read_rsna(path: Path, images: Path | None = None) -> GroundedImages:
+    """The images of RSNA Pneumonia that have boxes.
+
+    Args:
+        path: The publisher's folder, or the authors' CSV file.
+        images: Where the images are; None takes the publisher's folder, or the authors' paths.
+
+    Raises:
+        InputError: The data cannot be read, or no image has a box.
+    """
+    return _boxed(rsna.read_boxes(path, images))
+
+
+def _boxed(boxed: BoxedImages) -> GroundedImages:
+    kept = [index for index, boxes in enumerate(boxed.boxes) if boxes]
+    if not kept:
+        raise InputError(f"{boxed.images.name}: no image has a box")
+    return GroundedImages(
+        name=boxed.images.name,
+        frame=(BOX_FRAME, BOX_FRAME),
+        paths=[boxed.images.paths[index] for index in kept],
+        patients=[boxed.images.patients[index] for index in kept],
+        findings=[
+            tuple(
+                GroundedFinding(label, tuple(boxed.rectangles(index, label, BOX_FRAME, BOX_FRAME)))
+                for label in dict.fromkeys(box.label for box in boxed.boxes[index])
+            )
+            for index in kept
+        ],
+    )
+
+
+def split_patients(images: GroundedImages, share: float, seed: int) -> tuple[GroundedImages, GroundedImages]:
+    """Set images aside to tune on, whole patients at a time.
+
+    Args:
+        images: What to divide.
+        share: Of the patients that are set aside, above 0 and below 1.
+        seed: Of the draw.
+
+    Returns:
+        Those to tune on, and the rest. An image of an unknown patient is a patient of its own.
+
+    Raises:
+        InputError: There are fewer than two patients.
+    """
+    owners = [patient or f"\0{index}" for index, patient in enumerate(images.patients)]
+    distinct = sorted(set(owners))
+    if len(distinct) < 2:
+        raise InputError(f"{images.name}: has boxes of {len(distinct)} patient only; two are needed to set some aside")
+    number = min(max(1, round(share * len(distinct))), len(distinct) - 1)
+    drawn = np.random.default_rng(seed).permutation(len(distinct))[:number]
+    aside = {distinct[index] for index in drawn}
+    return (
+        images.at([index for index, owner in enumerate(owners) if owner in aside]),
+        images.at([index for index, owner in enumerate(owners) if owner not in aside]),
+    )

@@ -1,0 +1,115 @@
+"""Image and mask together: squashed alike, varied alike."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torchvision.transforms.v2.functional as F
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import InterpolationMode, v2
+
+from medslip.data.masked import Mask
+from medslip.data.transforms import Grey, squash
+from medslip.errors import InputError
+
+
+@dataclass(frozen=True)
+class JointAugmentationConfig:
+    """How training images and their masks are varied, alike.
+
+    Attributes:
+        scale_min: Smallest share of the image's area that a random crop keeps.
+        flip_probability: How often image and mask are mirrored.
+        rotation: Largest rotation either way, in degrees.
+        contrast: Largest relative change of brightness and of contrast, 0 to 1; the mask has none.
+    """
+
+    scale_min: float = 0.7
+    flip_probability: float = 0.5
+    rotation: float = 10.0
+    contrast: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale_min <= 1:
+            raise InputError(f"augmentation.scale_min: {self.scale_min} must be above 0 and at most 1")
+        for name, largest in (("flip_probability", 1), ("contrast", 1), ("rotation", 180)):
+            if not 0 <= getattr(self, name) <= largest:
+                raise InputError(f"augmentation.{name}: {getattr(self, name)} must lie in 0 to {largest}")
+
+
+class JointTransform:
+    """Random crop, mirror, rotation, brightness and contrast by torchvision's v2 transforms.
+
+    Args:
+        side: Side of the square in pixels.
+        config: How images are varied.
+    """
+
+    def __init__(self, side: int, config: JointAugmentationConfig) -> None:
+        self.side = side
+        self._vary = v2.Compose(
+            [
+                v2.RandomRotation(config.rotation, interpolation=InterpolationMode.BILINEAR),
+                v2.RandomResizedCrop(side, scale=(config.scale_min, 1.0), antialias=True),
+                v2.RandomHorizontalFlip(config.flip_probability),
+                v2.ColorJitter(brightness=config.contrast, contrast=config.contrast),
+            ]
+        )
+
+    @property
+    def source_side(self) -> int:
+        """Side that image and mask are squashed to before they are varied: an eighth more, a multiple of 16."""
+        return math.ceil(self.side * 9 / 8 / 16) * 16
+
+    def __call__(self, image: Tensor, mask: Tensor, seed: int, epoch: int, index: int) -> tuple[Tensor, Tensor]:
+        """Vary one image with its mask; the result is a function of the arguments alone.
+
+        Args:
+            image: 1 x H x W, uint8.
+            mask: 1 x H x W, uint8, 1 inside and 0 outside.
+            seed: Of the augmentation.
+            epoch: Which epoch.
+            index: Which image.
+
+        Returns:
+            Both at 1 x side x side, uint8.
+        """
+        # These transforms draw from torch's global generator: it is seeded for this sample, and put back.
+        with torch.random.fork_rng(devices=[]):
+            state = np.random.SeedSequence((seed, epoch, index)).generate_state(1, np.uint64)[0]
+            torch.default_generator.manual_seed(int(state >> np.uint64(1)))
+            varied, mask = self._vary(tv_tensors.Image(image), tv_tensors.Mask(mask))
+        return varied.as_subclass(Tensor), mask.as_subclass(Tensor)
+
+
+def squash_pair(image: Grey, mask: Mask, side: int, source: str) -> tuple[Tensor, Tensor]:
+    """Squash image and mask to the same square.
+
+    A pixel of the small mask is inside where at least half of it is. A finding smaller than that keeps the pixels that have
+    most of it: a marked image stays marked.
+
+    Args:
+        image: H x W, uint8.
+        mask: H x W, bool.
+        side: Side of the square in pixels.
+        source: The image's file, for messages.
+
+    Returns:
+        Both at 1 x side x side, uint8; the mask is 1 inside and 0 outside.
+
+    Raises:
+        InputError: The mask is of another size than the image.
+    """
+    if image.shape != mask.shape:
+        raise InputError(
+            f"{source}: the image has {image.shape[1]} x {image.shape[0]} pixels, its mask {mask.shape[1]} x {mask.shape[0]}"
+        )
+    share = F.resize(torch.from_numpy(mask)[None].float(), [side, side], antialias=True)
+    inside = share >= 0.5
+    if mask.any() and not inside.any():
+        inside = share == share.max()
+    return squash(image, side), inside.to(torch.uint8)

@@ -1,0 +1,151 @@
+"""What an evaluation of grounding leaves: metrics.json, scores.csv, and the tables that it prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medslip.evaluation.grounding_scores import CASE_SCORES, MAPS, SCORES, CaseScores, GroupScores, Score
+from medslip.evaluation.run_folder import environment, write_json
+
+SIZES = ("larger", "smaller")
+"""Findings whose largest box has more area than one patch, and the others."""
+
+ALL = "all findings"
+"""The group of every class's cases."""
+
+_WORDS = {
+    "pointing": "pointing game",
+    "pointing_patch": "pointing game, published rule",
+    "pixel_auroc": "AUROC of pixels",
+    "contrast_to_noise": "contrast-to-noise ratio",
+    "iou": "IoU",
+    "dice": "Dice",
+    "box_precision": "average precision of boxes",
+}
+
+
+def write_grounding_metrics(
+    folder: Path,
+    data: Mapping[str, Any],
+    groups: Mapping[str, Sequence[GroupScores]],
+    resamples: int,
+    seed: int,
+    device: str = "cpu",
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Write metrics.json, of the family of ``run_folder.write_metrics``.
+
+    Its shape, version 1: ``format``, ``version``, ``task`` ("grounding"); ``data`` (as given); ``bootstrap`` (``resamples``,
+    ``seed``, ``unit``, ``level``); ``larger`` and ``smaller``, each a list of groups (every class, then "all findings"):
+    ``name``, ``findings``, ``patients``, ``scores`` (map: ``model``, ``uniform``, ``prior`` -> score -> ``value`` and
+    ``interval``: ``low``, ``high``, ``resamples``, ``left_out``) and ``above_prior`` (score -> the same of the model's less the
+    prior's); ``environment``; then ``extra``. What is not defined is null.
+
+    Args:
+        folder: The run's folder.
+        data: What was grounded.
+        groups: Size (of SIZES) -> its groups.
+        resamples: Of the bootstrap.
+        seed: Of the resamples.
+        device: The torch device of the run.
+        extra: More top-level entries, such as the thresholds.
+    """
+    metrics = {
+        "format": "medslip-metrics",
+        "version": 1,
+        "task": "grounding",
+        "data": data,
+        "bootstrap": {"resamples": resamples, "seed": seed, "unit": "patient", "level": 0.95},
+        **{size: [asdict(group) for group in groups[size]] for size in SIZES},
+        "environment": environment(device),
+        **(extra or {}),
+    }
+    write_json(Path(folder) / "metrics.json", metrics)
+
+
+def write_case_scores(
+    folder: Path, columns: Mapping[str, Sequence[Any]], answers: Mapping[str, Sequence[CaseScores]]
+) -> None:
+    """Write scores.csv, one line a finding of an image.
+
+    Columns: those given, then for each map each of CASE_SCORES (``model_pointing``, ...), and ``model_boxes`` and
+    ``model_boxes_found``, the number of predicted boxes and of those that find a true one. Empty where not defined.
+
+    Args:
+        folder: The run's folder.
+        columns: Name -> one entry a case.
+        answers: Map (each of MAPS) -> its scores of every case.
+    """
+    table: dict[str, Any] = dict(columns)
+    for name in MAPS:
+        values = np.stack([case.values for case in answers[name]])
+        table |= {f"{name}_{key}": values[:, k] for k, key in enumerate(CASE_SCORES)}
+        table[f"{name}_boxes"] = [len(case.found) for case in answers[name]]
+        table[f"{name}_boxes_found"] = [int(case.found.sum()) for case in answers[name]]
+    path = Path(folder) / "scores.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    pd.DataFrame(table).to_csv(partial, index=False, float_format="%.6g")
+    partial.replace(path)
+
+
+def class_table(groups: Sequence[GroupScores]) -> str:
+    """A line a group: pointing game with its interval and chance levels, then the other scores of the model.
+
+    Args:
+        groups: Every class, then "all findings".
+    """
+    header = [
+        "class", "n", "pointing [95 % interval]", "uniform", "prior", "any pixel", "pixel AUROC", "CNR", "IoU", "Dice",
+        "box AP",
+    ]  # fmt: skip
+    rows = [[group.name, f"{group.findings:,}", *_cells(group)] for group in groups]
+    return _aligned([header, *rows], last_apart=rows[-1][0] == ALL)
+
+
+def chance_table(group: GroupScores) -> str:
+    """A line a score: the model's with its interval, the chance levels, and how far the model is above the prior.
+
+    Args:
+        group: Usually all findings of one size.
+    """
+    header = [group.name, "model [95 % interval]", "uniform", "prior", "above prior [95 % interval]"]
+    rows = [
+        [
+            _WORDS[key],
+            _with_interval(group.scores["model"][key]),
+            _number(group.scores["uniform"][key]),
+            _number(group.scores["prior"][key]),
+            _with_interval(group.above_prior[key]),
+        ]
+        for key in SCORES
+    ]
+    return _aligned([header, *rows])
+
+
+def _cells(group: GroupScores) -> list[str]:
+    model = group.scores["model"]
+    chance = [_number(group.scores[name]["pointing"]) for name in ("uniform", "prior")]
+    return [_with_interval(model["pointing"]), *chance, *(_number(model[key]) for key in SCORES[1:])]
+
+
+def _number(score: Score) -> str:
+    return "-" if score.value is None else f"{score.value:.3f}"
+
+
+def _with_interval(score: Score) -> str:
+    span = "" if score.interval is None else f" [{score.interval.low:.3f}, {score.interval.high:.3f}]"
+    return _number(score) + span
+
+
+def _aligned(lines: list[list[str]], last_apart: bool = False) -> str:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = ["  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]) for name, *cells in lines]
+    rule = "-" * len(text[0])
+    return "\n".join([text[0], rule, *text[1:-1], *([rule] if last_apart else []), text[-1]])

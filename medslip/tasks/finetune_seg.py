@@ -1,0 +1,442 @@
+"""Fine-tuning for segmentation: trunk -> U-Net -> Dice and cross-entropy -> best on validation -> test, once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+
+from medslip.data.finetune_loading import (
+    Pairs,
+    masked_evaluation_loader,
+    masked_training_loader,
+    preload_pairs,
+)
+from medslip.data.joint_transforms import JointAugmentationConfig, JointTransform
+from medslip.data.loading import Batch
+from medslip.data.masked import MaskedImages, read_phantom_masks
+from medslip.data.siim_acr import read_masks
+from medslip.errors import InputError
+from medslip.evaluation.figures import Tile, overview
+from medslip.evaluation.run_folder import environment, write_json
+from medslip.evaluation.segmentation import (
+    THRESHOLDS,
+    PixelCounts,
+    SegmentationScores,
+    best_threshold,
+    count_pixels,
+    score_segmentation,
+)
+from medslip.model.segmenter import BRIDGE, Segmenter
+from medslip.tasks.finetune import (
+    Fit,
+    Start,
+    StartConfig,
+    choose_labels,
+    finetuning_optim,
+    in_order,
+    open_start,
+    refuse_bad_parts,
+    refuse_bad_seeds,
+    seed_folder,
+    show_start,
+    split_patients,
+    write_names,
+    write_summary,
+)
+from medslip.tasks.run_start import PHANTOM, RUNS, begin_run, config_to_dict, refuse_used, timestamp
+from medslip.tasks.weights import newest_phantom_checkpoint
+from medslip.training.distributed import Device, Processes, processes
+from medslip.training.engine import TrainConfig, Validation
+from medslip.training.finetuning import SEGMENTATION_LOSSES, SegmentationObjective
+from medslip.training.optim import OptimConfig
+
+TASK = "segmentation"
+
+
+@dataclass(frozen=True)
+class SegmentationDataConfig:
+    """Which images and masks, and how they are divided.
+
+    Attributes:
+        kind: "siim_acr": SIIM-ACR Pneumothorax, the publisher's folder or a CSV of pictures with masks; "phantom": the
+            phantoms of a corpus that have masks, those of its validation and test studies.
+        path: The folder, or the CSV.
+        images: "siim_acr": the folder of the images, where it is not the usual one.
+        masks: "siim_acr": the folder of mask pictures; None takes a folder "masks" beside the CSV.
+        pathology: "phantom": the finding to segment.
+        valid_fraction: Share of the patients that choose the best epoch and the threshold.
+        test_fraction: Share of the patients that the result is scored on.
+        split_seed: Decides which patients.
+        fraction: Share of the training images whose masks are learnt from, such as 0.01, 0.1 or 1. Chosen by each seed,
+            stratified by whether there is a mask; a smaller share lies inside a larger one.
+        passes: How often these come between two validations; more for a small share.
+        side: Side of the model's input and output in pixels, a multiple of 16.
+        preload: Keep all images and masks in memory, decoded once: for a corpus that fits.
+        workers: Processes that load and augment images.
+    """
+
+    kind: Literal["siim_acr", "phantom"] = "siim_acr"
+    path: Path = Path("data_file/siim_acr")
+    images: Path | None = None
+    masks: Path | None = None
+    pathology: str = "pneumothorax"
+    valid_fraction: float = 0.15
+    test_fraction: float = 0.15
+    split_seed: int = 0
+    fraction: float = 1.0
+    passes: int = 1
+    side: int = 224
+    preload: bool = False
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        refuse_bad_parts(self.valid_fraction, self.test_fraction, self.passes)
+
+
+@dataclass(frozen=True)
+class FinetuneSegConfig:
+    """Fine-tune for segmentation.
+
+    Attributes:
+        checkpoint: The weights: ours, or the published .pth; None takes the newest phantom run's.
+        start: What the trunk starts from.
+        data: What to learn from and to test on.
+        bridge: Channels of the U-Net's bridge, a multiple of 16; the up-blocks have a half to a sixteenth of it.
+        augmentation: How training images and masks are varied.
+        train: The loop.
+        optim: The optimiser; the published recipe is a constant learning rate of 1e-5.
+        seeds: One run each: first weights, order, augmentation, and which labels a share below 1 chooses.
+        resamples: Bootstrap resamples of patients.
+        device: Where to compute.
+        output: The run folder; None takes runs/finetune_seg/DATE-TIME.
+    """
+
+    checkpoint: Path | None = None
+    start: StartConfig = field(default_factory=StartConfig)
+    data: SegmentationDataConfig = field(default_factory=SegmentationDataConfig)
+    bridge: int = BRIDGE
+    augmentation: JointAugmentationConfig = field(default_factory=JointAugmentationConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    optim: OptimConfig = field(default_factory=finetuning_optim)
+    seeds: tuple[int, ...] = (0,)
+    resamples: int = 1000
+    device: Device = "auto"
+    output: Path | None = None
+
+    def __post_init__(self) -> None:
+        refuse_bad_seeds(self.seeds, self.train)
+        if self.bridge < 16 or self.bridge % 16:
+            raise InputError(f"bridge: {self.bridge} is no multiple of 16")
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A split, and what of it is in memory.
+
+    Attributes:
+        data: Its images.
+        pairs: Images and masks at the side that they are used at; None reads the files.
+    """
+
+    data: MaskedImages
+    pairs: Pairs | None
+
+
+def run(config: FinetuneSegConfig, show: bool = True) -> Path:
+    """Fine-tune once for each seed; returns the run folder.
+
+    It then holds config.yaml, metrics.json (mean and deviation over seeds), valid_list.txt and test_list.txt; and for each
+    seed a folder seed_N with train_list.txt, best.safetensors, log.jsonl, tensorboard/, losses.png, metrics.json,
+    predictions.csv and overlays.png, of the test images.
+
+    Args:
+        config: What to learn from what.
+        show: Whether to print the table.
+
+    Raises:
+        InputError: The checkpoint, an image, a mask or the config cannot be used.
+    """
+    output = config.output or RUNS / "finetune_seg" / timestamp()
+    refuse_used(output)
+    start, checkpoint = open_start(config.start, config.checkpoint, config.data.side)
+    data = _read(config.data)
+    parts = split_patients(
+        data.patients,
+        [str(path) for path in data.paths],
+        config.data.split_seed,
+        config.data.valid_fraction,
+        config.data.test_fraction,
+        data.name,
+    )
+    splits = {name: data.take(indices) for name, indices in parts.items()}
+    for name, split in splits.items():
+        if not split.marked.any():
+            raise InputError(f"{data.name}: none of the {len(split)} images to {name} has a mask of {data.finding}")
+    config = replace(config, checkpoint=checkpoint, output=output)
+    with processes(config.device) as world:
+        if world.is_main:
+            begin_run(output, config)
+            for name in ("valid", "test"):
+                write_names(output / f"{name}_list.txt", splits[name].paths)
+        world.wait()
+        train, valid = (_part(splits[name], name, config) for name in ("train", "valid"))
+        runs, report = {}, {}
+        for seed in config.seeds:
+            segmenter = _Segmentation(config, seed, start, train, valid, world)
+            report = segmenter.report
+            if world.is_main and seed == config.seeds[0]:
+                print(show_start(report))
+            scores = segmenter.run(splits["test"])
+            runs[seed] = {**scores.values, "dice_of_predicting_nothing": 1 - scores.marked / scores.images}
+        if world.is_main:
+            about = {"name": data.name, "finding": data.finding, "fraction": config.data.fraction}
+            about |= {name: len(split) for name, split in splits.items()}
+            table = write_summary(output, TASK, about, runs, report, str(world.device))
+            if show:
+                print(f"{table}\n\nweights, predictions, metrics and figures: {output}")
+    return output
+
+
+def _read(config: SegmentationDataConfig) -> MaskedImages:
+    if config.kind == "phantom":
+        return read_phantom_masks(config.path, config.pathology)
+    return read_masks(config.path, config.images, config.masks)
+
+
+def _part(data: MaskedImages, split: str, config: FinetuneSegConfig) -> _Part:
+    side = config.data.side
+    if split == "train":
+        side = JointTransform(side, config.augmentation).source_side
+    return _Part(data, preload_pairs(data, side, config.data.workers) if config.data.preload else None)
+
+
+class _Segmentation:
+    """One seed's fine-tuning.
+
+    Args:
+        config: Everything.
+        seed: This run's.
+        start: First weights of the trunk.
+        train: Images to learn from.
+        valid: Images to choose the epoch and the threshold on.
+        world: The processes that share them.
+
+    Attributes:
+        report: What was loaded, and what stayed random.
+    """
+
+    def __init__(
+        self, config: FinetuneSegConfig, seed: int, start: Start, train: _Part, valid: _Part, world: Processes
+    ) -> None:
+        self._config, self._seed, self._world = config, seed, world
+        self._train, self._transform = train, start.transform
+        self._fit = Fit(
+            replace(config.train, seed=seed),
+            config.optim,
+            world,
+            seed_folder(Path(str(config.output)), seed),
+            "validation_dice",
+            "Mean Dice",
+        )
+        torch.manual_seed(seed)
+        self._model = Segmenter(start.trunk(), config.bridge)
+        self.report = start.report(self._model)
+        self._objective = SegmentationObjective(self._model, start.transform.normalise, config.train.channels_last)
+        self._objective.to(world.device)
+        self._valid = self._loader(valid)
+
+    def run(self, test: MaskedImages) -> SegmentationScores:
+        """Train, choose epoch and threshold on validation, then score the test images."""
+        data, config, folder = self._train.data, self._config, self._fit.folder
+        strata = ["marked" if marked else "empty" for marked in data.marked]
+        chosen, repeated = choose_labels(strata, config.data.fraction, self._seed, config.data.passes)
+        if not data.marked[chosen].any():
+            raise InputError(
+                f"data.fraction: {config.data.fraction} leaves {len(chosen)} training images, none with a mask; take more"
+            )
+        if self._world.is_main:
+            write_names(folder / "train_list.txt", [data.paths[index] for index in chosen])
+        batches = masked_training_loader(
+            data,
+            repeated,
+            JointTransform(config.data.side, config.augmentation),
+            self._seed,
+            self._fit.shard(len(repeated), config.data.workers),
+            self._train.pairs,
+        )
+        card = {
+            "task": TASK,
+            "finding": data.finding,
+            "bridge": config.bridge,
+            "transform": self._transform.to_dict(),
+            "start": self.report,
+            "config": config_to_dict(config),
+        }
+        best = self._fit.run(self._objective, batches, SEGMENTATION_LOSSES, self._validate, card)
+        counts, _ = self._examine(self._loader(_part(test, "test", config)))
+        threshold = best["validation_threshold"]
+        scores = score_segmentation(counts, threshold, test.patients, config.resamples, seed=0)
+        if self._world.is_main:
+            self._write(test, scores, counts, best, len(chosen))
+        return scores
+
+    def _loader(self, part: _Part) -> Iterable[Batch]:
+        shard = self._fit.shard(len(part.data), self._config.data.workers)
+        return masked_evaluation_loader(part.data, self._config.data.side, shard, part.pairs)
+
+    def _validate(self) -> Validation:
+        counts, losses = self._examine(self._valid)
+        threshold, dice = best_threshold(counts)
+        values = {f"validation_{name}": loss for name, loss in zip(SEGMENTATION_LOSSES, losses, strict=True)}
+        return Validation(dice, values | {"validation_dice": dice, "validation_threshold": threshold})
+
+    def _examine(self, loader: Iterable[Batch]) -> tuple[PixelCounts, list[float]]:
+        """Pixel counts of every image, in order, and the mean losses."""
+        device = self._world.device
+        one = torch.ones((), device=device)
+        summed = torch.zeros(len(SEGMENTATION_LOSSES), device=device)
+        indices, counts = [], []
+        for batch in (batch.to(device) for batch in loader):
+            assert batch.labels is not None
+            with torch.inference_mode():
+                logits = self._objective.answer(batch.images).float()
+                summed += self._objective.loss(logits, batch.labels, one)
+            indices.append(batch.indices.cpu().numpy())
+            counts.append(count_pixels(logits.sigmoid()[:, 0].cpu().numpy(), batch.labels[:, 0].cpu().numpy() > 0))
+        marked, predicted, overlap = in_order(
+            self._world,
+            indices,
+            [part.marked for part in counts],
+            [part.predicted for part in counts],
+            [part.overlap for part in counts],
+        )
+        losses = (self._world.sum(summed) / len(marked)).tolist()
+        return PixelCounts(marked, predicted, overlap), losses
+
+    def _write(
+        self, test: MaskedImages, scores: SegmentationScores, counts: PixelCounts, best: dict[str, Any], learnt: int
+    ) -> None:
+        """metrics.json, predictions.csv and overlays.png of this seed.
+
+        metrics.json has ``format``, ``version``, ``task``, ``data``, ``seed``, ``threshold``, ``scores`` (name -> ``value``,
+        ``low``, ``high``), ``bootstrap``, ``validation`` (of the best epoch), ``start``, ``environment``.
+        """
+        folder, column = self._fit.folder, THRESHOLDS.index(scores.threshold)
+        entries = {
+            name: {
+                "value": value,
+                "low": interval.low if (interval := scores.intervals.get(name)) else None,
+                "high": interval.high if interval else None,
+            }
+            for name, value in scores.values.items()
+        }
+        metrics = {
+            "format": "medslip-metrics",
+            "version": 1,
+            "task": TASK,
+            "data": {
+                "name": test.name,
+                "finding": test.finding,
+                "part": "test",
+                "images": scores.images,
+                "patients": scores.patients,
+                "marked": scores.marked,
+                "learnt_from": learnt,
+            },
+            "seed": self._seed,
+            "threshold": scores.threshold,
+            "scores": entries,
+            "bootstrap": {"resamples": scores.resamples, "seed": scores.seed, "unit": "patient", "level": 0.95},
+            "validation": best,
+            "start": self.report,
+            "environment": environment(str(self._world.device)),
+        }
+        write_json(folder / "metrics.json", metrics)
+        table = pd.DataFrame(
+            {
+                "image": [str(path) for path in test.paths],
+                "patient": test.patients,
+                "marked_pixels": counts.marked,
+                "predicted_pixels": counts.predicted[:, column],
+                "dice": scores.dice,
+                "iou": scores.iou,
+            }
+        )
+        partial = folder / "predictions.csv.partial"
+        table.to_csv(partial, index=False)
+        partial.replace(folder / "predictions.csv")
+        chosen = _telling(counts.marked > 0, counts.predicted[:, column], scores.dice)
+        tiles = self._tiles(test, [index for _, index in chosen])
+        titled = [
+            replace(tile, title=f"{what}\nDice {scores.dice[index]:.2f}")
+            for (what, index), tile in zip(chosen, tiles, strict=True)
+        ]
+        overview(folder / "overlays.png", titled)
+
+    def _tiles(self, test: MaskedImages, indices: list[int]) -> list[Tile]:
+        """Image, the mask's outline in white, the probability as a heat map."""
+        part = _Part(test.take(np.array(indices)), None)
+        shard = replace(self._fit.shard(len(indices), 0), world_size=1, rank=0)
+        tiles = []
+        for batch in masked_evaluation_loader(part.data, self._config.data.side, shard):
+            assert batch.labels is not None
+            with torch.inference_mode():
+                logits = self._objective.answer(batch.images.to(self._world.device)).float()
+            probabilities = logits.sigmoid()[:, 0].cpu().numpy()
+            for image, mask, probability in zip(batch.images[:, 0], batch.labels[:, 0], probabilities, strict=True):
+                grey = image.numpy().copy()
+                grey[_outline(mask.numpy() > 0)] = 255
+                tiles.append(Tile(grey, heat_map=probability))
+        return tiles
+
+
+def _outline(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """The mask's pixels that touch something outside it."""
+    padded = np.pad(mask, 1)
+    inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return mask & ~inner
+
+
+def _telling(
+    marked: npt.NDArray[np.bool_], predicted: npt.NDArray[np.int64], dice: npt.NDArray[np.float64]
+) -> list[tuple[str, int]]:
+    """Four each of the best, median and worst marked images, and the largest false alarms among the others."""
+    order = np.flatnonzero(marked)[np.argsort(-dice[marked], kind="stable")]
+    middle = max(0, len(order) // 2 - 2)
+    lots = {"best": order[:4], "median": order[middle : middle + 4], "worst": order[-4:]}
+    alarms = np.flatnonzero(~marked & (predicted > 0))
+    lots["false alarm"] = alarms[np.argsort(-predicted[alarms], kind="stable")][:4]
+    return [(what, int(index)) for what, indices in lots.items() for index in indices]
+
+
+def phantom_config(corpus: Path, checkpoint: Path | None, output: Path | None) -> FinetuneSegConfig:
+    """A short fine-tuning on phantoms, for two cores: the pneumothorax of those that the pre-training did not learn from."""
+    return FinetuneSegConfig(
+        checkpoint=checkpoint,
+        data=SegmentationDataConfig(
+            kind="phantom", path=corpus, valid_fraction=0.2, test_fraction=0.4, side=128, preload=True, workers=0
+        ),
+        bridge=256,
+        train=TrainConfig(epochs=4, batch_size=16),
+        optim=OptimConfig(learning_rate=1e-3, warmup_steps=10),
+        output=output,
+    )
+
+
+def embedded_default() -> FinetuneSegConfig:
+    """What the script runs without arguments: the newest phantom run's trunk, on the phantoms that have masks.
+
+    Raises:
+        InputError: There is no phantom run yet.
+    """
+    return phantom_config(PHANTOM, newest_phantom_checkpoint(), None)
+
+
+COMMAND = (FinetuneSegConfig, run)

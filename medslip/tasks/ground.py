@@ -1,0 +1,449 @@
+"""Grounding: where the model looks for each finding, against where it is -> scores beside chance, overlays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from medslip.data.boxes import Rectangle
+from medslip.data.grounded import (
+    GroundedFinding,
+    GroundedImages,
+    read_cxr14,
+    read_mask,
+    read_phantoms,
+    read_rsna,
+    split_patients,
+)
+from medslip.data.image_labels import class_pathologies
+from medslip.data.images import read_image
+from medslip.errors import InputError
+from medslip.evaluation.figures import Tile, overview
+from medslip.evaluation.grounding import anatomy_grids, attention_grids, box_region, heat_map, mean_box_grid, overlap
+from medslip.evaluation.grounding_report import (
+    ALL,
+    SIZES,
+    chance_table,
+    class_table,
+    write_case_scores,
+    write_grounding_metrics,
+)
+from medslip.evaluation.grounding_scores import (
+    CASE_SCORES,
+    MAPS,
+    CaseScores,
+    GroupScores,
+    MapPair,
+    Truth,
+    choose_threshold,
+    score_case,
+    score_groups,
+)
+from medslip.model.medslip import MeDSLIPOutput
+from medslip.predictor import Predictor, present_probability
+from medslip.tasks.run_start import PHANTOM, RUNS, begin_run, refuse_used, timestamp
+from medslip.tasks.weights import PublishedConfig, newest_phantom_checkpoint, open_weights
+from medslip.training.distributed import Device
+from medslip.vocabulary import pathology_index
+
+Grid = npt.NDArray[np.float64]
+
+PRIOR_SIDE = 64
+"""Cells along each side of the prior."""
+
+_TILES = 4
+
+
+@dataclass(frozen=True)
+class GroundedDataConfig:
+    """Which images with boxes.
+
+    Attributes:
+        kind: "phantom": a phantom corpus, its test split, with masks; "cxr14": the publisher's ChestX-ray14 folder;
+            "rsna": RSNA Pneumonia, the publisher's folder or the authors' CSV.
+        path: The folder, or the CSV.
+        list: "cxr14": which images, a file of names in the folder or elsewhere.
+        images: "rsna": the folder of the images, where it is not the CSV's own, or not where the publisher has it.
+        equalise: Spread the grey values of each image first (histogram equalisation), as published for RSNA.
+        aside: "cxr14", "rsna": share of the patients with boxes, 0 to 1, that is not scored, but gives thresholds and prior.
+            Phantoms have a validation split for the thresholds, and training boxes for the prior.
+        classes: Class -> pathology, for classes that are not named after one.
+    """
+
+    kind: Literal["phantom", "cxr14", "rsna"] = "phantom"
+    path: Path = PHANTOM
+    list: Path = Path("test_list.txt")
+    images: Path | None = None
+    equalise: bool = False
+    aside: float = 0.2
+    classes: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.aside < 1:
+            raise InputError(f"data.aside: {self.aside} is not between 0 and 1")
+
+
+@dataclass(frozen=True)
+class GroundConfig:
+    """Compare where the model looks with where the findings are.
+
+    Attributes:
+        checkpoint: The weights: ours, or the published .pth; None takes the newest phantom run's.
+        data: Which images.
+        layers: Decoder layers whose attention is averaged, from 0; none named means all.
+        heads: Attention heads of these layers, from 0; none named means all.
+        anatomy: Whether to multiply in the anatomy stream's map: its attention, weighted by the anatomies that the model pairs
+            with the pathology in this image.
+        threshold: Of the model's map, 0 to 1, for IoU, Dice and boxes; None chooses the one of best mean IoU on images that are
+            not scored.
+        box_iou: IoU, 0 to 1, at which a predicted box finds a true one.
+        published: How to read the published .pth.
+        resamples: Bootstrap resamples of patients.
+        seed: Of the resamples, and of the patients set aside.
+        batch_size: Images at a time.
+        workers: Processes that decode images.
+        device: Where to compute.
+        output: The run folder; None takes runs/ground/DATE-TIME.
+    """
+
+    checkpoint: Path | None = None
+    data: GroundedDataConfig = field(default_factory=GroundedDataConfig)
+    layers: list[int] = field(default_factory=list)
+    heads: list[int] = field(default_factory=list)
+    anatomy: bool = False
+    threshold: float | None = None
+    box_iou: float = 0.3
+    published: PublishedConfig = field(default_factory=PublishedConfig)
+    resamples: int = 1000
+    seed: int = 0
+    batch_size: int = 64
+    workers: int = 2
+    device: Device = "auto"
+    output: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise InputError(f"threshold: {self.threshold} is outside 0..1")
+        if not 0 < self.box_iou <= 1:
+            raise InputError(f"box_iou: {self.box_iou} is not above 0 and at most 1")
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Images by what they are for.
+
+    Attributes:
+        prior: Their boxes make the prior; their pixels are not read.
+        tuning: Thresholds are chosen on them.
+        scored: What the scores are of.
+    """
+
+    prior: GroundedImages
+    tuning: GroundedImages
+    scored: GroundedImages
+
+
+@dataclass(frozen=True)
+class Case:
+    """A finding on an image, and what the model says of it.
+
+    Attributes:
+        image: Its file.
+        patient: Its patient; the file's path where unknown.
+        finding: Where it is.
+        frame: Height and width that its boxes are given in.
+        grid: g x g, the model's map.
+        probability: The model's probability that it is there.
+    """
+
+    image: Path
+    patient: str
+    finding: GroundedFinding
+    frame: tuple[int, int]
+    grid: Grid
+    probability: float
+
+    def truth(self) -> Truth:
+        """Where the finding is, pixel by pixel.
+
+        Raises:
+            InputError: Its mask cannot be used.
+        """
+        if self.finding.mask is None:
+            return Truth(self.finding.boxes, box_region(self.finding.boxes, *self.frame))
+        return Truth(self.finding.boxes, read_mask(self.finding.mask, self.frame))
+
+
+def run(config: GroundConfig, show: bool = True) -> Mapping[str, Sequence[GroupScores]]:
+    """Ground; returns the scores of larger and of smaller findings: every class, then all.
+
+    The run folder then holds config.yaml, scores.csv (a line a finding), metrics.json and overlays.png.
+
+    Args:
+        config: What to ground with what.
+        show: Whether to print the tables.
+
+    Raises:
+        InputError: The checkpoint, an image, a box, a mask, a class, a layer or a head cannot be used.
+    """
+    output = config.output or RUNS / "ground" / timestamp()
+    refuse_used(output)
+    checkpoint = config.checkpoint or newest_phantom_checkpoint()
+    weights = open_weights(checkpoint, config.published)
+    model = weights.card.model
+    _check_numbers("layers", config.layers, model.decoder_layers)
+    _check_numbers("heads", config.heads, model.decoder_heads)
+    splits = read_splits(config.data, config.seed)
+    config = replace(config, checkpoint=checkpoint, output=output)
+    device = None if config.device == "auto" else config.device
+    predictor = Predictor(weights, device, config.batch_size, config.workers, config.data.equalise)
+    scored = look(predictor, splits.scored, config)
+    side = scored[0].grid.shape[0]
+    chance = {"uniform": _uniform(splits, side), "prior": _prior(splits, side)}
+    thresholds = _thresholds(look(predictor, splits.tuning, config), chance)
+    if config.threshold is not None:
+        thresholds["model"] = config.threshold
+    answers, larger = _score(scored, chance, thresholds, config.box_iou)
+    groups = _groups(scored, larger, answers, config)
+    begin_run(output, config)
+    _write(config, output, splits, scored, larger, answers, groups, thresholds, predictor)
+    if show:
+        _show(groups, thresholds, config, output)
+    return groups
+
+
+def _check_numbers(name: str, chosen: Sequence[int], number: int) -> None:
+    for value in chosen:
+        if not 0 <= value < number:
+            raise InputError(f"{name}: {value} is not one of the checkpoint's, 0 to {number - 1}")
+
+
+def read_splits(config: GroundedDataConfig, seed: int) -> Splits:
+    """The images that the config names.
+
+    Args:
+        config: Which.
+        seed: Of the patients set aside.
+
+    Raises:
+        InputError: They cannot be read, or a film is missing.
+    """
+    if config.kind == "phantom":
+        train, valid, test = (read_phantoms(config.path, split) for split in ("train", "valid", "test"))
+        return Splits(train, valid, test)
+    images = read_cxr14(config.path, config.list) if config.kind == "cxr14" else read_rsna(config.path, config.images)
+    aside, scored = split_patients(images, config.aside, seed)
+    return Splits(aside, aside, scored)
+
+
+def look(predictor: Predictor, images: GroundedImages, config: GroundConfig) -> list[Case]:
+    """Where the model looks for each finding of each image.
+
+    Raises:
+        InputError: An image cannot be read, or a class stands for no pathology.
+    """
+    pathologies = class_pathologies(images.classes, config.data.classes, str(config.data.path))
+    column = {name: pathology_index(pathology) for name, pathology in zip(images.classes, pathologies, strict=True)}
+    cases: list[Case] = []
+    maps = _maps(predictor, images.paths, config, sorted(set(column.values())))
+    for index, (grids, probabilities) in enumerate(maps):
+        path, patient = images.paths[index], images.patients[index] or str(images.paths[index])
+        cases += [
+            Case(
+                path, patient, finding, images.frame, grids[column[finding.label]], probabilities[column[finding.label]]
+            )
+            for finding in images.findings[index]
+        ]
+    return cases
+
+
+def _maps(
+    predictor: Predictor, paths: Sequence[Path], config: GroundConfig, columns: list[int]
+) -> Iterator[tuple[dict[int, Grid], dict[int, float]]]:
+    """For each image, the map and the probability of each pathology in ``columns``."""
+    for _, output in predictor.outputs(paths, with_attention=True):
+        grids = _grids(output, columns, config)
+        probabilities = present_probability(output.pathology_logits[:, columns])
+        for image, answer in zip(grids, probabilities.tolist(), strict=True):
+            yield dict(zip(columns, image, strict=True)), dict(zip(columns, answer, strict=True))
+
+
+def _grids(output: MeDSLIPOutput, columns: list[int], config: GroundConfig) -> npt.NDArray[np.float64]:
+    """B x len(columns) x g x g."""
+    assert output.pathology_maps is not None, "asked for"
+    assert output.anatomy_maps is not None, "asked for"
+    maps = output.pathology_maps[..., columns, :].double().cpu().numpy()
+    grids = attention_grids(maps, config.layers, config.heads)
+    if config.anatomy:
+        anatomies = attention_grids(output.anatomy_maps.double().cpu().numpy(), config.layers, config.heads)
+        grids = grids * anatomy_grids(anatomies, output.icl_logits[..., columns].double().cpu().numpy())
+    return np.asarray(grids, np.float64)
+
+
+def _uniform(splits: Splits, side: int) -> dict[str, MapPair]:
+    """A map that is the same everywhere, for every class."""
+    level = MapPair(np.ones((1, 1)), np.ones((side, side)))
+    return dict.fromkeys((*splits.scored.classes, *splits.tuning.classes), level)
+
+
+def _prior(splits: Splits, side: int) -> dict[str, MapPair]:
+    """Each class's mean box as a map; that of all boxes for a class that has none to learn from."""
+    height, width = splits.prior.frame
+    boxes: dict[str, list[Rectangle]] = {name: [] for name in (*splits.scored.classes, *splits.tuning.classes)}
+    every: list[Rectangle] = []
+    for finding in (finding for findings in splits.prior.findings for finding in findings):
+        boxes.setdefault(finding.label, []).extend(finding.boxes)
+        every.extend(finding.boxes)
+    return {
+        name: MapPair(*(mean_box_grid(found or every, height, width, cells) for cells in (PRIOR_SIDE, side)))
+        for name, found in boxes.items()
+    }
+
+
+def _answer(case: Case, chance: Mapping[str, Mapping[str, MapPair]], name: str) -> MapPair:
+    return MapPair(case.grid, case.grid) if name == "model" else chance[name][case.finding.label]
+
+
+def _thresholds(cases: Sequence[Case], chance: Mapping[str, Mapping[str, MapPair]]) -> dict[str, float]:
+    """For each map, the threshold of best mean IoU over these cases."""
+    curves: dict[str, list[Grid]] = {name: [] for name in MAPS}
+    for case in tqdm(cases, desc="threshold", unit="finding", leave=False, mininterval=1):
+        region = case.truth().region
+        for name in MAPS:
+            iou, _ = overlap(heat_map(_answer(case, chance, name).grid, *case.frame), region)
+            curves[name].append(iou)
+    return {name: choose_threshold(found) for name, found in curves.items()}
+
+
+def _score(
+    cases: Sequence[Case], chance: Mapping[str, Mapping[str, MapPair]], thresholds: Mapping[str, float], box_iou: float
+) -> tuple[dict[str, list[CaseScores]], npt.NDArray[np.bool_]]:
+    """Every map's scores of every case, and whether its finding is larger than one patch."""
+    answers: dict[str, list[CaseScores]] = {name: [] for name in MAPS}
+    larger = []
+    for case in tqdm(cases, desc="scores", unit="finding", leave=False, mininterval=1):
+        truth = case.truth()
+        larger.append(truth.is_large(len(case.grid)))
+        for name in MAPS:
+            answers[name].append(score_case(_answer(case, chance, name), truth, thresholds[name], box_iou))
+    return answers, np.array(larger)
+
+
+def _groups(
+    cases: Sequence[Case],
+    larger: npt.NDArray[np.bool_],
+    answers: Mapping[str, Sequence[CaseScores]],
+    config: GroundConfig,
+) -> dict[str, list[GroupScores]]:
+    labels = np.array([case.finding.label for case in cases])
+    groups = {}
+    for size, of_size in zip(SIZES, (larger, ~larger), strict=True):
+        members = {name: np.flatnonzero(of_size & (labels == name)) for name in sorted(set(labels.tolist()))}
+        members[ALL] = np.flatnonzero(of_size)
+        groups[size] = score_groups(members, answers, [case.patient for case in cases], config.resamples, config.seed)
+    return groups
+
+
+def _write(
+    config: GroundConfig,
+    output: Path,
+    splits: Splits,
+    cases: Sequence[Case],
+    larger: npt.NDArray[np.bool_],
+    answers: Mapping[str, Sequence[CaseScores]],
+    groups: Mapping[str, Sequence[GroupScores]],
+    thresholds: Mapping[str, float],
+    predictor: Predictor,
+) -> None:
+    columns = {
+        "image": [str(case.image) for case in cases],
+        "patient": [case.patient for case in cases],
+        "class": [case.finding.label for case in cases],
+        "probability": [case.probability for case in cases],
+        "larger_than_a_patch": larger.astype(int).tolist(),
+    }
+    write_case_scores(output, columns, answers)
+    data = {
+        "name": splits.scored.name,
+        "kind": config.data.kind,
+        "path": str(config.data.path),
+        "images": len(splits.scored),
+        "patients": len({case.patient for case in cases}),
+        "findings": len(cases),
+        "prior_boxes": sum(len(finding.boxes) for found in splits.prior.findings for finding in found),
+        "tuning_images": len(splits.tuning),
+        "frame": splits.scored.frame,
+    }
+    extra = {
+        "patches": cases[0].grid.shape,
+        "thresholds": thresholds,
+        "box_iou": config.box_iou,
+        "layers": config.layers,
+        "heads": config.heads,
+        "anatomy": config.anatomy,
+        "checkpoint": str(config.checkpoint),
+        "provenance": predictor.checkpoint.card.provenance,
+    }
+    write_grounding_metrics(output, data, groups, config.resamples, config.seed, str(predictor.device), extra)
+    overview(output / "overlays.png", _tiles(cases, answers["model"]), _TILES)
+
+
+def _tiles(cases: Sequence[Case], answers: Sequence[CaseScores]) -> list[Tile]:
+    """The best, middling and worst cases by AUROC of pixels, a row each; an image comes once a row."""
+    auroc = np.array([answer.values[CASE_SCORES.index("pixel_auroc")] for answer in answers])
+    falling = [index for index in np.argsort(-auroc, kind="stable").tolist() if not np.isnan(auroc[index])]
+    middle = sorted(falling, key=lambda index: (abs(auroc[index] - np.nanmedian(auroc)), index))
+    rows = {"best": falling, "median": middle, "worst": falling[::-1]}
+    tiles = []
+    for name, order in rows.items():
+        first = {cases[index].image: index for index in reversed(order)}
+        chosen = [index for index in order if first[cases[index].image] == index][:_TILES]
+        tiles += [_tile(name, cases[index], float(auroc[index])) for index in chosen]
+    return tiles
+
+
+def _tile(name: str, case: Case, auroc: float) -> Tile:
+    image = read_image(case.image)
+    height, width = image.shape
+    across, down = width / case.frame[1], height / case.frame[0]
+    boxes = [(x * across, y * down, w * across, h * down) for x, y, w, h in case.finding.boxes]
+    title = f"{name}: {case.finding.label}\npixel AUROC {auroc:.2f}, probability {case.probability:.2f}"
+    return Tile(image, title, heat_map(case.grid, *case.frame), boxes)
+
+
+def _show(
+    groups: Mapping[str, Sequence[GroupScores]], thresholds: Mapping[str, float], config: GroundConfig, output: Path
+) -> None:
+    for size in SIZES:
+        print(f"findings {size} than one patch\n")
+        if not groups[size]:
+            print("none\n")
+            continue
+        print(f"{class_table(groups[size])}\n\n{chance_table(groups[size][-1])}\n")
+    chosen = ", ".join(f"{name} {value:.2f}" for name, value in thresholds.items())
+    print("pointing: the maximum's pixel is inside a box; any pixel: the published rule, the maximal patch touches one")
+    print(f"IoU, Dice and boxes at thresholds {chosen}; a box is found at IoU {config.box_iou:g}")
+    print(f"scores, metrics and overlays: {output}")
+
+
+def embedded_default() -> GroundConfig:
+    """What the script runs without arguments: the newest phantom run's model on the phantoms held out from it.
+
+    Raises:
+        InputError: There is no phantom run yet.
+    """
+    return held_out_phantoms(PHANTOM, newest_phantom_checkpoint(), None)
+
+
+def held_out_phantoms(corpus: Path, checkpoint: Path, output: Path | None) -> GroundConfig:
+    """Ground the test split of a phantom corpus."""
+    return GroundConfig(checkpoint=checkpoint, data=GroundedDataConfig(path=corpus), output=output)
+
+
+COMMAND = (GroundConfig, run)

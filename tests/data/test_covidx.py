@@ -1,0 +1,73 @@
+"""Reading COVIDx CXR-4."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medslip.data.covidx import read_labelled, read_splits
+from medslip.errors import InputError
+
+LISTS = {
+    "train": ["3 a.png positive bimcv", "4 b.png negative rsna"],
+    "val": ["5 c.png negative rsna", "6 d.jpg positive bimcv"],
+    "test": ["7 e.png positive a source of words", "COVID 19 (8) f 1.png negative actmed"],
+}
+
+
+def write_layout(root: Path, **changed: list[str]) -> Path:
+    for name, rows in {**LISTS, **changed}.items():
+        (root / name).mkdir()
+        for file in ("a.png", "b.png", "c.png", "d.jpg", "e.png", "f 1.png"):
+            Image.fromarray(np.zeros((4, 4), np.uint8)).save(root / name / file)
+        (root / f"{name}.txt").write_text("".join(row + "\n" for row in rows))
+    return root
+
+
+def test_labels_patients_and_folders_of_each_list(tmp_path: Path) -> None:
+    splits = read_splits(write_layout(tmp_path))
+    assert list(splits) == ["train", "valid", "test"]
+    labels = {name: images.labels for name, images in splits.items()}
+    assert labels["valid"] is not None
+    assert labels["valid"].tolist() == [[0], [1]]
+    assert splits["valid"].paths[1] == tmp_path / "val" / "d.jpg"
+    assert splits["train"].patients == ["3", "4"]
+    assert splits["train"].classes == ("COVID-19",)
+
+
+def test_blanks_in_patients_files_and_sources(tmp_path: Path) -> None:
+    """A line with blanks in its names would be refused, or read as another file."""
+    images = read_labelled(write_layout(tmp_path))
+    assert [path.name for path in images.paths] == ["e.png", "f 1.png"]
+    assert images.patients == ["7", "COVID 19 (8)"]
+
+
+def test_a_patient_of_two_lists_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"patient 3 is in train and in test"):
+        read_splits(write_layout(tmp_path, test=["3 e.png negative rsna"]))
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("8 e.png negative rsna", r"test.txt: line 2: image e.png is listed twice, also in line 1"),
+        ("8 g.png negative rsna", r"test.txt: line 2: image g.png is not in"),
+        ("8 c.png  rsna", r"test.txt: line 2: .* is not of the form"),
+        ("8 positive rsna", r"test.txt: line 2: .* is not of the form"),
+        ("c.png", r"test.txt: line 2: .* is not of the form"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path: Path, row: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_labelled(write_layout(tmp_path, test=["7 e.png positive bimcv", row]))
+
+
+def test_missing_and_empty_lists_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"test.txt: list not found"):
+        read_labelled(tmp_path)
+    (tmp_path / "val.txt").write_text("\n \n")
+    with pytest.raises(InputError, match=r"val.txt: the list is empty"):
+        read_labelled(tmp_path, "val")

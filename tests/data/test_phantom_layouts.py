@@ -1,0 +1,93 @@
+"""Phantoms in the layouts of RSNA, SIIM-ACR and COVIDx, read by the readers of the real data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from medslip.data import covidx, rsna, siim_acr
+from medslip.data.images import read_image
+from medslip.data.phantom.rsna_layout import OPACITIES
+from medslip.tasks.make_phantom import MakePhantomConfig, run
+
+SIDE = 64
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("phantom") / "corpus"
+    run(MakePhantomConfig(output, studies=40, valid_fraction=0.5, test_fraction=0.4, side=SIDE, workers=1))
+    return output
+
+
+@pytest.fixture(scope="module")
+def truth(corpus: Path) -> pd.DataFrame:
+    """The evaluated studies, by the name of their image."""
+    table = pd.read_csv(corpus / "findings.csv")
+    return table[table["split"] != "train"].set_index(table["image"].map(lambda image: Path(image).stem))
+
+
+@pytest.fixture(scope="module")
+def findings(corpus: Path) -> list[Mapping[str, Any]]:
+    return [json.loads(line) for line in (corpus / "findings.jsonl").read_text().splitlines()]
+
+
+def test_rsna_boxes_are_those_of_the_opacities(
+    corpus: Path, truth: pd.DataFrame, findings: list[Mapping[str, Any]]
+) -> None:
+    """Grounding would be scored against other places than the phantoms' opacities."""
+    boxed = rsna.read_boxes(corpus / "rsna")
+    assert [path.stem for path in boxed.images.paths] == list(truth.index)
+    assert any(boxed.boxes)
+    for index, path in enumerate(boxed.images.paths):
+        expected = [
+            finding["box"]
+            for finding in findings
+            if Path(finding["image"]).stem == path.stem and finding["pathology"] in OPACITIES
+        ]
+        rectangles = boxed.rectangles(index, rsna.CLASS, SIDE, SIDE)
+        np.testing.assert_allclose(np.reshape(rectangles, (-1, 4)), np.reshape(expected, (-1, 4)), atol=0.05)
+    assert boxed.images.patients == truth["patient"].tolist()
+    assert boxed.images.sexes == truth["sex"].tolist()
+    assert boxed.images.views == truth["view"].tolist()
+    assert boxed.images.ages.tolist() == truth["age"].tolist()
+
+
+def test_siim_masks_are_those_of_the_pneumothoraces(
+    corpus: Path, truth: pd.DataFrame, findings: list[Mapping[str, Any]]
+) -> None:
+    """A segmentation would learn shifted or transposed masks."""
+    masked = siim_acr.read_masks(corpus / "siim_acr")
+    assert masked.marked.astype(int).tolist() == truth["pneumothorax"].tolist()
+    assert masked.marked.any()
+    for index, image in enumerate(truth["image"]):
+        expected = np.zeros((SIDE, SIDE), bool)
+        for finding in findings:
+            if finding["image"] == image and finding["pathology"] == "pneumothorax":
+                expected |= np.asarray(Image.open(corpus / finding["mask"]))
+        np.testing.assert_array_equal(masked.mask(index), expected)
+
+
+def test_covidx_lists_are_patient_disjoint_and_hold_every_evaluated_study(corpus: Path, truth: pd.DataFrame) -> None:
+    """Training and testing would share patients, or labels would belong to other images."""
+    splits = covidx.read_splits(corpus / "covidx")
+    assert sum(len(images) for images in splits.values()) == len(truth)
+    assert {path.stem for path in splits["test"].paths} == set(truth.index[truth["split"] == "test"])
+    for images in splits.values():
+        assert images.labels is not None
+        names = [path.stem for path in images.paths]
+        assert images.labels[:, 0].tolist() == truth.loc[names, "infiltrate"].tolist()
+
+
+def test_films_look_as_in_the_other_layouts(corpus: Path, truth: pd.DataFrame) -> None:
+    """DICOM films would be inverted, or stretched in grey."""
+    for path in rsna.read_labelled(corpus / "rsna").paths[:5]:
+        plain = read_image(corpus / truth.loc[path.stem, "image"]).astype(float)
+        assert np.corrcoef(read_image(path).ravel(), plain.ravel())[0, 1] > 0.98

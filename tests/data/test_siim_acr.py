@@ -1,0 +1,156 @@
+"""Reading SIIM-ACR Pneumothorax: run lengths, DICOM and PNG forms."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from PIL import Image
+
+from medslip.data.images import Header, uid_of, write_dicom
+from medslip.data.siim_acr import decode_rle, encode_rle, read_labelled, read_masks
+from medslip.errors import InputError
+
+HEADER = Header("", "F", 43.0, "PA", 0, 0)
+
+
+def write_layout(root: Path, rows: list[str], size: tuple[int, int] = (8, 6)) -> Path:
+    """Images a and b and c in the publisher's folders."""
+    for name in "abc":
+        folder = root / "dicom-images-train" / f"study_{name}" / "series"
+        folder.mkdir(parents=True)
+        write_dicom(folder / f"{name}.dcm", np.full(size, 9, np.uint8), HEADER, uid_of(name))
+    (root / "train-rle.csv").write_text("ImageId, EncodedPixels\n" + "".join(row + "\n" for row in rows))
+    return root
+
+
+def test_run_lengths_go_down_the_columns_and_start_where_the_run_before_ended() -> None:
+    """Masks would be transposed, shifted, or stretched over the image."""
+    mask = decode_rle("1 2 3 1", height=4, width=3)
+    assert np.argwhere(mask).tolist() == [[1, 0], [2, 0], [2, 1]]
+
+
+@settings(deadline=None)
+@given(arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=9)))
+def test_decoding_undoes_encoding(mask: np.ndarray) -> None:
+    """A written mask would come back as another."""
+    np.testing.assert_array_equal(decode_rle(encode_rle(mask), *mask.shape), mask)
+
+
+@given(st.data())
+def test_encoding_undoes_decoding(data: st.DataObject) -> None:
+    """Run lengths would be rewritten as other ones."""
+    runs = data.draw(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=8))
+    first = data.draw(st.integers(0, 4))
+    numbers = [first, *(number for run in runs for number in run)][:-1]
+    numbers = numbers if len(numbers) % 2 == 0 else numbers[:-1]
+    text = " ".join(map(str, numbers)) or "-1"
+    assert encode_rle(decode_rle(text, 10, 9)) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["", "3", "1 2 3", "a b", "1 -2", "1.5 2", "-1 3", "3 0", "10 3", "11 1 1 1", "99999999999999999999 1"]
+)
+def test_what_is_no_run_lengths_or_leaves_the_image_is_refused(text: str) -> None:
+    """A damaged table would give a wrong mask in silence."""
+    with pytest.raises(InputError, match=r"^here: "):
+        decode_rle(text, 3, 4, "here")
+
+
+def test_several_rows_of_an_image_are_one_mask_and_images_come_in_table_order(tmp_path: Path) -> None:
+    """All but one mask of an image would be lost, or masks would belong to other images."""
+    root = write_layout(tmp_path, ["b,0 2", "c, -1", "b,1 3", "a,-1"])
+    masked = read_masks(root)
+    assert [path.stem for path in masked.paths] == ["b", "c", "a"]
+    assert masked.marked.tolist() == [True, False, False]
+    assert np.flatnonzero(masked.mask(0).T).tolist() == [0, 1, 2, 3]
+    assert masked.mask(1).shape == (8, 6)
+    assert not masked.mask(1).any()
+    assert masked.patients == ["b", "c", "a"]
+
+
+def test_masks_travel_to_worker_processes(tmp_path: Path) -> None:
+    """Loading with workers would fail."""
+    masked = pickle.loads(pickle.dumps(read_masks(write_layout(tmp_path, ["a,0 2"]))))
+    assert masked.mask(0).sum() == 2
+
+
+def test_labels_come_with_what_the_headers_say(tmp_path: Path) -> None:
+    """Scores by sex, age and view would be empty."""
+    images = read_labelled(write_layout(tmp_path, ["b,0 2", "a,-1"]))
+    assert images.classes == ("Pneumothorax",)
+    assert images.labels is not None
+    assert images.labels.tolist() == [[1], [0]]
+    assert (images.sexes, images.views, images.ages.tolist()) == (["F", "F"], ["PA", "PA"], [43, 43])
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["a,-1", "b,40 9"], r"train-rle.csv: line 3: the run lengths end at pixel 49, outside the image of 8 x 6"),
+        (["a,-1", "d,-1"], r"train-rle.csv: line 3: image d is not in"),
+        (["a,-1", "a,-1"], r"train-rle.csv: line 3: a stands in line 2 too"),
+        (["a,1 2", "a,-1"], r"train-rle.csv: line 3: a stands in line 2 too"),
+        (["a,1 2", "a,1 2"], r"train-rle.csv: line 3: a stands in line 2 too"),
+        (["a,1 2 3"], r"train-rle.csv: line 2: '1 2 3'"),
+    ],
+)
+def test_a_bad_row_is_named(tmp_path: Path, rows: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_masks(write_layout(tmp_path, rows))
+
+
+def write_pictures(root: Path, mask: np.ndarray) -> Path:
+    for folder, pixels in (("images", np.full((8, 6), 9, np.uint8)), ("masks", mask)):
+        (root / folder).mkdir()
+        Image.fromarray(pixels).save(root / folder / "a.png")
+    Image.fromarray(np.full((8, 6), 9, np.uint8)).save(root / "images" / "b.png")
+    Image.fromarray(np.zeros((8, 6), np.uint8)).save(root / "masks" / "b.png")
+    (root / "list.csv").write_text(",image_path\n0,images/a.png\n1,images/b.png\n")
+    return root / "list.csv"
+
+
+def test_png_form(tmp_path: Path) -> None:
+    mask = np.zeros((8, 6), np.uint8)
+    mask[2:4, 5] = 255
+    masked = read_masks(write_pictures(tmp_path, mask))
+    assert masked.marked.tolist() == [True, False]
+    np.testing.assert_array_equal(masked.mask(0), mask > 0)
+    labels = read_labelled(tmp_path / "list.csv").labels
+    assert labels is not None
+    assert labels.tolist() == [[1], [0]]
+
+
+def test_png_mask_of_another_size_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"masks/a.png: the mask has 6 x 8 pixels, its image 8 x 6"):
+        read_masks(write_pictures(tmp_path, np.zeros((6, 8), np.uint8)))
+
+
+def test_png_form_names_what_is_missing_or_listed_twice(tmp_path: Path) -> None:
+    table = write_pictures(tmp_path, np.zeros((8, 6), np.uint8))
+    table.write_text("image_path\nimages/a.png\nimages/a.png\n")
+    with pytest.raises(InputError, match=r"list.csv: line 3: image images/a.png is listed twice, also in line 2"):
+        read_masks(table)
+    table.write_text("image_path\nimages/b.png\n")
+    (tmp_path / "masks" / "b.png").unlink()
+    with pytest.raises(InputError, match=r"list.csv: line 2: mask .*b.png not found"):
+        read_masks(table)
+
+
+def test_real_image_without_pneumothorax(shared: Path, tmp_path: Path) -> None:
+    """The publisher's own file, of 1024 x 1024 pixels in compressed DICOM."""
+    name = "1.2.276.0.7230010.3.1.4.8323329.6904.1517875201.850819"
+    folder = tmp_path / "dicom-images-train" / "study" / "series"
+    folder.mkdir(parents=True)
+    (folder / f"{name}.dcm").symlink_to(shared / "real" / "dicom" / "siim_ptx_6904.dcm")
+    (tmp_path / "train-rle.csv").write_text(f"ImageId, EncodedPixels\n{name},-1\n")
+    images = read_labelled(tmp_path)
+    assert images.labels is not None
+    assert images.labels.tolist() == [[0]]
+    assert (images.sexes, images.views, images.ages.tolist()) == (["M"], ["PA"], [62])
+    assert read_masks(tmp_path).mask(0).shape == (1024, 1024)

@@ -1,0 +1,232 @@
+"""Zero-shot classification from files to a run folder, with a checkpoint of random weights."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from medslip.checkpoints import load_checkpoint
+from medslip.cli import main, parse
+from medslip.data.table import TableLayout
+from medslip.errors import InputError
+from medslip.predictor import Predictor
+from medslip.tasks.zeroshot_cls import ImagesConfig, ZeroshotConfig, ask, read_images, run
+from medslip.vocabulary import CLASS_PROMPTS, NORMALITY, PATHOLOGIES
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Twelve noise images of six patients."""
+    folder = tmp_path_factory.mktemp("images")
+    random = np.random.default_rng(0)
+    for index in range(12):
+        Image.fromarray(random.integers(0, 256, (40, 40), dtype=np.uint8)).save(folder / f"i{index:02}.png")
+    return folder
+
+
+def write_table(folder, path, classes=("Effusion", "Mass")):
+    table = pd.DataFrame({"image": [f"i{index:02}.png" for index in range(12)]})
+    table["patient"] = [f"p{index // 2}" for index in range(12)]
+    table["split"] = ["test"] * 10 + ["train"] * 2
+    for column, name in enumerate(classes):
+        table[name] = [(index + column) % 2 for index in range(12)]
+    table.to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture
+def config(folder, tmp_path, tiny_checkpoint):
+    path = write_table(folder, tmp_path / "table.csv")
+    data = ImagesConfig("table", path, images=folder, split="test")
+    return ZeroshotConfig(
+        tiny_checkpoint, data, resamples=20, batch_size=4, workers=0, device="cpu", output=tmp_path / "run"
+    )
+
+
+def with_data(config, **change):
+    return replace(config, data=replace(config.data, **change))
+
+
+def results(config):
+    predictions = pd.read_csv(config.output / "predictions.csv", keep_default_na=False)
+    return predictions, json.loads((config.output / "metrics.json").read_text())
+
+
+def expected(config, pathology):
+    """The probabilities that the model itself gives."""
+    paths = read_images(config.data).paths
+    return Predictor(load_checkpoint(config.checkpoint), "cpu").classify(paths).columns([pathology])[:, 0]
+
+
+def test_table_gives_predictions_scores_and_figures(config, capsys):
+    """The run folder must let a reader check every number: which image, which label, which query."""
+    scores = run(config)
+    predictions, metrics = results(config)
+    assert list(predictions.columns) == ["image", "patient", "Effusion", "Mass", "label_Effusion", "label_Mass"]
+    assert [name.rsplit("/")[-1] for name in predictions["image"]] == [f"i{index:02}.png" for index in range(10)]
+    assert predictions["patient"].tolist() == [f"p{index // 2}" for index in range(10)]
+    assert predictions["label_Mass"].tolist() == [1, 0] * 5
+    np.testing.assert_allclose(predictions["Effusion"], expected(config, "effusion"), rtol=1e-4)
+    np.testing.assert_allclose(predictions["Mass"], expected(config, "mass"), rtol=1e-4)
+    assert [entry["name"] for entry in metrics["classes"]] == ["Effusion", "Mass"]
+    assert metrics["classes"][0]["auroc"] == pytest.approx(scores.classes[0].auroc)
+    assert (metrics["data"]["images"], metrics["data"]["patients"], metrics["data"]["kind"]) == (10, 5, "table")
+    assert metrics["queries"] == {"Effusion": "effusion", "Mass": "mass"}
+    assert metrics["provenance"] == {"made": "for tests"}
+    assert metrics["checkpoint"] == str(config.checkpoint)
+    names = {path.name for path in config.output.iterdir()}
+    assert names == {"config.yaml", "predictions.csv", "metrics.json", "roc.png", "precision_recall.png"}
+    assert parse(ZeroshotConfig, ["--config", str(config.output / "config.yaml")]) == config
+    shown = capsys.readouterr().out
+    assert "Effusion" in shown
+    assert str(config.output) in shown
+
+
+def test_folder_gives_predictions_of_every_finding_without_scores(config, folder, capsys):
+    config = with_data(config, kind="folder", path=folder)
+    assert run(config) is None
+    predictions, metrics = results(config)
+    findings = [name for name in PATHOLOGIES if name not in NORMALITY]
+    assert list(predictions.columns) == ["image", "patient", *findings]
+    assert len(predictions) == 12
+    np.testing.assert_allclose(predictions["edema"], expected(config, "edema"), rtol=1e-4)
+    assert metrics["data"]["kind"] == "folder"
+    assert "classes" not in metrics
+    assert "no labels to score against" in capsys.readouterr().out
+    assert not (config.output / "roc.png").exists()
+
+
+def test_classes_are_mapped_to_pathologies(config, folder, tmp_path):
+    path = write_table(folder, tmp_path / "other.csv", ("Wasser", "Infiltration"))
+    config = with_data(config, path=path, table=TableLayout(classes={"Wasser": "effusion"}))
+    run(config)
+    predictions, metrics = results(config)
+    assert metrics["queries"] == {"Wasser": "effusion", "Infiltration": "infiltrate"}
+    np.testing.assert_allclose(predictions["Wasser"], expected(config, "effusion"), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("classes", "mapping", "words"),
+    [
+        (("Effusion", "Grippe"), {}, "unknown class"),
+        (("Grippe",), {"Grippe": "influenza"}, "class 'Grippe' is mapped to 'influenza', which is no pathology"),
+        (("Effusion",), {"Grippe": "effusion"}, "has no column 'Grippe'"),
+    ],
+)
+def test_unknown_class_is_bad_input_and_nothing_is_written(config, folder, tmp_path, classes, mapping, words):
+    path = write_table(folder, tmp_path / "other.csv", classes)
+    with pytest.raises(InputError, match=words) as refused:
+        run(with_data(config, path=path, table=TableLayout(classes=mapping)))
+    assert "other.csv" in str(refused.value)
+    assert not config.output.exists()
+
+
+@pytest.mark.parametrize("way", ["published", "prompt"])
+def test_fibrosis_is_asked_by_the_catch_all_or_by_its_own_prompt(config, folder, tmp_path, way):
+    """Two conventions give two numbers: the metrics must say which was taken."""
+    path = write_table(folder, tmp_path / "other.csv", ("Edema", "Fibrosis"))
+    config = replace(with_data(config, path=path), fibrosis=way)
+    run(config)
+    predictions, metrics = results(config)
+    catch_all = expected(config, "tail_abnorm_obs")
+    if way == "published":
+        assert metrics["queries"]["Fibrosis"] == "tail_abnorm_obs"
+        np.testing.assert_allclose(predictions["Fibrosis"], catch_all, rtol=1e-4)
+    else:
+        assert metrics["queries"]["Fibrosis"] == CLASS_PROMPTS["Fibrosis"]
+        assert np.abs(predictions["Fibrosis"] - catch_all).max() > 1e-5
+    np.testing.assert_allclose(predictions["Edema"], expected(config, "edema"), rtol=1e-4)
+
+
+def test_free_text_becomes_a_class_beside_the_labelled_ones(config):
+    """A class that the labels do not have is answered, marked unknown, and kept out of the scores."""
+    config = replace(config, prompt={"covid-19": "ground-glass opacities"})
+    scores = run(config)
+    predictions, metrics = results(config)
+    assert [entry.name for entry in scores.classes] == ["Effusion", "Mass"]
+    assert predictions["covid-19"].between(0, 1).all()
+    assert predictions["label_covid-19"].eq(-1).all()
+    assert metrics["queries"]["covid-19"] == "covid-19: ground-glass opacities"
+    np.testing.assert_allclose(predictions["Mass"], expected(config, "mass"), rtol=1e-4, atol=1e-6)
+
+
+def test_free_text_replaces_the_pathology_of_a_class(config):
+    config = replace(config, prompt={"Mass": "a round shadow"})
+    run(config)
+    predictions, metrics = results(config)
+    assert metrics["queries"] == {"Effusion": "effusion", "Mass": "Mass: a round shadow"}
+    assert [entry["name"] for entry in metrics["classes"]] == ["Effusion", "Mass"]
+    assert np.abs(predictions["Mass"] - expected(config, "mass")).max() > 1e-5
+
+
+def test_prompt_of_the_command_line_is_class_and_text(config, folder, tmp_path, capsys):
+    """The form that the documentation shows."""
+    arguments = ["--checkpoint", str(config.checkpoint), "--data.kind", "folder", "--data.path", str(folder)]
+    arguments += ["--prompt", "covid-19: ground-glass opacities", "--device", "cpu", "--workers", "0"]
+    assert main(["zeroshot_cls", *arguments, "--output", str(config.output)]) == 0
+    assert results(config)[1]["queries"]["covid-19"] == "covid-19: ground-glass opacities"
+
+
+def test_free_text_of_another_encoder_is_one_line_and_status_2(config, folder, capsys):
+    arguments = ["--checkpoint", str(config.checkpoint), "--data.kind", "folder", "--data.path", str(folder)]
+    arguments += ["--prompt", "a: b", "--text_encoder", "no/such-bert", "--output", str(config.output)]
+    assert main(["zeroshot_cls", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert "no/such-bert" in error
+    assert error.count("\n") == 1
+
+
+def test_used_output_folder_is_refused_before_anything_is_computed(config, tmp_path):
+    """Twenty-five thousand images later would be too late."""
+    config.output.mkdir()
+    (config.output / "thesis.txt").touch()
+    with pytest.raises(InputError, match="exists and is not empty"):
+        run(replace(config, checkpoint=tmp_path / "not even looked for.safetensors"))
+
+
+def test_unreadable_image_leaves_no_run_folder(config, folder, tmp_path):
+    """The same command must work once the image is mended."""
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films" / "cut.png").write_bytes((folder / "i00.png").read_bytes()[:100])
+    with pytest.raises(InputError, match=r"cut\.png"):
+        run(with_data(config, kind="folder", path=tmp_path / "films"))
+    assert not config.output.exists()
+
+
+def test_all_classes_of_a_folder_and_a_prompt_are_asked_once(config, folder):
+    images = read_images(replace(config.data, kind="folder", path=folder))
+    questions = ask(images, replace(config, prompt={"edema": "wet lungs", "covid-19": "text"}))
+    assert len(set(questions.classes)) == len(questions.classes) == 67 + 1
+    assert questions.described()["edema"] == "edema: wet lungs"
+    assert questions.described()["effusion"] == "effusion"
+
+
+def test_without_arguments_and_phantoms_the_demo_is_named(tmp_path, monkeypatch, capsys):
+    """Someone who tries the script first must learn what to run."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["zeroshot_cls"]) == 2
+    error = capsys.readouterr().err
+    assert "python scripts/demo.py" in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_arguments_the_newest_phantom_run_answers_the_held_out_phantoms(
+    folder, tmp_path, monkeypatch, tiny_checkpoint, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    run_folder, corpus = tmp_path / "runs" / "phantom" / "pretrain", tmp_path / "data_file" / "phantom"
+    for made in (run_folder, corpus):
+        made.mkdir(parents=True)
+    (run_folder / "best.safetensors").symlink_to(tiny_checkpoint)
+    assert main(["zeroshot_cls"]) == 2
+    assert "python scripts/make_phantom.py" in capsys.readouterr().err
+    for image in folder.iterdir():
+        (corpus / image.name).symlink_to(image)
+    write_table(corpus, corpus / "findings.csv")
+    assert main(["zeroshot_cls"]) == 0
+    (made,) = (tmp_path / "runs" / "zeroshot_cls").iterdir()
+    assert len(pd.read_csv(made / "predictions.csv")) == 10

@@ -1,0 +1,291 @@
+"""The command line: what is wrong is said in one line that names it, with status 2, and never a traceback."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Literal
+
+import pytest
+import yaml
+
+from medslip import cli
+from medslip.cli import main, parse, run_task
+from medslip.errors import InputError
+from medslip.tasks.run_start import config_to_dict
+from medslip.version import __version__
+
+
+@dataclass(frozen=True)
+class Inner:
+    """What is inside.
+
+    Attributes:
+        number: How many there are of it.
+        kind: Which kind.
+        ratio: A share.
+    """
+
+    number: int = 3
+    kind: Literal["round", "square"] = "round"
+    ratio: float | None = None
+
+    def __post_init__(self):
+        if self.number < 0:
+            raise InputError(f"inner.number: {self.number} is less than 0")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Do something with it.
+
+    More about that.
+
+    Attributes:
+        inner: The inner part.
+        folder: Where it goes.
+        names: Name -> text.
+        thorough: Whether to take time.
+    """
+
+    inner: Inner = field(default_factory=Inner)
+    folder: Path = Path("here")
+    names: dict[str, str] = field(default_factory=dict)
+    thorough: bool = False
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """The configs that a task of our own ran with: medslip toy, and medslip source (one | two)."""
+    ran = []
+    command = (Config, ran.append)
+    monkeypatch.setitem(sys.modules, "medslip.tasks.toy", SimpleNamespace(COMMAND=command))
+    monkeypatch.setitem(
+        sys.modules, "medslip.tasks.source", SimpleNamespace(SUBCOMMANDS={"one": command, "two": command})
+    )
+    monkeypatch.setattr(cli, "TASKS", {"toy": "does something", "source": "has sub-commands"})
+    return ran
+
+
+def one_line(capsys):
+    """Standard error, which must be one line beginning with "error:"."""
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+def test_defaults_yaml_and_overrides_in_that_order(ran, tmp_path):
+    """The last word is the command line's; a YAML holds only what differs."""
+    (tmp_path / "toy.yaml").write_text("inner: {number: 7, kind: square}\nnames: {a: b}\n")
+    assert main(["toy"]) == 0
+    assert main(["toy", "--config", str(tmp_path / "toy.yaml"), "--inner.number", "9", "--folder=/x"]) == 0
+    assert main(["toy", f"--config={tmp_path / 'toy.yaml'}", "--thorough", "true", "--inner.ratio", "0.5"]) == 0
+    assert ran == [
+        Config(),
+        Config(Inner(9, "square"), Path("/x"), {"a": "b"}),
+        Config(Inner(7, "square", 0.5), names={"a": "b"}, thorough=True),
+    ]
+
+
+def test_resolved_config_repeats_the_run(ran, tmp_path):
+    """config.yaml of a run folder must read back as the very config that ran."""
+    config = Config(Inner(5, "square", None), tmp_path / "ü", {"a: b": "c, {d}"}, True)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config_to_dict(config), allow_unicode=True))
+    assert parse(Config, ["--config", str(tmp_path / "config.yaml")]) == config
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--inner.numbr", "3"], ["inner.numbr"]),
+        (["--inner.numb", "3"], ["inner.numb"]),  # no abbreviations: a key has one spelling
+        (["--number", "3"], ["number"]),
+        (["extra"], ["extra"]),
+        (["--inner.number", "three"], ["inner.number", "int", "three"]),
+        (["--inner.number", "1.5"], ["inner.number", "1.5"]),
+        (["--inner.kind", "oval"], ["inner.kind", "'round', 'square'", "oval"]),
+        (["--inner.number", "-1"], ["inner.number", "less than 0"]),
+        (["--names", "text"], ["names"]),
+        (["--inner.number"], ["inner.number"]),
+        (["--thorough", "perhaps"], ["thorough", "perhaps"]),
+        (["--config"], ["config"]),
+    ],
+)
+def test_bad_argument_is_one_line_with_its_key(ran, capsys, arguments, words):
+    assert main(["toy", *arguments]) == 2
+    error = one_line(capsys)
+    assert "medslip toy" in error
+    assert all(word in error for word in words), error
+    assert ran == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("inner: {numbr: 3}", ["numbr"]),
+        ("outer: 3", ["outer"]),
+        ("inner: {number: three}", ["inner.number", "three"]),
+        ("inner: {number: -1}", ["inner.number", "less than 0"]),
+        ("inner: 3", ["inner", "holds keys of its own", "3"]),
+        ("inner: [1]", ["inner"]),
+        ("inner: null", ["inner", "has no value"]),
+        ("folder: null", ["folder", "has no value"]),
+        ("inner: {number: 3", ["line 1"]),
+        ("\tinner: 3", ["line 1"]),
+        ("- inner", ["YAML"]),
+        ("# nothing but a comment\n", ["no keys"]),
+        ("", ["no keys"]),
+        ("3: 4", ["3"]),
+    ],
+)
+def test_bad_yaml_is_one_line_with_the_files_name(ran, capsys, tmp_path, text, words):
+    """Of several files, the one at fault must be named, and the key in it."""
+    (tmp_path / "good.yaml").write_text("thorough: true\n")
+    (tmp_path / "bad.yaml").write_text(text)
+    assert main(["toy", "--config", str(tmp_path / "good.yaml"), f"--config={tmp_path / 'bad.yaml'}"]) == 2
+    error = one_line(capsys)
+    assert str(tmp_path / "bad.yaml") in error
+    assert "good.yaml" not in error
+    assert all(word in error for word in words), error
+    assert "functools" not in error
+    assert ran == []
+
+
+def test_missing_yaml_is_named(ran, capsys, tmp_path):
+    assert main(["toy", "--config", str(tmp_path / "none.yaml")]) == 2
+    assert "none.yaml" in one_line(capsys)
+
+
+def test_override_that_is_wrong_does_not_blame_the_yaml(ran, capsys, tmp_path):
+    (tmp_path / "good.yaml").write_text("thorough: true\n")
+    assert main(["toy", "--config", str(tmp_path / "good.yaml"), "--inner.number", "x"]) == 2
+    assert "good.yaml" not in one_line(capsys)
+
+
+def test_unknown_task_and_subcommand_list_what_there_is(ran, capsys):
+    assert main(["toyy"]) == 2
+    assert "unknown task 'toyy': one of toy, source" in one_line(capsys)
+    assert main(["source", "three"]) == 2
+    assert "unknown source 'three': one of one, two" in one_line(capsys)
+    assert main(["source"]) == 2
+    assert "no source named: one of one, two" in one_line(capsys)
+    assert main(["source", "two", "--thorough", "true"]) == 0
+    assert ran == [Config(thorough=True)]
+
+
+def test_without_a_task_the_tasks_are_listed(ran, capsys):
+    assert main([]) == 2
+    assert main(["--help"]) == 0
+    assert capsys.readouterr().out.count("does something") == 2
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == __version__
+
+
+def asks_for_help(*arguments):
+    with pytest.raises(SystemExit) as left:
+        main(list(arguments))
+    return left.value.code
+
+
+def test_help_explains_each_key_with_the_docstrings_words(ran, capsys, monkeypatch):
+    """The dataclass is the only place where a key is explained."""
+    monkeypatch.setenv("COLUMNS", "200")
+    assert asks_for_help("toy", "--help") == 0
+    shown = capsys.readouterr().out
+    for words in (
+        "Do something with it.",
+        "How many there are of it.",
+        "Which kind.",
+        "Name -> text.",
+        "default: here",
+    ):
+        assert words in shown
+    assert asks_for_help("source", "--help") == 0
+    assert "one, two" in capsys.readouterr().out
+
+
+def test_help_of_every_real_task_explains_every_key(capsys, monkeypatch):
+    """A key that its docstring forgets would show without a word."""
+    monkeypatch.setenv("COLUMNS", "500")
+    for task in cli.TASKS:
+        module = __import__(f"medslip.tasks.{task}", fromlist=["x"])
+        for name in getattr(module, "SUBCOMMANDS", {"": None}):
+            assert asks_for_help(task, *filter(None, [name]), "--help") == 0
+            for line in capsys.readouterr().out.splitlines():
+                unexplained = re.fullmatch(r"\s*(--\S+ \S+)?\s*\(type:.*", line)
+                assert not unexplained, f"{task} {name}: {line}"
+
+
+def test_task_without_arguments_runs_its_embedded_default(ran, monkeypatch):
+    default = Config(folder=Path("embedded"))
+    monkeypatch.setattr(sys.modules["medslip.tasks.toy"], "embedded_default", lambda: default, raising=False)
+    assert main(["toy"]) == 0
+    assert main(["toy", "--thorough", "true"]) == 0
+    assert ran == [default, Config(thorough=True)]
+
+
+def fails_with(monkeypatch, error):
+    def run(config):
+        raise error
+
+    monkeypatch.setattr(sys.modules["medslip.tasks.toy"], "COMMAND", (Config, run))
+
+
+def test_bad_input_met_on_the_way_is_one_line_and_status_2(ran, capsys, monkeypatch):
+    fails_with(monkeypatch, InputError("a.csv: line 3:\n  no such image"))
+    assert run_task("toy", []) == 2
+    assert one_line(capsys) == "error: a.csv: line 3: no such image\n"
+
+
+def test_interruption_is_one_line(ran, capsys, monkeypatch):
+    fails_with(monkeypatch, KeyboardInterrupt())
+    assert run_task("toy", []) == 130
+    assert one_line(capsys) == "error: interrupted\n"
+
+
+def test_error_of_one_of_many_processes_is_not_lost(ran, capsys, monkeypatch):
+    """A broken image in the share of process 1 is known to process 1 alone."""
+    monkeypatch.setenv("RANK", "1")
+    fails_with(monkeypatch, InputError("b.png: cut short"))
+    assert run_task("toy", []) == 2
+    assert capsys.readouterr().err == "error (process 1): b.png: cut short\n"
+
+
+def test_unforeseen_exception_keeps_its_traceback(ran, monkeypatch):
+    """It is an error of ours: hiding it would hide where."""
+    fails_with(monkeypatch, ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        run_task("toy", [])
+
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "pretrain.py"
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "lines"),
+    [
+        ("sys.argv[1:] = ['--train.epochs', 'x']; runpy.run_path(SCRIPT, run_name='__main__')", 2, 1),
+        ("import medslip.cli as c; c._run = lambda *a: 1 / 0; c.script('pretrain')", 1, None),
+    ],
+)
+def test_exit_status_of_a_real_process(tmp_path, code, status, lines):
+    """0, 2 for bad input, 1 for any other failure: what a shell script relies on."""
+    code = f"import runpy, sys; SCRIPT = {json.dumps(str(SCRIPT))}; {code}"
+    path = os.pathsep.join([str(SCRIPT.parents[1]), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path},
+        check=False,
+    )
+    assert done.returncode == status, done.stderr
+    if lines is not None:
+        assert done.stderr.count("\n") == lines
+    assert ("Traceback" in done.stderr) == (status == 1)
