@@ -2,8 +2,8 @@
 
     python benchmarks/loss_forms.py [EPOCHS]
 
-Needs the prepared phantoms of scripts/demo.py. Everything but the named choices is the demo's pre-training at side 96; prints the
-macro AUROC of the held-out phantoms for each. About a minute an epoch and row on two cores.
+Needs the prepared phantoms of scripts/demo.py. Everything but the named choices is the demo's pre-training at side 96; prints
+the macro AUROC of the held-out phantoms for each. About a minute an epoch and row on two cores.
 """
 
 from __future__ import annotations

@@ -127,7 +127,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     tensors, metadata = read_tensors(path)
     if "card" not in metadata:
-        raise InputError(f"{path}: a safetensors file without a MeDSLIP description")
+        raise InputError(
+            f"{path}: a safetensors file without a MeDSLIP description; give a checkpoint that pre-training "
+            "wrote, or the published .pth"
+        )
     card = Card.from_json(metadata["card"], str(path))
     shapes = [
         tuple(tensors[name].shape) if name in tensors else () for name in ("pathology_prompts", "anatomy_prompts")
@@ -256,20 +259,25 @@ def _ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _published_config(tensors: Mapping[str, Tensor], source: str) -> ModelConfig:
     """The shape, read off the weights."""
     try:
-        width = tensors["query_projection.weight"].shape[0]
-        feed_forward = tensors["pathology_decoder.layers.0.linear1.weight"].shape[0]
+        width, _ = tensors["query_projection.weight"].shape
+        feed_forward, _ = tensors["pathology_decoder.layers.0.linear1.weight"].shape
     except KeyError as error:
         raise InputError(f"{source}: not a published MeDSLIP checkpoint, {error} is missing") from None
+    except ValueError:
+        raise InputError(f"{source}: not a published MeDSLIP checkpoint, a linear weight is no matrix") from None
     layers = {name.split(".")[2] for name in tensors if name.startswith("pathology_decoder.layers.")}
     bottleneck = "image_encoder.trunk.layer1.0.conv3.weight" in tensors
-    return ModelConfig(
-        trunk="resnet50" if bottleneck else "resnet18",
-        width=width,
-        decoder_layers=len(layers),
-        feed_forward=feed_forward,
-        similarity="dot",
-        initialisation="published",
-    )
+    try:
+        return ModelConfig(
+            trunk="resnet50" if bottleneck else "resnet18",
+            width=width,
+            decoder_layers=len(layers),
+            feed_forward=feed_forward,
+            similarity="dot",
+            initialisation="published",
+        )
+    except InputError as error:
+        raise InputError(f"{source}: not a published MeDSLIP checkpoint ({error})") from None
 
 
 def _embed(

@@ -131,6 +131,9 @@ class LabelStoreWriter:
 
     Args:
         folder: Where the store is to be. An earlier store there is replaced.
+
+    Raises:
+        InputError: Something else is there, or the folder cannot be made.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -139,7 +142,12 @@ class LabelStoreWriter:
         if self.folder.exists() and not (self.folder / "meta.json").exists():
             raise InputError(f"{self.folder}: exists and is no label store; name another output")
         shutil.rmtree(self._partial, ignore_errors=True)
-        self._partial.mkdir(parents=True)
+        try:
+            self._partial.mkdir(parents=True)
+        except OSError as error:
+            raise InputError(
+                f"{self.folder}: the folder cannot be made ({error.strerror}); name another output"
+            ) from None
         self._cells = (self._partial / "cells.bin").open("wb")
         self._offsets = [0]
         self._keys: list[int] = []

@@ -14,8 +14,9 @@ from tqdm import tqdm
 
 from medslip.checkpoints import Checkpoint, load_checkpoint
 from medslip.data.loading import evaluation_loader
+from medslip.model.device import choose_device
 from medslip.model.medslip import MeDSLIPOutput
-from medslip.vocabulary import pathology_index
+from medslip.vocabulary import PATHOLOGIES, pathology_index
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,9 @@ class Predictor:
         batch: Images at a time.
         workers: Processes that decode images; 0 decodes in this one.
         equalise: Whether to spread the grey values of each image first, as published for RSNA.
+
+    Raises:
+        InputError: There is no such device.
     """
 
     def __init__(
@@ -57,7 +61,7 @@ class Predictor:
         workers: int = 0,
         equalise: bool = False,
     ) -> None:
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = choose_device(str(device or "auto"))
         self.checkpoint = checkpoint
         self.model = checkpoint.model.to(self.device).eval()
         self._batch, self._workers, self._equalise = batch, workers, equalise
@@ -77,13 +81,15 @@ class Predictor:
         """Ask of every image every pathology of the vocabulary, and free-text queries beside them.
 
         Args:
-            images: Image files: PNG, JPEG, DICOM.
+            images: Image files: PNG, JPEG, DICOM; without any, the answers are of 0 images.
             free_text: More queries; they change no answer of the vocabulary's.
             text_encoder: Where the checkpoint's text encoder is, if not under the name that it recorded.
 
         Raises:
             InputError: An image cannot be read, or the text encoder is not to be had or another.
         """
+        if not len(images):
+            return Answers(np.empty((0, len(PATHOLOGIES)), np.float32), np.empty((0, len(free_text)), np.float32))
         free = self.checkpoint.encode_free_text(free_text, text_encoder) if free_text else None
         pathologies, asked = [], []
         for _, output in self.outputs(images, free):

@@ -217,3 +217,20 @@ def test_published_prompts_are_both_texts_or_both_embeddings(saved):
             ["text"] * 75,
             np.ones((51, 4)),
         )
+
+
+def test_published_state_of_impossible_shape_is_named():
+    """The message would name a key that the user never gave, and no file."""
+    state = {"disease_embedding_layer.weight": torch.ones(30, 8)}
+    state["decoder_disease.layers.0.linear1.weight"] = torch.ones(16, 30)
+    with pytest.raises(InputError, match=r"published state dict: .*model\.width: 30"):
+        load_published_checkpoint(state, torch.ones(75, 8), torch.ones(51, 8))
+    state["disease_embedding_layer.weight"] = torch.ones(())
+    with pytest.raises(InputError, match="is no matrix"):
+        load_published_checkpoint(state, torch.ones(75, 8), torch.ones(51, 8))
+
+
+def test_unknown_trunk_is_bad_input():
+    """A card from a later version would end in torchvision's traceback."""
+    with pytest.raises(InputError, match=r"model\.trunk: 'resnet152' is none of"):
+        ModelConfig(trunk="resnet152")

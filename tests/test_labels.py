@@ -179,3 +179,10 @@ def test_list_of_another_store_is_refused_with_file_and_line(store):
     for row in (-1, 3):
         with pytest.raises(InputError, match=rf"train\.csv: line 2 asks for row {row} of .*which has 3 studies"):
             opened.check([row], ["s1"], "train.csv")
+
+
+def test_a_store_that_cannot_be_made_is_bad_input(tmp_path):
+    """An output inside a file would end in a traceback."""
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match="cannot be made"):
+        LabelStoreWriter(tmp_path / "file" / "labels")

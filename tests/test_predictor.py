@@ -92,3 +92,10 @@ def test_public_door(tiny_checkpoint):
         Predictor.load("none.safetensors")
     with pytest.raises(ImportError):
         from medslip import Segmenter  # noqa: F401
+
+
+def test_no_images_have_no_answers(predictor):
+    """An empty folder would end in numpy's error."""
+    answers = predictor.classify([], ["a fish"])
+    assert answers.pathologies.shape == (0, 75)
+    assert answers.free.shape == (0, 1)

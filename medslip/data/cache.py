@@ -24,6 +24,18 @@ _COMPRESSION = 1
 """Of PNG. Level 6 makes a radiograph's file 15 % smaller and takes five times as long to write."""
 
 
+def check_cache(size: int | None, workers: int) -> None:
+    """Refuse what build_cache cannot work with; a size of None asks for no cache.
+
+    Raises:
+        InputError: The size is less than 1, or the number of workers less than 0.
+    """
+    if size is not None and size < 1:
+        raise InputError(f"cache_size: {size} is no side in pixels; choose one above the training side")
+    if workers < 0:
+        raise InputError(f"workers: {workers} is less than 0; 0 works in this process")
+
+
 def build_cache(lists: Sequence[Path], folder: Path, size: int, workers: int) -> None:
     """Store every image of some lists as a small square and let the lists name these.
 
@@ -40,8 +52,10 @@ def build_cache(lists: Sequence[Path], folder: Path, size: int, workers: int) ->
         workers: Worker processes; 0 works in this one.
 
     Raises:
-        InputError: An image is missing or cannot be read, or a list names images cached in another size.
+        InputError: An image is missing or cannot be read, a list names images cached in another size, or the size or
+            the number of workers is out of range.
     """
+    check_cache(size, workers)
     folder = Path(folder).resolve()
     opened = [read_list(path) for path in lists]
     targets = {source: _target(source, folder, size) for studies in opened for source in _sources(studies)}

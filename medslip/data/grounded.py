@@ -191,7 +191,7 @@ def split_patients(images: GroundedImages, share: float, seed: int) -> tuple[Gro
     owners = [patient or f"\0{index}" for index, patient in enumerate(images.patients)]
     distinct = sorted(set(owners))
     if len(distinct) < 2:
-        raise InputError(f"{images.name}: has boxes of {len(distinct)} patient only; two are needed to set some aside")
+        raise InputError(f"{images.name}: has boxes of one patient only; two are needed to set one aside")
     number = min(max(1, round(share * len(distinct))), len(distinct) - 1)
     drawn = np.random.default_rng(seed).permutation(len(distinct))[:number]
     aside = {distinct[index] for index in drawn}

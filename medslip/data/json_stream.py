@@ -88,6 +88,8 @@ class _Members:
             try:
                 value, self._at = self._decode(self._buffer, self._at)
                 return value
+            except RecursionError:
+                raise self._error("is nested too deeply; get the file anew") from None
             except json.JSONDecodeError as error:
                 # Cut off here: a string is left open, or nothing follows but a part of a word.
                 rest = self._buffer[error.pos :]

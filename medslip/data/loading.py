@@ -103,11 +103,17 @@ class EpochSampler(Sampler[list[Item]]):
 
 
 class _Images:
-    """Where the pixels come from: the files, or memory."""
+    """Where the pixels come from: the files, or memory. A list's unreadable image is named with its line."""
 
     def __init__(
-        self, paths: Sequence[Path], preloaded: Tensor | None, at_least: int | None, equalise: bool = False
+        self,
+        paths: StudyList | Sequence[Path],
+        preloaded: Tensor | None,
+        at_least: int | None,
+        equalise: bool = False,
     ) -> None:
+        self._source = paths.source if isinstance(paths, StudyList) else None
+        paths = image_paths(paths) if isinstance(paths, StudyList) else paths
         if preloaded is not None and len(preloaded) != len(paths):
             raise ValueError(f"{len(preloaded)} preloaded images for a list of {len(paths)}")
         # One array instead of many objects: workers share its pages.
@@ -123,7 +129,12 @@ class _Images:
         if self._preloaded is not None:
             grey: Grey = self._preloaded[index, 0].numpy()
             return grey
-        image = read_image(Path(str(self._paths[index])), self._at_least)
+        try:
+            image = read_image(Path(str(self._paths[index])), self._at_least)
+        except InputError as error:
+            if self._source is None:
+                raise
+            raise InputError(f"{self._source}: line {index + 2}: {error}") from None
         return histogram_equalise(image) if self._equalise else image
 
 
@@ -149,7 +160,7 @@ class StudyDataset(Dataset[Batch | _Refusal]):
         seed: int,
         preloaded: Tensor | None = None,
     ) -> None:
-        self._images = _Images(image_paths(studies), preloaded, transform.source_side)
+        self._images = _Images(studies, preloaded, transform.source_side)
         self._rows = _rows(studies, store)
         self._store, self._transform, self._seed = store, transform, seed
 
@@ -224,8 +235,10 @@ def training_loader(
         pin_memory: Whether batches are put into page-locked memory, for a copy to a GPU.
 
     Raises:
-        InputError: The list does not belong to the store, or is too short for one batch on every process.
+        InputError: The list does not belong to the store, or is too short for one batch on every process; or batch or
+            workers is out of range.
     """
+    _refuse_empty_batches(batch)
     dataset = StudyDataset(studies, store, transform, seed, preloaded)
     sampler = EpochSampler(len(dataset), seed, batch, world_size, rank)
     if not len(sampler):
@@ -264,8 +277,9 @@ def evaluation_loader(
         equalise: Whether to spread the grey values of each file's image first; see equalise.py.
 
     Raises:
-        InputError: The list does not belong to the store.
+        InputError: The list does not belong to the store, or batch or workers is out of range.
     """
+    _refuse_empty_batches(batch)
     dataset = _EvaluationDataset(images, transform, store, preloaded, equalise)
     mine = range(rank, len(dataset), world_size)
     sampler = [list(mine[start : start + batch]) for start in range(0, len(mine), batch)]
@@ -300,8 +314,7 @@ class _EvaluationDataset(Dataset[Batch | _Refusal]):
         preloaded: Tensor | None,
         equalise: bool,
     ) -> None:
-        paths = image_paths(images) if isinstance(images, StudyList) else images
-        self._images = _Images(paths, preloaded, None, equalise)
+        self._images = _Images(images, preloaded, None, equalise)
         self._transform, self._store = transform, store
         if store is not None:
             if not isinstance(images, StudyList):
@@ -336,10 +349,10 @@ def preload(images: StudyList | Sequence[Path], side: int, workers: int) -> Tens
     Raises:
         InputError: An image cannot be read.
     """
-    paths = image_paths(images) if isinstance(images, StudyList) else images
-    kept = torch.empty((len(paths), 1, side, side), dtype=torch.uint8)
-    with tqdm(total=len(paths), desc="loading images", unit="image") as progress:
-        for batch in evaluation_loader(paths, EvaluationTransform(side), 64, workers):
+    total = len(images.table) if isinstance(images, StudyList) else len(images)
+    kept = torch.empty((total, 1, side, side), dtype=torch.uint8)
+    with tqdm(total=total, desc="loading images", unit="image") as progress:
+        for batch in evaluation_loader(images, EvaluationTransform(side), 64, workers):
             kept[batch.indices] = batch.images
             progress.update(len(batch))
     return kept
@@ -356,7 +369,14 @@ def _rows(studies: StudyList, store: LabelStore) -> np.ndarray[Any, np.dtype[np.
     return rows
 
 
+def _refuse_empty_batches(batch: int) -> None:
+    if batch < 1:
+        raise InputError(f"batch size: {batch} is less than 1 image")
+
+
 def _loader(dataset: Dataset[Any], batches: Any, workers: int, pin_memory: bool, persistent: bool) -> DataLoader[Any]:
+    if workers < 0:
+        raise InputError(f"workers: {workers} is less than 0; 0 decodes in this process")
     # batch_size=None: the dataset is asked for whole batches, so that it can answer with a refusal.
     return DataLoader(
         dataset,

@@ -90,6 +90,8 @@ class PreparedWriter:
         if not images:
             reasons = "; ".join(f"{count} {reason}" for reason, count in (left_out or {}).items() if count)
             raise InputError(f"{self._source}: no image is left to prepare ({reasons or 'there was none'})")
+        if "train" not in images:
+            notes = (*notes, "The train list is empty: there is nothing to pre-train on.")
         summary = self._counter.summary(self._source, images, left_out, notes)
         self._store.__exit__(None, None, None)
         for split, lines in self._lines.items():

@@ -230,5 +230,7 @@ def _fault(item: Any) -> str:
         if field not in item:
             return f'has no "{field}"'
     if str(item["label"]) not in _LABELS:
-        return f"has the unknown label {item['label']!r}"
+        return (
+            f"has the unknown label {item['label']!r}; give RadGraph's graphs, with labels such as ANAT-DP and OBS-DA"
+        )
     return "is malformed: tokens is a text, start_ix a number, relations a list of [kind, entity]"

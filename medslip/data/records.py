@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from tqdm import tqdm
 
 from medslip.errors import InputError
 
@@ -81,3 +82,20 @@ def read_list(path: Path) -> StudyList:
     table["row"] = row.astype("int64")
     table["age"] = pd.to_numeric(table["age"], errors="coerce")
     return StudyList(table, path.parent, str(path))
+
+
+def refuse_missing_images(studies: StudyList) -> None:
+    """Look for every image of a list, before hours are spent on those that are there.
+
+    Raises:
+        InputError: An image does not exist; the message names the first one's line, and how many there are.
+    """
+    paths = [studies.folder / str(image) for image in studies.table["image"]]
+    bar = tqdm(paths, desc="looking for images", unit="file", disable=len(paths) < 20_000, mininterval=1)
+    missing = [line for line, path in enumerate(bar, start=2) if not path.is_file()]
+    if missing:
+        more = f", and {len(missing) - 1:,} more" if len(missing) > 1 else ""
+        raise InputError(
+            f"{studies.source}: line {missing[0]}: image {paths[missing[0] - 2]} not found{more}; "
+            "get the image, or take it out of the list"
+        )

@@ -218,10 +218,9 @@ def _random_crop(
     return top, left, crop_height, crop_width
 
 
-# RandAugment (Cubuk et al., arXiv 1909.13719). An operation takes a 1 x H x W image and a strength, -1 to 1,
-# whose # sign is random. At strength 1: brightness and sharpness change by half, a shear moves by 0.3 of the
-# distance, a # translation by 1/20 of the side, a rotation turns by 30 degrees. What comes into view is
-# black.
+# RandAugment (Cubuk et al., arXiv 1909.13719). An operation takes a 1 x H x W image and a strength, -1 to 1, whose sign
+# is random. At strength 1: brightness and sharpness change by half, a shear moves by 0.3 of the distance, a translation
+# by 1/20 of the side, a rotation turns by 30 degrees. What comes into view is black.
 
 
 def _identity(image: Tensor, strength: float) -> Tensor:

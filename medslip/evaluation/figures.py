@@ -136,7 +136,7 @@ def loss_curves(path: Path, history: Sequence[Mapping[str, float]]) -> None:
 
     Args:
         path: The PNG to write.
-        history: The log's entries in order. A training entry has ``step``, ``total``, ``lr`` and the keys of
+        history: The log's entries in order. A training entry has ``step``, ``total`` and the keys of
             LOSS_PARTS; a validation entry has ``step``, ``validation_total`` and ``validation_auroc``
             (macro). Keys that are missing, None or NaN are not drawn; other keys are ignored.
     """

@@ -169,10 +169,8 @@ def write_predictions(
 ) -> None:
     """Write predictions.csv, one line an image.
 
-    Columns: ``image``; ``patient`` (empty where unknown); one column a class, named after it, with the
-        probability in
-    digits enough to give the same number back; with labels, ``label_<class>`` each: 1 present, 0 absent, -1
-    unknown.
+    Columns: ``image``; ``patient`` (empty where unknown); one column a class, named after it, with the probability in
+    digits enough to give the same number back; with labels, ``label_<class>`` each: 1 present, 0 absent, -1 unknown.
 
     Args:
         folder: The run's folder.

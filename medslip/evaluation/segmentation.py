@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +18,12 @@ from medslip.evaluation.bootstrap import Interval, patient_index, percentile_int
 THRESHOLDS: tuple[float, ...] = tuple(step / 20 for step in range(1, 20))
 """Thresholds that are tried: 0.05 to 0.95."""
 
-SCORES = ("dice", "iou", "dice_marked", "iou_marked", "empty_right")
-"""Mean Dice and IoU over all images; over those with something marked; share of the others predicted empty."""
+SCORES = ("dice", "iou", "dice_marked", "iou_marked", "empty_right", "dice_balanced")
+"""Mean Dice and IoU over all images; over those with something marked; share of the others predicted empty; and the mean of
+that share and of the marked ones' Dice, in which rare findings weigh as much as their absence."""
+
+Criterion = Literal["dice", "dice_balanced"]
+"""What a threshold, or an epoch, is chosen by."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -118,14 +123,19 @@ def join_counts(parts: Sequence[PixelCounts]) -> PixelCounts:
     )
 
 
-def best_threshold(counts: PixelCounts, thresholds: Sequence[float] = THRESHOLDS) -> tuple[float, float]:
-    """The threshold of the highest mean Dice, and that Dice; of equally good ones the middle.
+def best_threshold(
+    counts: PixelCounts, criterion: Criterion = "dice", thresholds: Sequence[float] = THRESHOLDS
+) -> tuple[float, float]:
+    """The threshold at which validation images score best, and that score; of equally good ones the middle.
 
     Args:
         counts: Of validation images.
+        criterion: One of SCORES. The balanced one needs images with and without something marked.
         thresholds: Those that were counted.
     """
-    mean = counts.dice.mean(axis=0)
+    dice, marked = counts.dice, counts.marked > 0
+    kinds = [np.ones_like(marked)] if criterion == "dice" else [marked, ~marked]
+    mean = np.mean([dice[kind].mean(axis=0) for kind in kinds], axis=0)
     best = np.flatnonzero(mean == mean.max())
     return float(thresholds[best[len(best) // 2]]), float(mean.max())
 
@@ -167,25 +177,18 @@ def score_segmentation(
         "iou_marked": (iou, marked),
         "empty_right": (dice, ~marked),
     }
-    values, intervals = {}, {}
-    draws = [*resample_patients(number, resamples, seed)]
-    for name in SCORES:
-        value, counted = parts[name]
-        if not counted.any():
-            continue
-        summed = np.bincount(owner, value * counted, minlength=number).astype(np.float64)
-        weight = np.bincount(owner, counted, minlength=number).astype(np.float64)
-        values[name] = float(summed.sum() / weight.sum())
-        interval = percentile_interval(_means(draws, summed, weight))
-        if interval is not None:
-            intervals[name] = interval
+    draws = [np.ones((1, number), np.int32), *resample_patients(number, resamples, seed)]
+    means = {name: _means(draws, owner, value, counted) for name, (value, counted) in parts.items()}
+    means["dice_balanced"] = (means["dice_marked"] + means["empty_right"]) / 2
+    defined = {name: mean for name in SCORES if not np.isnan((mean := means[name])[0])}
+    found = {name: percentile_interval(mean[1:]) for name, mean in defined.items()}
     return SegmentationScores(
         images=len(marked),
         patients=number,
         marked=int(marked.sum()),
         threshold=threshold,
-        values=values,
-        intervals=intervals,
+        values={name: float(mean[0]) for name, mean in defined.items()},
+        intervals={name: interval for name, interval in found.items() if interval is not None},
         resamples=resamples,
         seed=seed,
         dice=dice,
@@ -193,11 +196,15 @@ def score_segmentation(
     )
 
 
-def _means(draws: Sequence[npt.NDArray[np.int32]], summed: Floats, weight: Floats) -> Floats:
-    """The mean in each resample, NaN where it counts no image."""
-    drawn = [(counts @ summed, counts @ weight) for counts in draws]
-    means = [np.where(w > 0, s / np.where(w > 0, w, 1), np.nan) for s, w in drawn]
-    return np.concatenate(means) if means else np.empty(0)
+def _means(
+    draws: Sequence[npt.NDArray[np.int32]], owner: npt.NDArray[np.intp], value: Floats, counted: npt.NDArray[np.bool_]
+) -> Floats:
+    """The mean over the counted images under each draw of patients, NaN where it counts none."""
+    number = draws[0].shape[1]
+    summed = np.bincount(owner, value * counted, minlength=number)
+    weight = np.bincount(owner, counted, minlength=number)
+    totals = [(counts @ summed, counts @ weight) for counts in draws]
+    return np.concatenate([np.where(w > 0, s / np.where(w > 0, w, 1), np.nan) for s, w in totals])
 
 
 def _ratio(part: npt.NDArray[np.int64], whole: npt.NDArray[np.int64]) -> Floats:

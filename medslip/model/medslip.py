@@ -6,7 +6,7 @@ Shapes: B batch, A 51 anatomies, P 75 pathologies, N patches, D width, T text wi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +32,8 @@ class ModelConfig:
         decoder_heads: Attention heads of each layer.
         feed_forward: Hidden width of the decoders' feed-forward part.
         dropout: Dropout probability in decoders and heads.
-        similarity: How the contrastive losses compare: "dot" as published, or "cosine" with a learnt temperature.
+        similarity: How the contrastive losses compare: "dot" as published, or "cosine" with a learnt temperature; ProtoCL's
+            cosine is that of text embeddings about their mean.
         initialisation: Of everything but the trunk: "published" draws every linear weight from N(0, 0.02); "scaled" keeps the
             variance of what passes through, and learns sooner.
     """
@@ -48,6 +49,8 @@ class ModelConfig:
     initialisation: Literal["scaled", "published"] = "scaled"
 
     def __post_init__(self) -> None:
+        if self.trunk not in get_args(TrunkName):
+            raise InputError(f"model.trunk: {self.trunk!r} is none of {', '.join(get_args(TrunkName))}")
         for name in ("width", "decoder_layers", "decoder_heads", "feed_forward"):
             if getattr(self, name) < 1:
                 raise InputError(f"model.{name}: {getattr(self, name)} is less than 1")
@@ -148,8 +151,7 @@ class MeDSLIP(nn.Module):
         self.anatomy_prototype = nn.Linear(width, text_width)
         self.similarity: Similarity = similarity
         if similarity == "cosine":
-            # exp(.) of the first two is the inverse temperature. ICL is a sigmoid over mostly absent pairs: it starts
-            # at low probability through its bias.
+            # exp(.) of the first two is the inverse temperature; ICL, a sigmoid, learns its threshold too.
             self.protocl_log_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
             self.icl_log_scale = nn.Parameter(torch.tensor(10.0).log())
             self.icl_bias = nn.Parameter(torch.tensor(0.0))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from medslip.data.images import read_image
 from medslip.data.labelled import LabelledImages
@@ -20,7 +20,7 @@ from medslip.evaluation.run_folder import score_table
 from medslip.evaluation.thumbnails import thumbnail_regression
 from medslip.predictor import Predictor, present_probability
 from medslip.tasks import make_phantom, prepare_data, pretrain, zeroshot_cls
-from medslip.tasks.run_start import PHANTOM, PHANTOM_PREPARED, RUNS, config_to_dict
+from medslip.tasks.run_start import PHANTOM, PHANTOM_PREPARED, RUNS, differences
 from medslip.vocabulary import PATHOLOGIES
 
 THUMBNAIL = 16
@@ -78,9 +78,8 @@ def _pretrain(config: DemoConfig) -> Path:
     folder, done = wanted.output, wanted.output / "losses.png"
     if not (folder / "last.safetensors").is_file():
         return pretrain.run(wanted)
-    before = yaml.safe_load((folder / "config.yaml").read_text()) | {"resume": False}
     prepared_since = (config.prepared / "summary.json").stat().st_mtime > (folder / "config.yaml").stat().st_mtime
-    if before != config_to_dict(wanted) or prepared_since:
+    if prepared_since or differences(folder, wanted):
         raise InputError(
             f"{folder}: holds a run on other phantoms or with another config; remove it, or name another --output"
         )
@@ -93,8 +92,8 @@ def _pretrain(config: DemoConfig) -> Path:
 
 def _classify(config: DemoConfig, checkpoint: Path) -> None:
     folder = config.output / "zeroshot_cls"
-    for stale in folder.glob("*"):
-        stale.unlink()
+    if (folder / "metrics.json").is_file():
+        shutil.rmtree(folder)  # an earlier demo's, made anew in seconds
     held_out = zeroshot_cls.held_out_phantoms(config.corpus, checkpoint, folder)
     scores = zeroshot_cls.run(held_out, show=False)
     assert scores is not None, "phantoms have labels"

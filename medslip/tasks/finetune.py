@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -112,7 +113,11 @@ def open_start(config: StartConfig, checkpoint: Path | None, side: int) -> tuple
     transform = EvaluationTransform(side)
     if config.weights == "random":
         return Start(config.trunk, None, "random weights", transform), None
-    state = Trunk(config.trunk, config.trunk_weights).state_dict()
+    try:
+        state = Trunk(config.trunk, config.trunk_weights).state_dict()
+    except InputError as error:
+        # The trunk speaks of the key that pre-training has for them.
+        raise InputError(str(error).replace("model.trunk_weights", "start.trunk_weights", 1)) from None
     return Start(config.trunk, state, f"torchvision {config.trunk_weights}", transform, config.trunk_weights), None
 
 
@@ -198,10 +203,27 @@ def split_patients(
     return found
 
 
-def choose_labels(strata: Sequence[str], fraction: float, seed: int, passes: int) -> tuple[Chosen, Chosen]:
-    """The images to learn from; and these as often as they come between two validations."""
-    chosen = choose_fraction(strata, fraction, seed)
-    return chosen, np.tile(chosen, passes)
+def choose_labels(
+    strata: Sequence[str], positive: npt.NDArray[np.bool_], fraction: float, seeds: Sequence[int]
+) -> dict[int, Chosen]:
+    """The training images that each seed learns from.
+
+    Args:
+        strata: n, an image's labels as a text.
+        positive: n, whether an image has anything to find.
+        fraction: Share of the images.
+        seeds: Of the choice.
+
+    Raises:
+        InputError: The fraction is out of range, or leaves a seed nothing to find.
+    """
+    chosen = {seed: choose_fraction(strata, fraction, seed) for seed in seeds}
+    for seed, indices in chosen.items():
+        if not positive[indices].any():
+            raise InputError(
+                f"data.fraction: {fraction} leaves seed {seed} {len(indices)} training image(s) without any finding; take more"
+            )
+    return chosen
 
 
 def write_names(path: Path, names: Sequence[Path]) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from medslip.data.checks import refuse_shared
-from medslip.data.finetune_loading import classified_training_loader
+from medslip.data.finetune_loading import Chosen, classified_training_loader
 from medslip.data.labelled import LabelledImages
 from medslip.data.loading import Batch, evaluation_loader, preload
 from medslip.data.transforms import AugmentationConfig, TrainingTransform
@@ -21,6 +21,7 @@ from medslip.errors import InputError
 from medslip.evaluation.classification import Scores, score, summarise
 from medslip.evaluation.figures import precision_recall_curves, roc_curves
 from medslip.evaluation.run_folder import score_table, write_metrics, write_predictions
+from medslip.labels import PRESENT
 from medslip.model.classifier import Classifier, LinearProbe, fourth_stage
 from medslip.tasks.finetune import (
     Fit,
@@ -160,6 +161,10 @@ def run(config: FinetuneClsConfig, show: bool = True) -> Path:
     refuse_used(output)
     start, checkpoint = open_start(config.start, config.checkpoint, config.data.side)
     splits = _read(config.data)
+    labels = splits["train"].labels
+    assert labels is not None
+    strata = [" ".join(map(str, row)) for row in labels.tolist()]
+    chosen = choose_labels(strata, (labels == PRESENT).any(axis=1), config.data.fraction, config.seeds)
     config = replace(config, checkpoint=checkpoint, output=output)
     with processes(config.device) as world:
         if world.is_main:
@@ -175,7 +180,7 @@ def run(config: FinetuneClsConfig, show: bool = True) -> Path:
             report = classification.report
             if world.is_main and seed == config.seeds[0]:
                 print(show_start(report))
-            scores = classification.run(splits["test"])
+            scores = classification.run(chosen[seed], splits["test"])
             runs[seed] = _values(scores)
             if world.is_main and show:
                 print(f"seed {seed}, test images\n{score_table(scores)}")
@@ -280,15 +285,10 @@ class _Classification:
         self._objective.to(world.device)
         self._valid_loader = self._loader(valid)
 
-    def run(self, test: LabelledImages) -> Scores:
-        """Train, choose the epoch on validation, then score the test images."""
+    def run(self, chosen: Chosen, test: LabelledImages) -> Scores:
+        """Learn from the chosen images, choose the epoch on validation, then score the test images."""
         data, config, folder = self._train.data, self._config, self._fit.folder
-        strata = [" ".join(map(str, row)) for row in self._train.labels.tolist()]
-        chosen, repeated = choose_labels(strata, config.data.fraction, self._seed, config.data.passes)
-        if not (self._train.labels[chosen] == 1).any():
-            raise InputError(
-                f"data.fraction: {config.data.fraction} leaves {len(chosen)} training images, none of any class; take more"
-            )
+        repeated = np.tile(chosen, config.data.passes)
         if self._world.is_main:
             write_names(folder / "train_list.txt", [data.paths[index] for index in chosen])
         batches = classified_training_loader(
@@ -370,7 +370,9 @@ def phantom_config(corpus: Path, checkpoint: Path | None, output: Path | None) -
     """A short fine-tuning on phantoms, for two cores: on those that the pre-training did not learn from."""
     table = corpus / "findings.csv"
     if not table.is_file():
-        raise InputError(f"{table}: no phantom corpus; make one with: python scripts/make_phantom.py")
+        raise InputError(
+            f"{table}: no phantom corpus; make one with: python scripts/make_phantom.py (or: medslip make_phantom)"
+        )
     return FinetuneClsConfig(
         checkpoint=checkpoint,
         data=ClassificationDataConfig(

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 
 from medslip.data.finetune_loading import (
+    Chosen,
     Pairs,
     masked_evaluation_loader,
     masked_training_loader,
@@ -27,6 +28,7 @@ from medslip.evaluation.figures import Tile, overview
 from medslip.evaluation.run_folder import environment, write_json
 from medslip.evaluation.segmentation import (
     THRESHOLDS,
+    Criterion,
     PixelCounts,
     SegmentationScores,
     best_threshold,
@@ -109,6 +111,9 @@ class FinetuneSegConfig:
         start: What the trunk starts from.
         data: What to learn from and to test on.
         bridge: Channels of the U-Net's bridge, a multiple of 16; the up-blocks have a half to a sixteenth of it.
+        choose_by: The validation score that chooses epoch and threshold: "dice", mean Dice over all images, as published; or
+            "dice_balanced", where images with and without a mask weigh alike, for a finding so rare that predicting nothing
+            has a high Dice.
         augmentation: How training images and masks are varied.
         train: The loop.
         optim: The optimiser; the published recipe is a constant learning rate of 1e-5.
@@ -122,6 +127,7 @@ class FinetuneSegConfig:
     start: StartConfig = field(default_factory=StartConfig)
     data: SegmentationDataConfig = field(default_factory=SegmentationDataConfig)
     bridge: int = BRIDGE
+    choose_by: Criterion = "dice"
     augmentation: JointAugmentationConfig = field(default_factory=JointAugmentationConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     optim: OptimConfig = field(default_factory=finetuning_optim)
@@ -177,8 +183,12 @@ def run(config: FinetuneSegConfig, show: bool = True) -> Path:
     )
     splits = {name: data.take(indices) for name, indices in parts.items()}
     for name, split in splits.items():
-        if not split.marked.any():
-            raise InputError(f"{data.name}: none of the {len(split)} images to {name} has a mask of {data.finding}")
+        if not split.marked.any() or (config.choose_by == "dice_balanced" and split.marked.all()):
+            which = "every one" if split.marked.any() else "none"
+            raise InputError(f"{data.name}: {which} of the {len(split)} images to {name} has a mask of {data.finding}")
+    marked = splits["train"].marked
+    strata = ["marked" if there else "empty" for there in marked]
+    chosen = choose_labels(strata, marked, config.data.fraction, config.seeds)
     config = replace(config, checkpoint=checkpoint, output=output)
     with processes(config.device) as world:
         if world.is_main:
@@ -193,7 +203,7 @@ def run(config: FinetuneSegConfig, show: bool = True) -> Path:
             report = segmenter.report
             if world.is_main and seed == config.seeds[0]:
                 print(show_start(report))
-            scores = segmenter.run(splits["test"])
+            scores = segmenter.run(chosen[seed], splits["test"])
             runs[seed] = {**scores.values, "dice_of_predicting_nothing": 1 - scores.marked / scores.images}
         if world.is_main:
             about = {"name": data.name, "finding": data.finding, "fraction": config.data.fraction}
@@ -243,7 +253,7 @@ class _Segmentation:
             world,
             seed_folder(Path(str(config.output)), seed),
             "validation_dice",
-            "Mean Dice",
+            "Mean Dice" if config.choose_by == "dice" else "Balanced Dice",
         )
         torch.manual_seed(seed)
         self._model = Segmenter(start.trunk(), config.bridge)
@@ -252,15 +262,10 @@ class _Segmentation:
         self._objective.to(world.device)
         self._valid = self._loader(valid)
 
-    def run(self, test: MaskedImages) -> SegmentationScores:
-        """Train, choose epoch and threshold on validation, then score the test images."""
+    def run(self, chosen: Chosen, test: MaskedImages) -> SegmentationScores:
+        """Learn from the chosen images, choose epoch and threshold on validation, then score the test images."""
         data, config, folder = self._train.data, self._config, self._fit.folder
-        strata = ["marked" if marked else "empty" for marked in data.marked]
-        chosen, repeated = choose_labels(strata, config.data.fraction, self._seed, config.data.passes)
-        if not data.marked[chosen].any():
-            raise InputError(
-                f"data.fraction: {config.data.fraction} leaves {len(chosen)} training images, none with a mask; take more"
-            )
+        repeated = np.tile(chosen, config.data.passes)
         if self._world.is_main:
             write_names(folder / "train_list.txt", [data.paths[index] for index in chosen])
         batches = masked_training_loader(
@@ -293,7 +298,7 @@ class _Segmentation:
 
     def _validate(self) -> Validation:
         counts, losses = self._examine(self._valid)
-        threshold, dice = best_threshold(counts)
+        threshold, dice = best_threshold(counts, self._config.choose_by)
         values = {f"validation_{name}": loss for name, loss in zip(SEGMENTATION_LOSSES, losses, strict=True)}
         return Validation(dice, values | {"validation_dice": dice, "validation_threshold": threshold})
 
@@ -424,6 +429,7 @@ def phantom_config(corpus: Path, checkpoint: Path | None, output: Path | None) -
             kind="phantom", path=corpus, valid_fraction=0.2, test_fraction=0.4, side=128, preload=True, workers=0
         ),
         bridge=256,
+        choose_by="dice_balanced",
         train=TrainConfig(epochs=4, batch_size=16),
         optim=OptimConfig(learning_rate=1e-3, warmup_steps=10),
         output=output,

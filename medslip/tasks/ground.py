@@ -128,6 +128,9 @@ class GroundConfig:
     output: Path | None = None
 
     def __post_init__(self) -> None:
+        for name, least in {"resamples": 0, "seed": 0, "batch_size": 1, "workers": 0}.items():
+            if getattr(self, name) < least:
+                raise InputError(f"{name}: {getattr(self, name)} is less than {least}")
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise InputError(f"threshold: {self.threshold} is outside 0..1")
         if not 0 < self.box_iou <= 1:

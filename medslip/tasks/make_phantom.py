@@ -22,7 +22,7 @@ from medslip.data.phantom.study import draw_study, patient_of
 from medslip.data.phantom.truth import StudyRecord, record_of, write_masks, write_truth
 from medslip.errors import InputError
 
-VERSION = 2
+VERSION = 3
 """Changes whenever the same configuration draws other phantoms, so that an older corpus is not taken for a new one."""
 
 DESCRIPTION = "phantom.json"
@@ -139,11 +139,12 @@ def _draw(job: _Job) -> StudyRecord:
     study = draw_study(job.seed, job.index, job.side)
     record = record_of(study, job.split, mimic_image(study))
     write_mimic_study(job.corpus, study)
+    write_cxr14_study(job.corpus, study)
+    write_masks(job.corpus, study, record)
     if job.split != "train":
-        for write_study in (write_cxr14_study, write_rsna_study, write_siim_study):
+        for write_study in (write_rsna_study, write_siim_study):
             write_study(job.corpus, study)
         write_covidx_study(job.corpus, study, job.split)
-        write_masks(job.corpus, study, record)
     return record
 
 

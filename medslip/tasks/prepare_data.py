@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medslip.data import cxr14
-from medslip.data.cache import build_cache
+from medslip.data.cache import build_cache, check_cache
 from medslip.data.image_labels import class_pathologies, join, pathology_states, write_image_labels
 from medslip.data.labelled import LabelledImages
 from medslip.data.mimic_cxr import FRONTAL_VIEWS
@@ -52,6 +52,9 @@ class MimicConfig:
     cache_size: int | None = None
     workers: int = 2
 
+    def __post_init__(self) -> None:
+        check_cache(self.cache_size, self.workers)
+
 
 @dataclass(frozen=True)
 class OpenIConfig:
@@ -80,6 +83,9 @@ class OpenIConfig:
     seed: int = 0
     cache_size: int | None = None
     workers: int = 2
+
+    def __post_init__(self) -> None:
+        check_cache(self.cache_size, self.workers)
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,9 @@ class Cxr14Config:
     exclude_images: Path | None = None
     cache_size: int | None = None
     workers: int = 2
+
+    def __post_init__(self) -> None:
+        check_cache(self.cache_size, self.workers)
 
 
 @dataclass(frozen=True)
@@ -144,6 +153,9 @@ class CsvConfig:
     cache_size: int | None = None
     workers: int = 2
 
+    def __post_init__(self) -> None:
+        check_cache(self.cache_size, self.workers)
+
 
 @dataclass(frozen=True)
 class PublishedConfig:
@@ -163,6 +175,9 @@ class PublishedConfig:
     output: Path = Path("data_file/published")
     cache_size: int | None = None
     workers: int = 2
+
+    def __post_init__(self) -> None:
+        check_cache(self.cache_size, self.workers)
 
 
 def run_mimic(config: MimicConfig) -> PreparationSummary:
@@ -278,8 +293,6 @@ def _labels(images: LabelledImages) -> npt.NDArray[np.int8]:
 def _finish(summary: PreparationSummary, output: Path, cache_size: int | None, workers: int) -> PreparationSummary:
     """Fill the image cache if asked for, then say what was made and where it is."""
     if cache_size is not None:
-        if cache_size < 1:
-            raise InputError(f"cache_size {cache_size} is no side in pixels; choose one above the training side")
         build_cache([output / f"{split}.csv" for split in summary.images], output / "cache", cache_size, workers)
     print(summary)
     print(f"lists: {', '.join(str(output / f'{split}.csv') for split in summary.images)}")
@@ -295,7 +308,9 @@ def embedded_default() -> MimicConfig:
         InputError: There is none yet.
     """
     if not PHANTOM.is_dir():
-        raise InputError(f"{PHANTOM}: no phantom corpus yet; make one with: python scripts/make_phantom.py")
+        raise InputError(
+            f"{PHANTOM}: no phantom corpus yet; make one with: python scripts/make_phantom.py (or: medslip make_phantom)"
+        )
     return phantom_config(PHANTOM, PHANTOM_PREPARED)
 
 

@@ -13,7 +13,7 @@ import torch
 
 from medslip.checkpoints import Card, save_checkpoint
 from medslip.data.loading import Batch, evaluation_loader, preload, training_loader
-from medslip.data.records import StudyList, read_list
+from medslip.data.records import StudyList, read_list, refuse_missing_images
 from medslip.data.transforms import AugmentationConfig, EvaluationTransform, TrainingTransform
 from medslip.errors import InputError
 from medslip.evaluation.classification import Scores, score, summarise
@@ -23,7 +23,15 @@ from medslip.labels import LabelStore
 from medslip.losses import LossCounts, existence_of
 from medslip.model.medslip import ModelConfig, build_model
 from medslip.model.text_encoder import TextConfig, TextEncoder
-from medslip.tasks.run_start import PHANTOM_PREPARED, RUNS, begin_run, config_to_dict, timestamp
+from medslip.tasks.run_start import (
+    PHANTOM_PREPARED,
+    RUNS,
+    begin_run,
+    config_to_dict,
+    discard_start,
+    refuse_used,
+    timestamp,
+)
 from medslip.training.criterion import LOSS_NAMES, LossConfig, PretrainingObjective, medslip_loss
 from medslip.training.distributed import Device, Processes, processes
 from medslip.training.engine import Progress, TrainConfig, Trainer, Validation, read_log
@@ -109,15 +117,15 @@ def run(config: PretrainConfig) -> Path:
     store = LabelStore(config.data.labels)
     for studies in (train, valid):
         store.check(studies.table["row"].tolist(), studies.table["study"].tolist(), studies.source)
+        refuse_missing_images(studies)
+    if not config.resume:
+        refuse_used(config.output)
     prompts = load_prompts(config.prompts.pathology, config.prompts.anatomy)
     transform = EvaluationTransform(config.data.side)
     encoder = TextEncoder(config.text)
     torch.manual_seed(config.train.seed)
     model = build_model(config.model, encoder.encode(prompts.pathology), encoder.encode(prompts.anatomy))
     with processes(config.device) as world:
-        if world.is_main:
-            begin_run(config.output, config, config.resume)
-        world.wait()
         objective = PretrainingObjective(model, transform.normalise, config.loss, config.train.channels_last)
         objective.to(world.device)
         batches = training_loader(
@@ -148,8 +156,16 @@ def run(config: PretrainConfig) -> Path:
                     extra={"validation": values, "step": progress.step},
                 )
 
+        if world.is_main:
+            begin_run(config.output, config, config.resume)
+        world.wait()
         trainer = Trainer(config.train, config.optim, world, config.output, LOSS_NAMES, examiner.validate, save_best)
-        trainer.fit(objective, batches, config.resume)
+        try:
+            trainer.fit(objective, batches, config.resume)
+        except InputError:
+            if world.is_main:
+                discard_start(config.output)
+            raise
         if world.is_main:
             loss_curves(config.output / "losses.png", read_log(config.output / "log.jsonl"))
     return config.output / "best.safetensors"
@@ -223,7 +239,7 @@ class Examiner:
             answers.append((batch.indices.cpu().numpy(), probability.cpu().numpy(), existence.cpu().numpy()))
         parts = (self._world.sum(summed)[1:] / self._world.sum(known).clamp(min=1)).tolist()
         values = {f"validation_{name}": value for name, value in zip(LOSS_NAMES[1:], parts, strict=True)}
-        values["validation_total"] = sum(parts)
+        values["validation_total"] = sum(w * part for w, part in zip(self._loss.weights, parts, strict=True))
         self.scores = self._score([answer for shard in self._world.gather(answers) for answer in shard])
         auroc = None if self.scores is None else summarise(self.scores).auroc
         values["validation_auroc"] = math.nan if auroc is None else auroc
@@ -280,7 +296,9 @@ def embedded_default() -> PretrainConfig:
         InputError: There are none yet.
     """
     if not (PHANTOM_PREPARED / "train.csv").is_file():
-        raise InputError(f"{PHANTOM_PREPARED}: no prepared phantoms yet; make them with: python scripts/demo.py")
+        raise InputError(
+            f"{PHANTOM_PREPARED}: no prepared phantoms yet; make them with: python scripts/demo.py (or: medslip demo)"
+        )
     return phantom_config(PHANTOM_PREPARED, RUNS / f"phantom-{timestamp()}" / "pretrain")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import fields, is_dataclass
 from datetime import datetime
 from pathlib import Path
@@ -26,18 +27,25 @@ def timestamp() -> str:
     return datetime.now().strftime("%Y%m%d-%H%M%S")
 
 
+_STARTED = frozenset({"config.yaml", "log.jsonl", "tensorboard"})
+"""All that a run which was stopped before its first save leaves behind: nothing to resume, nothing to lose."""
+
+_FREE_TO_CHANGE = frozenset({"resume", "device", "data.workers", "train.save_every", "train.log_every"})
+"""Keys that may differ when a run is resumed: they change no number."""
+
+
 def refuse_used(folder: Path) -> None:
     """Refuse a run folder that holds something already; a task asks this before it computes anything.
 
     Raises:
-        InputError: The folder is not empty, or is no folder.
+        InputError: The folder holds more than the beginnings of a run, or is no folder.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - _STARTED):
         raise InputError(f"{folder}: exists and is not empty; name another --output")
 
 
 def begin_run(folder: Path, config: Any, resume: bool = False) -> Path:
-    """Make the run folder and write config.yaml into it.
+    """Make the run folder and write config.yaml into it; a resumed run keeps its own.
 
     Args:
         folder: Where the run goes. A folder that holds a run is refused, unless it is to be resumed.
@@ -45,20 +53,65 @@ def begin_run(folder: Path, config: Any, resume: bool = False) -> Path:
         resume: Whether to go on with the run that is there.
 
     Raises:
-        InputError: The folder is in use, or holds nothing to resume.
+        InputError: The folder is in use, holds nothing to resume, or was begun with another config.
     """
     folder = Path(folder)
-    if not resume:
-        refuse_used(folder)
-    elif not (folder / "last.safetensors").is_file():
-        raise InputError(f"{folder}: holds no last.safetensors to resume from")
+    if resume:
+        _refuse_other_config(folder, config)
+        return folder
+    refuse_used(folder)
+    discard_start(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder}: cannot be made ({error.strerror})") from None
-    text = yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=True)
-    (folder / "config.yaml").write_text(text)
+    partial = folder / "config.yaml.partial"
+    partial.write_text(yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=True))
+    partial.replace(folder / "config.yaml")
     return folder
+
+
+def discard_start(folder: Path) -> None:
+    """Remove what a run left that was stopped before its first save; leave anything else."""
+    if folder.is_dir() and not {path.name for path in folder.iterdir()} - _STARTED:
+        shutil.rmtree(folder)
+
+
+def differences(folder: Path, config: Any) -> list[str]:
+    """The keys in which a config differs from the one that a run began with, but for those that change no number.
+
+    Raises:
+        InputError: The folder's config.yaml cannot be read.
+    """
+    path = folder / "config.yaml"
+    try:
+        before = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())}); name another --output") from None
+    old, new = _flat(before), _flat(config_to_dict(config))
+    return sorted(
+        key for key in (old.keys() | new.keys()) - _FREE_TO_CHANGE if old.get(key, None) != new.get(key, None)
+    )
+
+
+def _refuse_other_config(folder: Path, config: Any) -> None:
+    if not (folder / "last.safetensors").is_file():
+        raise InputError(f"{folder}: holds no last.safetensors to resume from")
+    if changed := differences(folder, config):
+        raise InputError(
+            f"{folder}: the run began with another {changed[0]}; resume it as it began (--config {folder}/config.yaml), "
+            "or name another --output"
+        )
+
+
+def _flat(values: Any, above: str = "") -> dict[str, Any]:
+    if not isinstance(values, dict):
+        return {above: values}
+    return {
+        name: value
+        for key, inner in values.items()
+        for name, value in _flat(inner, f"{above}.{key}" if above else str(key)).items()
+    }
 
 
 def config_to_dict(config: Any) -> Any:

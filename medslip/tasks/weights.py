@@ -9,7 +9,7 @@ from medslip.checkpoints import Checkpoint, load_checkpoint, load_published_chec
 from medslip.errors import InputError
 from medslip.model.text_encoder import TextConfig
 from medslip.tasks.run_start import RUNS
-from medslip.vocabulary import load_prompts
+from medslip.vocabulary import ANATOMIES, load_prompts
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,8 @@ class PublishedConfig:
 
     Attributes:
         text: Its text encoder.
-        pathology_prompts: The authors' "observation explanation.json"; None takes the packaged explanations.
-        anatomy_prompts: JSON file of 51 location texts; None takes the packaged ones.
+        pathology_prompts: The authors' "observation explanation.json", which the weights were trained with.
+        anatomy_prompts: JSON file of 51 location texts; None takes the published form, "It is located at left_hilar."
     """
 
     text: TextConfig = field(default_factory=lambda: TextConfig(sep=False))
@@ -34,8 +34,14 @@ def open_weights(path: Path, published: PublishedConfig) -> Checkpoint:
         InputError: The file cannot be used.
     """
     if path.suffix in (".pth", ".pt"):
+        if published.pathology_prompts is None:
+            raise InputError(
+                f"{path}: published weights answer to the prompts that they were trained with; give the authors' \"observation "
+                'explanation.json" as --published.pathology_prompts'
+            )
         prompts = load_prompts(published.pathology_prompts, published.anatomy_prompts)
-        return load_published_checkpoint(path, prompts.pathology, prompts.anatomy, published.text)
+        anatomy = prompts.anatomy if published.anatomy_prompts else [f"It is located at {name}." for name in ANATOMIES]
+        return load_published_checkpoint(path, prompts.pathology, anatomy, published.text)
     return load_checkpoint(path)
 
 
@@ -47,5 +53,5 @@ def newest_phantom_checkpoint() -> Path:
     """
     found = sorted(RUNS.glob("phantom*/pretrain/best.safetensors"), key=lambda path: path.stat().st_mtime)
     if not found:
-        raise InputError(f"no phantom run below {RUNS}/ yet; make one with: python scripts/demo.py")
+        raise InputError(f"no phantom run below {RUNS}/ yet; make one with: python scripts/demo.py (or: medslip demo)")
     return found[-1]

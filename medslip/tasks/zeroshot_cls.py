@@ -64,8 +64,8 @@ class ZeroshotConfig:
     Attributes:
         checkpoint: The weights: ours, or the published .pth; None takes the newest phantom run's.
         data: Which images.
-        prompt: Free-text queries: one as "class: text", or several as {class: text}. A class of the data set is then asked by it instead of a pathology; another
-            name becomes a class of its own, without labels.
+        prompt: Free-text queries: one as "class: text", or several as {class: text}. A class of the data set is then asked by
+            it instead of a pathology; another name becomes a class of its own, without labels.
         fibrosis: ChestX-ray14's Fibrosis has no pathology of its own: ask the "published" catch-all, or by its own "prompt".
         text_encoder: Where the checkpoint's text encoder is, for free text, if not under the name that it recorded.
         published: How to read the published .pth.
@@ -89,6 +89,11 @@ class ZeroshotConfig:
     workers: int = 2
     device: Device = "auto"
     output: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in {"resamples": 0, "seed": 0, "batch_size": 1, "workers": 0}.items():
+            if getattr(self, name) < least:
+                raise InputError(f"{name}: {getattr(self, name)} is less than {least}")
 
 
 @dataclass(frozen=True)
@@ -200,16 +205,17 @@ def free_text_queries(prompt: dict[str, str] | str) -> dict[str, str]:
     """Class -> the text that is asked, which begins with the class's name as the vocabulary's own prompts do.
 
     Raises:
-        InputError: A single query is not of the form "class: text".
+        InputError: A single query is not of the form "class: text", or a class or its text is empty.
     """
     if isinstance(prompt, str):
         name, colon, text = prompt.partition(":")
         if not (colon and name.strip() and text.strip()):
             raise InputError(f"prompt: {prompt!r} is not of the form 'class: text'")
         prompt = {name.strip(): text.strip()}
-    return {
-        name: text if text.lower().startswith(name.lower()) else f"{name}: {text}" for name, text in prompt.items()
-    }
+    for name, text in prompt.items():
+        if not (name.strip() and text.strip()):
+            raise InputError(f"prompt: class {name!r} is asked by {text!r}; give a class and a text")
+    return {name: text if text.lower().startswith(name.lower()) else f"{name}: {text}" for name, text in prompt.items()}
 
 
 def ask(images: LabelledImages, config: ZeroshotConfig) -> Questions:
@@ -218,7 +224,8 @@ def ask(images: LabelledImages, config: ZeroshotConfig) -> Questions:
     Raises:
         InputError: A class is neither a pathology, nor mapped to one, nor given a prompt.
     """
-    prompts = free_text_queries(config.prompt)
+    spelt = {name.lower(): name for name in images.classes}
+    prompts = {spelt.get(name.lower(), name): text for name, text in free_text_queries(config.prompt).items()}
     if config.fibrosis == "prompt" and "Fibrosis" in images.classes:
         prompts.setdefault("Fibrosis", CLASS_PROMPTS["Fibrosis"])
     for name in images.classes:
@@ -252,7 +259,9 @@ def held_out_phantoms(corpus: Path, checkpoint: Path, output: Path | None) -> Ze
     """Classify the test split of a phantom corpus."""
     table = corpus / "findings.csv"
     if not table.is_file():
-        raise InputError(f"{table}: no phantom corpus; make one with: python scripts/make_phantom.py")
+        raise InputError(
+            f"{table}: no phantom corpus; make one with: python scripts/make_phantom.py (or: medslip make_phantom)"
+        )
     data = ImagesConfig(kind="table", path=table, split="test")
     return ZeroshotConfig(checkpoint=checkpoint, data=data, output=output)
 

@@ -41,6 +41,11 @@ class LossConfig:
     beta: float = 1.0
     negatives: int | Literal["all"] = "all"
 
+    @property
+    def weights(self) -> tuple[float, float, float, float, float]:
+        """Of the parts in the total, in the order of LOSS_NAMES."""
+        return (1.0, self.alpha, 1.0, self.alpha, self.beta)
+
     def __post_init__(self) -> None:
         if self.negatives != "all" and self.negatives < 1:
             raise InputError(f"loss.negatives: {self.negatives} is less than 1; without ProtoCL, set loss.alpha to 0")
@@ -65,7 +70,7 @@ def medslip_loss(
         counts: What to divide by; None counts here.
 
     Returns:
-        Six losses, in the order of LOSS_NAMES.
+        Six losses, in the order of LOSS_NAMES: the weighted total, then its parts without their weights.
     """
     counts = counts or loss_counts(labels)
     pathology, anatomy = existence_of(labels)
@@ -82,16 +87,14 @@ def medslip_loss(
 
     parts = (
         existence_loss(output.pathology_logits, pathology, counts.existence_pathology),
-        config.alpha
-        * protocl(
-            output.pathology_prototypes, model.anatomy_prompts, present.transpose(1, 2), counts.protocl_pathology
-        ),
+        protocl(output.pathology_prototypes, model.anatomy_prompts, present.transpose(1, 2), counts.protocl_pathology),
         existence_loss(output.anatomy_logits, anatomy, counts.existence_anatomy),
-        config.alpha * protocl(output.anatomy_prototypes, model.pathology_prompts, present, counts.protocl_anatomy),
-        config.beta * icl_loss(output.icl_logits, labels, counts.icl),
+        protocl(output.anatomy_prototypes, model.pathology_prompts, present, counts.protocl_anatomy),
+        icl_loss(output.icl_logits, labels, counts.icl),
     )
     losses = torch.stack(parts)
-    return torch.cat([losses.sum(dim=0, keepdim=True), losses])
+    total = (losses.new_tensor(config.weights) * losses).sum(dim=0, keepdim=True)
+    return torch.cat([total, losses])
 
 
 class LabelledBatch(Protocol):

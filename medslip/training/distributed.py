@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from medslip.errors import InputError
+from medslip.model.device import choose_device
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -86,9 +86,7 @@ def processes(device: Device = "auto") -> Iterator[Processes]:
     Raises:
         InputError: "cuda" was asked for and there is none.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("device: cuda was asked for, but torch sees no GPU here; use --device cpu")
-    kind = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    kind = choose_device(device).type
     world_size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     index = int(os.environ.get("LOCAL_RANK", "0")) if kind == "cuda" else None
     if index is not None:

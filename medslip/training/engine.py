@@ -1,7 +1,8 @@
 """The training loop, for every task: an objective (model and loss as one module), batches, validation, saves, logs.
 
 Losses divide by counts of known labels that are summed over processes and accumulation steps before any gradient is
-computed, so that P processes with batch B and K accumulation steps give the gradient of one batch of P x K x B.
+computed, so that P processes with batch B and K accumulation steps give the gradient of one batch of P x K x B: but
+for batch norm, whose statistics are those of each B.
 """
 
 from __future__ import annotations
@@ -240,9 +241,7 @@ class Trainer:
         # NaN beats nothing, and nothing would ever beat it.
         best = not math.isnan(found.score) and (progress.best_score is None or found.score > progress.best_score)
         if best:
-            progress.best_score, progress.best_step, progress.stale = found.score, progress.step, 0
-        else:
-            progress.stale += 1
+            progress.best_score, progress.best_step = found.score, progress.step
         values = found.values | {"epoch": epoch + 1}
         log.write("validation", progress.step, values)
         if self.processes.is_main:
@@ -291,10 +290,12 @@ class _Log:
         if active:
             path = folder / "log.jsonl"
             kept = [line for line in read_log(path) if line["step"] <= step] if path.exists() and step else []
-            self._file = path.open("w")
-            for line in kept:
-                self._file.write(json.dumps(line) + "\n")
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step or None)
+            partial = path.with_name("log.jsonl.partial")
+            partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            partial.replace(path)
+            self._file = path.open("a")
+            # Events at the step of the state were written before it was saved; only later ones are of a future undone.
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
 
     def write(self, kind: str, step: int, values: dict[str, float]) -> None:
         if self._file is None or self._board is None:

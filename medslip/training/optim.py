@@ -13,7 +13,7 @@ from medslip.errors import InputError
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """The optimiser; defaults are the published recipe.
+    """The optimiser; defaults are the published recipe, with gradients clipped.
 
     Attributes:
         learning_rate: After warm-up.

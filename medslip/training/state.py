@@ -21,14 +21,12 @@ class Progress:
         step: Optimiser steps done.
         best_score: Best validation score so far, None before the first.
         best_step: When that was.
-        stale: Validations since then.
         steps_per_epoch: To notice that a run is resumed with other data or batch size.
     """
 
     step: int = 0
     best_score: float | None = None
     best_step: int = 0
-    stale: int = 0
     steps_per_epoch: int = 0
 
 

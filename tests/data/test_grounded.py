@@ -143,6 +143,6 @@ def test_patients_are_set_aside_whole():
     assert not set(aside.patients) & set(rest.patients) - {""}
     assert sorted(map(str, [*aside.paths, *rest.paths])) == sorted(map(str, images.paths))
     assert aside.paths == split_patients(images, 0.25, 1)[0].paths
-    assert len({path for path in aside.paths}) in (10, 11, 12)
-    with pytest.raises(InputError, match="1 patient only"):
+    assert 5 <= len(aside) <= 12
+    with pytest.raises(InputError, match="one patient only"):
         split_patients(images.at([0, 1]), 0.25, 1)

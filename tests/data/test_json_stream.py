@@ -77,3 +77,11 @@ def test_missing_file_folder_and_bytes_are_refused(tmp_path: Path) -> None:
     (tmp_path / "bytes.json").write_bytes(b'{"a": "\xff\xfe"}')
     with pytest.raises(InputError, match="not a UTF-8 text file"):
         list(iter_members(tmp_path / "bytes.json"))
+
+
+def test_an_entry_nested_beyond_measure_is_refused(tmp_path: Path) -> None:
+    """A damaged file would end in a traceback."""
+    path = tmp_path / "graphs.json"
+    path.write_text('{"a": ' + "[" * 200_000 + "]" * 200_000 + "}")
+    with pytest.raises(InputError, match="nested too deeply"):
+        list(iter_members(path))

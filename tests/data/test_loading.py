@@ -8,7 +8,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
+from medslip.data.equalise import histogram_equalise
 from medslip.data.images import read_image
 from medslip.data.loading import (
     Batch,
@@ -242,3 +244,34 @@ def test_a_batch_moves_whole(labelled):
 def test_paths_follow_the_list(studies):
     assert image_paths(studies) == [studies.image_path(index) for index in range(24)]
     assert np.all([path.exists() for path in image_paths(studies)])
+
+
+def test_equalised_images_are_what_the_published_preprocessing_gives(tmp_path: Path) -> None:
+    """Scores on RSNA would not be on the published input."""
+    dark = np.random.default_rng(0).integers(10, 60, (32, 32), dtype=np.uint8)
+    Image.fromarray(dark).save(tmp_path / "dark.png")
+    loader = evaluation_loader([tmp_path / "dark.png"], EvaluationTransform(32), 1, 0, equalise=True)
+    np.testing.assert_array_equal(next(iter(loader)).images[0, 0].numpy(), histogram_equalise(dark))
+
+
+def test_unreadable_image_of_a_list_is_named_with_its_line(tiny_prepared, tmp_path: Path, store) -> None:
+    """Nobody would find the entry to take out of a list of 200 k."""
+    table = read_list(tiny_prepared / "train.csv").table.iloc[:3].copy()
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    table["image"] = ["gone.png", "broken.png", "gone.png"]
+    broken = StudyList(table, tmp_path, str(tmp_path / "train.csv"))
+    with pytest.raises(InputError, match=r"train\.csv: line 2: .*gone\.png"):
+        next(iter(evaluation_loader(broken, EVALUATION, 1, 0)))
+    with pytest.raises(InputError, match=r"train\.csv: line 2: .*gone\.png"):
+        preload(broken, 32, 0)
+    with pytest.raises(InputError, match=r"train\.csv: line [24]: .*gone\.png|train\.csv: line 3: .*broken\.png"):
+        next(training_loader(broken, store, TRAINING, 0, 3, 0).epoch(0))
+
+
+def test_impossible_numbers_are_refused(studies, store) -> None:
+    """A mistyped option would end in a traceback of torch."""
+    for batch, workers, words in ((0, 0, "batch size: 0"), (4, -1, "workers: -1")):
+        with pytest.raises(InputError, match=words):
+            training_loader(studies, store, TRAINING, 0, batch, workers)
+        with pytest.raises(InputError, match=words):
+            evaluation_loader(studies, EVALUATION, batch, workers)

@@ -23,7 +23,7 @@ SIDE = 64
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("phantom") / "corpus"
-    run(MakePhantomConfig(output, studies=40, valid_fraction=0.5, test_fraction=0.4, side=SIDE, workers=1))
+    run(MakePhantomConfig(output, studies=30, valid_fraction=0.5, test_fraction=0.4, side=SIDE, workers=1))
     return output
 
 
@@ -31,7 +31,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def truth(corpus: Path) -> pd.DataFrame:
     """The evaluated studies, by the name of their image."""
     table = pd.read_csv(corpus / "findings.csv")
-    return table[table["split"] != "train"].set_index(table["image"].map(lambda image: Path(image).stem))
+    table.index = pd.Index([Path(image).stem for image in table["image"]])
+    return table[table["split"] != "train"]
 
 
 @pytest.fixture(scope="module")

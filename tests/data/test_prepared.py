@@ -57,3 +57,11 @@ def test_present_wins_over_absent_in_any_order() -> None:
         for state in states:
             mention(cells, 3, 4, state)
         assert cells == {(3, 4): 1}
+
+
+def test_an_empty_train_list_is_remarked_on(tmp_path: Path) -> None:
+    """A mistyped split would only be found when pre-training starts."""
+    write(tmp_path, ["test", "valid"])
+    assert "train list is empty" in (tmp_path / "summary.json").read_text()
+    write(tmp_path, ["train"])
+    assert "train list is empty" not in (tmp_path / "summary.json").read_text()

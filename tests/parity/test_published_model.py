@@ -14,6 +14,7 @@ import torch
 from medslip.checkpoints import load_published
 from medslip.errors import InputError
 from medslip.losses import existence_loss, existence_of, icl_loss, protocl_loss
+from medslip.training import criterion
 
 HERE = Path(__file__).parent
 
@@ -85,7 +86,7 @@ def test_output_equals_the_published_models(figures, answered, figure, ours):
     assert worst < 1e-4
 
 
-def test_losses_equal_the_published_models(figures, answered):
+def test_losses_equal_the_published_models(figures, answered, monkeypatch):
     model, output = answered
     labels = torch.from_numpy(figures["labels"])
     pathology, anatomy = existence_of(labels)
@@ -109,6 +110,11 @@ def test_losses_equal_the_published_models(figures, answered):
         "icl": icl_loss(output.icl_logits, labels),
     }
     ours["loss"] = torch.stack(list(ours.values())).sum()
+    # The criterion itself, with the published draw in place of ours.
+    draws = iter([drawn("candidates_pathology"), drawn("candidates_anatomy")])
+    monkeypatch.setattr(criterion, "draw_negatives", lambda *_: next(draws))
+    total = criterion.medslip_loss(model, output, labels, criterion.LossConfig(negatives=7))[0]
+    assert abs(total.item() / figures["losses"][0] - 1) < 1e-4
     for name, expected in zip(figures["loss_names"], figures["losses"], strict=True):
         relative = abs(ours[str(name)].item() / expected - 1)
         print(f"{name}: relative {relative:.1e}")

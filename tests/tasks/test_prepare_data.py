@@ -133,3 +133,11 @@ def test_real_small_set_without_the_patients_of_the_real_test_list(shared: Path,
     assert set(lists) == {"train", "valid"}
     assert sum(map(len, lists.values())) == 529
     assert not tested & set().union(*map(patients, lists.values()))
+
+
+@pytest.mark.parametrize("wrong", [{"cache_size": 0}, {"workers": -1}])
+def test_an_impossible_cache_is_refused_before_anything_is_prepared(tmp_path: Path, wrong: dict[str, int]) -> None:
+    """Hours of preparation would end in an error, or in a traceback."""
+    for config in (CsvConfig, Cxr14Config):
+        with pytest.raises(InputError, match=next(iter(wrong))):
+            config(tmp_path, output=tmp_path / "out", **wrong)  # type: ignore[arg-type]

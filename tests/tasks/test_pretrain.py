@@ -12,6 +12,7 @@ import yaml
 from medslip.checkpoints import load_checkpoint
 from medslip.cli import parse, run_task
 from medslip.data.transforms import AugmentationConfig
+from medslip.errors import InputError
 from medslip.model.medslip import ModelConfig
 from medslip.model.text_encoder import TextConfig
 from medslip.model.weights import read_tensors
@@ -130,4 +131,57 @@ def test_bad_input_is_one_line_and_status_2(config, tmp_path, capsys, change, wo
     assert words in error
     assert error.count("\n") == 1
     assert "Traceback" not in error
-    assert not (tmp_path / "never").exists() or not list((tmp_path / "never").glob("*.safetensors"))
+    assert not (tmp_path / "never").exists()
+
+
+def _run_with_list(config, tmp_path, change):
+    """Pre-train on the training list with one line changed."""
+    lines = config.data.train.read_text().splitlines()
+    folder = config.data.train.parent
+    lines = [lines[0], *(f"{folder}/{line}" for line in lines[1:])]
+    lines[3] = change(lines[3])
+    (tmp_path / "train.csv").write_text("\n".join(lines) + "\n")
+    run(replace(config, data=replace(config.data, train=tmp_path / "train.csv")))
+
+
+def test_a_missing_image_is_named_with_its_line_before_training(config, tmp_path):
+    with pytest.raises(InputError, match=r"train\.csv: line 4: image .*nowhere\.png not found"):
+        _run_with_list(config, tmp_path, lambda line: "nowhere.png" + line[line.index(",") :])
+    assert not config.output.exists()
+
+
+def test_a_truncated_image_is_named_and_leaves_no_half_written_run(config, tmp_path):
+    def cut(line):
+        source = Path(line.split(",")[0])
+        (tmp_path / "cut.png").write_bytes(source.read_bytes()[:300])
+        return str(tmp_path / "cut.png") + line[line.index(",") :]
+
+    with pytest.raises(InputError, match=r"train\.csv: line 4: .*cut\.png"):
+        _run_with_list(config, tmp_path, cut)
+    assert not config.output.exists()
+
+
+def test_a_list_of_another_preparation_is_refused(config, tmp_path):
+    with pytest.raises(InputError, match="line 4 is study other, but row"):
+        _run_with_list(config, tmp_path, lambda line: ",".join([line.split(",")[0], "other", *line.split(",")[2:]]))
+
+
+def test_a_start_that_was_stopped_does_not_lock_the_folder(config):
+    """Ctrl-C in the first epoch leaves a config and a log: the same command must work again."""
+    (config.output / "tensorboard").mkdir(parents=True)
+    (config.output / "config.yaml").write_text("train: {}\n")
+    (config.output / "log.jsonl").write_text("")
+    run(replace(config, train=replace(config.train, epochs=1)))
+    assert (config.output / "best.safetensors").is_file()
+
+
+def test_a_run_is_resumed_as_it_began_or_not_at_all(config):
+    """Another learning rate would make neither the old run nor a new one, under the name of both."""
+    run(replace(config, train=replace(config.train, epochs=1)))
+    before = (config.output / "config.yaml").read_text()
+    changed = replace(
+        config, train=replace(config.train, epochs=1), optim=replace(config.optim, learning_rate=1.0), resume=True
+    )
+    with pytest.raises(InputError, match=r"began with another optim\.learning_rate"):
+        run(changed)
+    assert (config.output / "config.yaml").read_text() == before

@@ -13,6 +13,7 @@ from medslip.cli import main, parse
 from medslip.data.table import TableLayout
 from medslip.errors import InputError
 from medslip.predictor import Predictor
+from medslip.tasks import zeroshot_cls
 from medslip.tasks.zeroshot_cls import ImagesConfig, ZeroshotConfig, ask, read_images, run
 from medslip.vocabulary import CLASS_PROMPTS, NORMALITY, PATHOLOGIES
 
@@ -44,6 +45,13 @@ def config(folder, tmp_path, tiny_checkpoint):
     return ZeroshotConfig(
         tiny_checkpoint, data, resamples=20, batch_size=4, workers=0, device="cpu", output=tmp_path / "run"
     )
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    """Drawing takes longer than everything else here; test_table_gives_predictions_scores_and_figures draws."""
+    for name in ("roc_curves", "precision_recall_curves"):
+        monkeypatch.setattr(zeroshot_cls, name, lambda *arguments: None)
 
 
 def with_data(config, **change):
@@ -99,6 +107,7 @@ def test_folder_gives_predictions_of_every_finding_without_scores(config, folder
     assert not (config.output / "roc.png").exists()
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_classes_are_mapped_to_pathologies(config, folder, tmp_path):
     path = write_table(folder, tmp_path / "other.csv", ("Wasser", "Infiltration"))
     config = with_data(config, path=path, table=TableLayout(classes={"Wasser": "effusion"}))
@@ -125,6 +134,7 @@ def test_unknown_class_is_bad_input_and_nothing_is_written(config, folder, tmp_p
 
 
 @pytest.mark.parametrize("way", ["published", "prompt"])
+@pytest.mark.usefixtures("no_figures")
 def test_fibrosis_is_asked_by_the_catch_all_or_by_its_own_prompt(config, folder, tmp_path, way):
     """Two conventions give two numbers: the metrics must say which was taken."""
     path = write_table(folder, tmp_path / "other.csv", ("Edema", "Fibrosis"))
@@ -141,6 +151,7 @@ def test_fibrosis_is_asked_by_the_catch_all_or_by_its_own_prompt(config, folder,
     np.testing.assert_allclose(predictions["Edema"], expected(config, "edema"), rtol=1e-4)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_free_text_becomes_a_class_beside_the_labelled_ones(config):
     """A class that the labels do not have is answered, marked unknown, and kept out of the scores."""
     config = replace(config, prompt={"covid-19": "ground-glass opacities"})
@@ -153,6 +164,7 @@ def test_free_text_becomes_a_class_beside_the_labelled_ones(config):
     np.testing.assert_allclose(predictions["Mass"], expected(config, "mass"), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_free_text_replaces_the_pathology_of_a_class(config):
     config = replace(config, prompt={"Mass": "a round shadow"})
     run(config)
@@ -214,6 +226,7 @@ def test_without_arguments_and_phantoms_the_demo_is_named(tmp_path, monkeypatch,
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_without_arguments_the_newest_phantom_run_answers_the_held_out_phantoms(
     folder, tmp_path, monkeypatch, tiny_checkpoint, capsys
 ):
@@ -230,3 +243,17 @@ def test_without_arguments_the_newest_phantom_run_answers_the_held_out_phantoms(
     assert main(["zeroshot_cls"]) == 0
     (made,) = (tmp_path / "runs" / "zeroshot_cls").iterdir()
     assert len(pd.read_csv(made / "predictions.csv")) == 10
+
+
+@pytest.mark.parametrize("name", ["resamples", "seed", "batch_size", "workers"])
+def test_impossible_numbers_are_refused(name):
+    """A mistyped option would end in a traceback."""
+    with pytest.raises(InputError, match=f"{name}: -1"):
+        ZeroshotConfig(**{name: -1})
+
+
+@pytest.mark.parametrize("prompt", [{"fish": ""}, {"fish": " "}, {"": "fish"}])
+def test_empty_free_text_is_refused(prompt):
+    """The class would be asked by its name alone, or by nothing."""
+    with pytest.raises(InputError, match="prompt: class"):
+        zeroshot_cls.free_text_queries(prompt)

@@ -209,7 +209,7 @@ def log_without_time(folder):
     return [{key: value for key, value in line.items() if key != "time"} for line in read_log(folder / "log.jsonl")]
 
 
-@pytest.mark.parametrize("at", [2, 3, 4, 6, 8])
+@pytest.mark.parametrize("at", [2, 3, 5, 7])
 def test_resumed_run_equals_an_unbroken_one(tmp_path, at):
     """Epochs of 3 steps, saves after each second step and each epoch: interrupted in every place between them."""
     scores = {"scores": (0.1, 0.3, 0.2)}

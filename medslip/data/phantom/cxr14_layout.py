@@ -1,4 +1,4 @@
-"""Writes phantoms as NIH ChestX-ray14: validation studies in train_val_list.txt, test studies in test_list.txt."""
+"""Writes phantoms as NIH ChestX-ray14: training and validation studies in train_val_list.txt, the rest in test_list.txt."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from medslip.data.phantom.study import PhantomStudy
 from medslip.data.phantom.truth import StudyRecord
 
 CXR14_FOLDER = "cxr14"
+
+_COMPRESSION = 1
+"""Of PNG: little larger than level 6, and written several times as fast."""
 
 BOX_FRAME = 1024
 """Side of the square, in pixels, that the publisher's boxes are given in."""
@@ -33,11 +36,12 @@ def write_cxr14_study(corpus: Path, study: PhantomStudy) -> None:
     folder = corpus / CXR14_FOLDER / "images_001" / "images"
     folder.mkdir(parents=True, exist_ok=True)
     patient = study.patient
-    Image.fromarray(study.image).save(folder / cxr14_name(patient.number, patient.study_of_patient))
+    name = cxr14_name(patient.number, patient.study_of_patient)
+    Image.fromarray(study.image).save(folder / name, compress_level=_COMPRESSION)
 
 
 def write_cxr14_tables(corpus: Path, records: Iterable[StudyRecord]) -> None:
-    """Write the label table, the two lists and the boxes of the validation and test studies."""
+    """Write the label table, the two lists and the boxes."""
     folder = corpus / CXR14_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     entries = [
@@ -45,12 +49,11 @@ def write_cxr14_tables(corpus: Path, records: Iterable[StudyRecord]) -> None:
         "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]"
     ]
     boxes = ["Image Index,Finding Label,Bbox [x,y,w,h],,,"]
-    lists: dict[str, list[str]] = {"valid": [], "test": []}
+    train_valid: list[str] = []
+    test: list[str] = []
     for record in records:
-        if record.split not in lists:
-            continue
         name = cxr14_name(record.subject, record.study_of_patient)
-        lists[record.split].append(name)
+        (test if record.split == "test" else train_valid).append(name)
         classes = [(finding, kind_of(finding.pathology).cxr14) for finding in record.findings]
         labels = "|".join(sorted({label for _, label in classes if label})) or "No Finding"
         spacing = round(0.14 * 2500 / record.side, 3)
@@ -64,6 +67,6 @@ def write_cxr14_tables(corpus: Path, records: Iterable[StudyRecord]) -> None:
                 boxes.append(f"{name},{_BOX_NAMES[label]},{box}")
     for file, lines in (
         ("Data_Entry_2017_v2020.csv", entries), ("BBox_List_2017.csv", boxes),
-        ("train_val_list.txt", lists["valid"]), ("test_list.txt", lists["test"]),
+        ("train_val_list.txt", train_valid), ("test_list.txt", test),
     ):  # fmt: skip
         (folder / file).write_text("".join(line + "\n" for line in lines))

@@ -23,7 +23,7 @@ class PhantomFinding:
         pathology: Vocabulary name.
         anatomy: Vocabulary name.
         box: x, y, width, height in pixels of the film.
-        mask: A PNG of one bit a pixel; None where there is none (training studies).
+        mask: A PNG of one bit a pixel; None where the line names none.
     """
 
     image: Path
@@ -50,7 +50,9 @@ def read_findings(corpus: Path, split: str) -> list[PhantomFinding]:
     patients = _patients(corpus / "findings.csv")
     path = corpus / "findings.jsonl"
     if not path.is_file():
-        raise InputError(f"{path}: no phantom corpus; make one with: python scripts/make_phantom.py")
+        raise InputError(
+            f"{path}: no phantom corpus; make one with: python scripts/make_phantom.py (or: medslip make_phantom)"
+        )
     found = []
     for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
@@ -67,7 +69,9 @@ def read_findings(corpus: Path, split: str) -> list[PhantomFinding]:
 def _patients(path: Path) -> dict[str, str]:
     """Study -> patient."""
     if not path.is_file():
-        raise InputError(f"{path}: no phantom corpus; make one with: python scripts/make_phantom.py")
+        raise InputError(
+            f"{path}: no phantom corpus; make one with: python scripts/make_phantom.py (or: medslip make_phantom)"
+        )
     with path.open(newline="") as file:
         reader = csv.DictReader(file)
         if not {"study", "patient"} <= set(reader.fieldnames or ()):

@@ -14,9 +14,6 @@ from PIL import Image
 from medslip.data.phantom.kinds import KIND_NAMES
 from medslip.data.phantom.study import PhantomStudy
 
-MASKED_SPLITS = ("valid", "test")
-"""Masks are written for the studies that are evaluated; training never sees any."""
-
 
 @dataclass(frozen=True)
 class FindingRecord:
@@ -27,7 +24,7 @@ class FindingRecord:
         anatomy: Vocabulary name.
         side: "left", "right" or "": the patient's side.
         box: x, y, width, height in pixels.
-        mask: Its mask's file, relative to the corpus; empty for training studies.
+        mask: Its mask's file, relative to the corpus.
     """
 
     pathology: str
@@ -80,7 +77,7 @@ def record_of(study: PhantomStudy, split: str, image: str) -> StudyRecord:
     findings = tuple(
         FindingRecord(
             finding.kind.pathology, finding.site.anatomy, finding.site.side, finding.box,
-            f"masks/s{study.study}_{finding.kind.pathology}.png" if split in MASKED_SPLITS else "",
+            f"masks/s{study.study}_{finding.kind.pathology}.png",
         )
         for finding in study.findings
     )  # fmt: skip
@@ -93,12 +90,11 @@ def record_of(study: PhantomStudy, split: str, image: str) -> StudyRecord:
 
 
 def write_masks(corpus: Path, study: PhantomStudy, record: StudyRecord) -> None:
-    """Write a mask of one bit a pixel for each finding that the record names one for."""
+    """Write a mask of one bit a pixel for each finding."""
     for finding, entry in zip(study.findings, record.findings, strict=True):
-        if entry.mask:
-            path = corpus / entry.mask
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(finding.mask).save(path)
+        path = corpus / entry.mask
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(finding.mask).save(path, compress_level=1)
 
 
 def write_truth(corpus: Path, records: Iterable[StudyRecord]) -> None:

@@ -1,0 +1,58 @@
+"""Label fractions: seeded, nested, stratified."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medslip.data.fractions import choose_fraction
+from medslip.errors import InputError
+
+strata = st.lists(st.sampled_from("abc"), min_size=1, max_size=300)
+fractions = st.floats(0.001, 1)
+seeds = st.integers(0, 1000)
+
+
+@given(strata, fractions, fractions, seeds)
+@settings(max_examples=60, deadline=None)
+def test_a_smaller_fraction_lies_inside_a_larger_one(labels, one, other, seed):
+    """Else results at 1 % and 10 % would differ by luck with the images too."""
+    small, large = sorted((one, other))
+    assert set(choose_fraction(labels, small, seed)) <= set(choose_fraction(labels, large, seed))
+
+
+@given(strata, fractions, seeds)
+@settings(max_examples=60, deadline=None)
+def test_the_number_is_the_fraction_and_each_stratum_has_its_share(labels, fraction, seed):
+    chosen = choose_fraction(labels, fraction, seed)
+    number = max(1, round(fraction * len(labels)))
+    assert len(chosen) == len(set(chosen)) == number
+    assert (np.diff(chosen) > 0).all()
+    taken, there = Counter(labels[index] for index in chosen), Counter(labels)
+    for name, size in there.items():
+        share = size / len(labels)
+        # Within 1 of its own share of the cut, and the cut within one image a stratum of the number.
+        assert abs(taken[name] - number * share) <= 1 + len(there) * share + 1e-9
+
+
+@given(strata, fractions, seeds)
+@settings(max_examples=20, deadline=None)
+def test_it_is_a_function_of_labels_and_seed(labels, fraction, seed):
+    assert np.array_equal(choose_fraction(labels, fraction, seed), choose_fraction(labels, fraction, seed))
+
+
+def test_everything_is_everything_and_seeds_differ():
+    labels = ["marked", "empty"] * 100
+    assert np.array_equal(choose_fraction(labels, 1.0, 0), np.arange(200))
+    assert not np.array_equal(choose_fraction(labels, 0.1, 0), choose_fraction(labels, 0.1, 1))
+    assert Counter(labels[index] for index in choose_fraction(labels, 0.1, 0)) == {"marked": 10, "empty": 10}
+
+
+@pytest.mark.parametrize("fraction", [0.0, -0.1, 1.01, float("nan")])
+def test_a_fraction_out_of_range_is_refused(fraction):
+    with pytest.raises(InputError, match="label fraction"):
+        choose_fraction(["a"], fraction, 0)

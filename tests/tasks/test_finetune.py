@@ -1,0 +1,283 @@
+"""Both fine-tuning tasks, from files to the run folder."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torchvision
+from PIL import Image
+
+from medslip.checkpoints import load_checkpoint
+from medslip.cli import parse, run_task
+from medslip.data.joint_transforms import JointAugmentationConfig
+from medslip.data.transforms import AugmentationConfig
+from medslip.errors import InputError
+from medslip.model.segmenter import Segmenter
+from medslip.model.weights import read_tensors
+from medslip.tasks import finetune_cls, finetune_seg
+from medslip.tasks.finetune import StartConfig, open_start, show_start, split_patients
+from medslip.tasks.finetune_cls import ClassificationDataConfig, FinetuneClsConfig
+from medslip.tasks.finetune_seg import FinetuneSegConfig, SegmentationDataConfig
+from medslip.tasks.zeroshot_cls import ImagesConfig
+from medslip.training.engine import TrainConfig
+from medslip.training.optim import OptimConfig
+
+PLAIN = OptimConfig(learning_rate=3e-3, final_learning_rate=1e-3, warmup_steps=0)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 images of 32 px in a phantom corpus's form: a bright square is an effusion, marked by a mask."""
+    folder = tmp_path_factory.mktemp("corpus")
+    random = np.random.default_rng(0)
+    rows, lines = [], []
+    for index in range(60):
+        image = random.integers(0, 60, (32, 32), dtype=np.uint8)
+        present = index % 2
+        if present:
+            mask = np.zeros((32, 32), bool)
+            top, left = random.integers(0, 16, 2)
+            mask[top : top + 16, left : left + 16] = True
+            image[mask] += 180
+            Image.fromarray(mask).save(folder / f"mask{index}.png")
+            lines.append({"image": f"{index}.png", "pathology": "effusion", "mask": f"mask{index}.png"})
+        Image.fromarray(image).save(folder / f"{index}.png")
+        rows.append((f"{index}.png", f"p{index}", ("valid", "test")[index % 4 > 1], present))
+    with (folder / "findings.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("image", "patient", "split", "effusion"), *rows])
+    (folder / "findings.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+@pytest.fixture
+def seg(corpus: Path, tiny_checkpoint: Path, tmp_path: Path) -> FinetuneSegConfig:
+    return FinetuneSegConfig(
+        checkpoint=tiny_checkpoint,
+        data=SegmentationDataConfig(
+            kind="phantom", path=corpus, pathology="effusion", valid_fraction=0.2, test_fraction=0.2, side=32,
+            preload=True, workers=0,
+        ),
+        bridge=128,
+        augmentation=JointAugmentationConfig(scale_min=0.9, rotation=0),
+        train=TrainConfig(epochs=8, batch_size=8, log_every=1, precision="float32"),
+        optim=PLAIN,
+        resamples=20,
+        device="cpu",
+        output=tmp_path / "seg",
+    )  # fmt: skip
+
+
+@pytest.fixture
+def cls(corpus: Path, tiny_checkpoint: Path, tmp_path: Path) -> FinetuneClsConfig:
+    table = corpus / "findings.csv"
+    return FinetuneClsConfig(
+        checkpoint=tiny_checkpoint,
+        data=ClassificationDataConfig(
+            train=ImagesConfig("table", table, split="valid"),
+            test=ImagesConfig("table", table, split="test"),
+            valid_fraction=0.3,
+            side=32,
+            workers=0,
+        ),
+        augmentation=AugmentationConfig(scale_min=0.9, operations=0),
+        train=TrainConfig(epochs=2, batch_size=8, log_every=1, precision="float32"),
+        optim=PLAIN,
+        resamples=20,
+        device="cpu",
+        output=tmp_path / "cls",
+    )
+
+
+def lines_of(path: Path) -> set[str]:
+    return set(path.read_text().splitlines())
+
+
+def test_segmentation_learns_and_leaves_a_whole_run_folder(seg):
+    """Bright squares on noise: a segmenter that does not find them does not learn, or learns the wrong masks."""
+    output = finetune_seg.run(replace(seg, seeds=(0, 1)), show=False)
+    assert {path.name for path in output.iterdir()} == {
+        "config.yaml", "metrics.json", "valid_list.txt", "test_list.txt", "seed_0", "seed_1",
+    }  # fmt: skip
+    assert not list(output.rglob("*.partial"))
+    summary = json.loads((output / "metrics.json").read_text())
+    assert summary["seeds"] == [0, 1]
+    dice = summary["scores"]["dice"]
+    assert dice["mean"] == pytest.approx(np.mean(dice["values"]))
+    assert dice["deviation"] == pytest.approx(np.std(dice["values"], ddof=1))
+    assert dice["mean"] > summary["scores"]["dice_of_predicting_nothing"]["mean"] + 0.15
+    for seed in (0, 1):
+        folder = output / f"seed_{seed}"
+        assert {path.name for path in folder.iterdir()} == {
+            "train_list.txt", "best.safetensors", "log.jsonl", "tensorboard", "losses.png", "metrics.json",
+            "predictions.csv", "overlays.png",
+        }  # fmt: skip
+        parts = [
+            lines_of(path) for path in (folder / "train_list.txt", output / "valid_list.txt", output / "test_list.txt")
+        ]
+        assert sum(map(len, parts)) == len(set.union(*parts)) == 60
+        table = pd.read_csv(folder / "predictions.csv")
+        assert set(table["image"]) == parts[2]
+        assert table["dice"].mean() == pytest.approx(dice["values"][seed])
+    read = parse(FinetuneSegConfig, ["--config", str(output / "config.yaml")])
+    assert read == replace(seg, seeds=(0, 1))
+
+
+def test_test_images_are_touched_once(seg, monkeypatch):
+    """Weights and threshold must come from validation: the test images may be scored at the very end alone."""
+    seg = replace(seg, train=replace(seg.train, epochs=3))
+    seen = []
+    examine = finetune_seg._Segmentation._examine
+
+    def spy(self, loader):
+        counts, losses = examine(self, loader)
+        seen.append(len(counts.marked))
+        return counts, losses
+
+    monkeypatch.setattr(finetune_seg._Segmentation, "_examine", spy)
+    output = finetune_seg.run(seg, show=False)
+    valid, test = (len(lines_of(output / f"{name}_list.txt")) for name in ("valid", "test"))
+    assert seen == [valid] * seg.train.epochs + [test]
+    best = json.loads(read_tensors(output / "seed_0" / "best.safetensors")[1]["card"])
+    metrics = json.loads((output / "seed_0" / "metrics.json").read_text())
+    assert metrics["threshold"] == best["validation"]["validation_threshold"]
+    log = [json.loads(line) for line in (output / "seed_0" / "log.jsonl").read_text().splitlines()]
+    dices = [line["validation_dice"] for line in log if line["kind"] == "validation"]
+    assert best["validation"]["validation_dice"] == max(dices)
+
+
+def test_a_smaller_share_of_labels_lies_inside_a_larger_one(seg):
+    one = replace(seg, train=replace(seg.train, epochs=1), resamples=0)
+    lists = []
+    for fraction in (0.2, 0.5):
+        data = replace(seg.data, fraction=fraction, passes=2)
+        output = finetune_seg.run(replace(one, data=data, output=seg.output / str(fraction)), show=False)
+        lists.append(lines_of(output / "seed_0" / "train_list.txt"))
+    assert 0 < len(lists[0]) < len(lists[1])
+    assert lists[0] < lists[1]
+
+
+@pytest.mark.parametrize("linear_probe", [False, True])
+def test_classification_leaves_a_whole_run_folder(cls, linear_probe):
+    output = finetune_cls.run(replace(cls, linear_probe=linear_probe), show=False)
+    folder = output / "seed_0"
+    assert {path.name for path in folder.iterdir()} == {
+        "train_list.txt", "best.safetensors", "log.jsonl", "tensorboard", "losses.png", "metrics.json",
+        "predictions.csv", "roc.png", "precision_recall.png",
+    }  # fmt: skip
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["format"] == "medslip-metrics"
+    assert metrics["data"]["images"] == len(lines_of(output / "test_list.txt")) == 30
+    summary = json.loads((output / "metrics.json").read_text())
+    assert summary["scores"]["auroc"]["values"] == [metrics["macro"]["auroc"]]
+    assert summary["scores"]["auroc"]["deviation"] is None
+    assert list(summary["start"]["random"]) == (["head"] if linear_probe else ["fourth_stage", "head"])
+    assert parse(FinetuneClsConfig, ["--config", str(output / "config.yaml")]).data == cls.data
+
+
+def test_the_same_seed_gives_the_same_weights(cls):
+    one, other = (
+        finetune_cls.run(replace(cls, train=replace(cls.train, epochs=1), output=cls.output / name), show=False)
+        for name in "ab"
+    )
+    weights = [read_tensors(run / "seed_0" / "best.safetensors")[0] for run in (one, other)]
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+
+
+def test_the_checkpoint_trunk_is_what_is_loaded(tiny_checkpoint):
+    start, path = open_start(StartConfig(), tiny_checkpoint, 32)
+    trunk = load_checkpoint(tiny_checkpoint).model.image_encoder.trunk.state_dict()
+    assert path == tiny_checkpoint
+    assert all(torch.equal(tensor, trunk[name]) for name, tensor in start.trunk().state_dict().items())
+    report = start.report(Segmenter(start.trunk(), 16))
+    assert report["loaded"] == {"trunk": len(trunk)}
+    assert set(report["random"]) == {"bridge", "up", "head"}
+    assert f"loaded {len(trunk)} tensors of the trunk; random 12 tensors of the bridge" in show_start(report)
+
+
+def test_imagenet_weights_from_a_file_and_random_ones(tmp_path):
+    torch.manual_seed(0)
+    resnet = torchvision.models.resnet18()
+    torch.save(resnet.state_dict(), tmp_path / "resnet18.pth")
+    config = StartConfig("imagenet", "resnet18", str(tmp_path / "resnet18.pth"))
+    start, path = open_start(config, None, 32)
+    assert path is None
+    assert torch.equal(start.trunk().state_dict()["conv1.weight"], resnet.conv1.weight)
+    assert start.resnet == config.trunk_weights
+    scratch, _ = open_start(StartConfig("random", "resnet18"), None, 32)
+    one, other = scratch.trunk(), scratch.trunk()
+    assert not torch.equal(one.conv1.weight, other.conv1.weight)
+
+
+def test_imagenet_weights_that_cannot_be_had_are_named(monkeypatch):
+    def offline(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr(torchvision.models._api.WeightsEnum, "get_state_dict", offline)
+    with pytest.raises(InputError, match=r"^start\.trunk_weights: IMAGENET1K_V1 of resnet18 could not be downloaded"):
+        open_start(StartConfig("imagenet", "resnet18"), None, 32)
+
+
+def test_a_published_checkpoint_needs_no_text_encoder(tmp_path):
+    shapes = json.loads((Path(__file__).parents[1] / "parity" / "official_keys.json").read_text())
+    state = {
+        name: torch.zeros(shape, dtype=torch.int64 if name.endswith("tracked") else torch.float32)
+        for name, shape in shapes.items()
+    }
+    state["res_features.0.weight"] += 3
+    torch.save({"model": state}, tmp_path / "published.pth")
+    start, _ = open_start(StartConfig(), tmp_path / "published.pth", 224)
+    assert start.name == "resnet50"
+    assert (start.trunk().conv1.weight == 3).all()
+
+
+def test_patients_are_not_split():
+    patients = [f"p{index // 3}" for index in range(60)] + ["", ""]
+    parts = split_patients(patients, [str(index) for index in range(62)], 0, 0.3, 0.3, "x")
+    owners = [{patients[index] or str(index) for index in indices} for indices in parts.values()]
+    assert sum(map(len, owners)) == len(set.union(*owners))
+    assert sorted(np.concatenate(list(parts.values()))) == list(range(62))
+
+
+def test_a_patient_in_two_splits_is_refused(cls, corpus):
+    data = replace(cls.data, test=replace(cls.data.test, split="valid"))
+    with pytest.raises(InputError, match="keep it in one of them"):
+        finetune_cls.run(replace(cls, data=data), show=False)
+    assert not cls.output.exists()
+
+
+@pytest.mark.parametrize(
+    ("task", "change", "words"),
+    [
+        ("finetune_seg", ["--data.pathology", "hernia"], "no phantom has a mask of 'hernia'"),
+        ("finetune_seg", ["--data.fraction", "1.5"], "label fraction 1.5"),
+        ("finetune_seg", ["--data.fraction", "0.001", "--seeds", "[0,1,2,3,4,5]"], "without any finding"),
+        ("finetune_seg", ["--data.test_fraction", "0"], "test_fraction"),
+        ("finetune_seg", ["--seeds", "[]"], "seeds"),
+        ("finetune_seg", ["--train.seed", "3"], "--seeds"),
+        ("finetune_seg", ["--bridge", "100"], "bridge"),
+        ("finetune_seg", ["--start.weights", "random"], "is not used with start.weights random"),
+        ("finetune_cls", ["--linear_probe", "true", "--fourth_stage", "IMAGENET1K_V1"], "fourth_stage"),
+        ("finetune_cls", ["--data.train.kind", "folder"], "no such folder"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(corpus, tiny_checkpoint, tmp_path, capsys, task, change, words):
+    arguments = ["--checkpoint", str(tiny_checkpoint), "--device", "cpu", "--output", str(tmp_path / "run")]
+    if task == "finetune_seg":
+        arguments += ["--data.kind", "phantom", "--data.path", str(corpus), "--data.pathology", "effusion"]
+        arguments += ["--data.side", "32", "--data.workers", "0", "--train.epochs", "1", "--bridge", "16"]
+    else:
+        arguments += ["--data.train.path", str(corpus / "none")]
+    status = run_task(task, [*arguments, *change])
+    error = capsys.readouterr().err
+    lines = [line for line in error.splitlines() if line.startswith("error")]
+    assert status == 2
+    assert len(lines) == 1
+    assert words in lines[0]
+    assert "Traceback" not in error

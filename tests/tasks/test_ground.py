@@ -1,0 +1,131 @@
+"""Grounding end to end: from images with boxes to a run folder, and what is refused on the way."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from medslip.cli import run_task
+from medslip.data.images import read_image
+from medslip.data.phantom.read_truth import read_findings
+from medslip.errors import InputError
+from medslip.evaluation.grounding_scores import SCORES
+from medslip.predictor import Predictor
+from medslip.tasks import ground
+from medslip.tasks.ground import GroundConfig, GroundedDataConfig
+from medslip.tasks.make_phantom import MakePhantomConfig
+from medslip.tasks.make_phantom import run as make_phantom
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("phantom") / "corpus"
+    return make_phantom(
+        MakePhantomConfig(folder, studies=30, valid_fraction=0.2, test_fraction=0.5, side=64, workers=1)
+    )
+
+
+@pytest.fixture
+def config(corpus: Path, tiny_checkpoint: Path, tmp_path: Path) -> GroundConfig:
+    return GroundConfig(
+        tiny_checkpoint, GroundedDataConfig(path=corpus), resamples=20, workers=0, device="cpu", output=tmp_path / "run"
+    )
+
+
+def test_run_folder_holds_scores_of_every_finding(config, corpus, capsys):
+    """A finding, a chance level, or a file would be missing."""
+    groups = ground.run(config)
+    findings = read_findings(corpus, "test")
+    assert sum(groups[size][-1].findings for size in groups if groups[size]) == len(findings)
+    table = pd.read_csv(config.output / "scores.csv")
+    assert sorted(table["class"]) == sorted(finding.pathology for finding in findings)
+    assert set(table["patient"]) == {finding.patient for finding in findings}
+    metrics = json.loads((config.output / "metrics.json").read_text())
+    assert set(metrics["thresholds"]) == {"model", "uniform", "prior"}
+    last = metrics["larger"][-1]
+    assert last["name"] == "all findings"
+    assert set(last["scores"]["prior"]) == set(SCORES)
+    large = table[table["larger_than_a_patch"] == 1]
+    assert last["scores"]["prior"]["iou"]["value"] == pytest.approx(large["prior_iou"].mean(), abs=1e-5)
+    assert (table["uniform_pixel_auroc"] == 0.5).all()
+    assert read_image(config.output / "overlays.png").size
+    assert "all findings" in capsys.readouterr().out
+    with pytest.raises(InputError, match="not empty"):
+        ground.run(config)
+
+
+def test_an_images_map_does_not_depend_on_its_batch(config, corpus, tiny_checkpoint):
+    """A map scaled by its batch would change with the images beside it, and boxes with it."""
+    images = ground.read_splits(config.data, 0).scored
+    predictor = Predictor.load(tiny_checkpoint, "cpu")
+    together = ground.look(predictor, images, config)
+    alone = ground.look(predictor, images.at([2]), config)
+    start = sum(len(found) for found in images.findings[:2])
+    for case, other in zip(alone, together[start:], strict=False):
+        assert (case.image, case.finding) == (other.image, other.finding)
+        assert np.allclose(case.grid, other.grid, atol=1e-6)
+
+
+def test_the_product_with_the_anatomy_stream_is_another_map(config, tiny_checkpoint):
+    """The option would do nothing."""
+    images = ground.read_splits(config.data, 0).scored.at([0])
+    predictor = Predictor.load(tiny_checkpoint, "cpu")
+    plain, product = (
+        ground.look(predictor, images, replace(config, anatomy=anatomy))[0].grid for anatomy in (False, True)
+    )
+    ratio = product / plain
+    assert (ratio > 0).all()
+    assert ratio.std() > 0
+    one = ground.look(predictor, images, replace(config, heads=[1]))[0].grid
+    assert not np.allclose(one, plain)
+
+
+@pytest.mark.parametrize(
+    ("layout", "classes"),
+    [
+        ("cxr14", {"Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumothorax"}),
+        ("rsna", {"Pneumonia"}),
+    ],
+)
+def test_boxes_of_publishers_layouts_are_grounded(config, corpus, layout, classes):
+    """Boxes could not be scored, or their frame would be taken for the image's pixels."""
+    data = GroundedDataConfig(layout, corpus / layout, aside=0.5, equalise=True)
+    groups = ground.run(replace(config, data=data, threshold=0.25), show=False)
+    metrics = json.loads((config.output / "metrics.json").read_text())
+    assert metrics["thresholds"]["model"] == 0.25
+    assert metrics["data"]["frame"] == [1024, 1024]
+    assert {group.name for size in groups.values() for group in size} <= {*classes, "all findings"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--layers", "[1]"], "layers: 1 is not one of the checkpoint's, 0 to 0"),
+        (["--heads", "[-1]"], "heads: -1"),
+        (["--threshold", "1.5"], "threshold: 1.5 is outside 0..1"),
+        (["--box_iou", "0"], "box_iou"),
+        (["--data.aside", "1"], "data.aside: 1.0 is not between 0 and 1"),
+        (["--data.path", "nowhere"], "nowhere/findings.csv: no phantom corpus"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(config, tiny_checkpoint, corpus, arguments, message, capsys):
+    """A traceback, or a run folder that is half-written."""
+    given = ["--checkpoint", str(tiny_checkpoint), "--data.path", str(corpus), "--output", str(config.output)]
+    assert run_task("ground", [*given, "--workers", "0", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not config.output.exists()
+
+
+def test_a_class_that_no_pathology_answers_for_is_refused(config, corpus):
+    images = ground.read_splits(config.data, 0).scored.at([0])
+    finding = replace(images.findings[0][0], label="glow")
+    wrong = replace(images, findings=[(finding,)])
+    with pytest.raises(InputError, match="unknown class 'glow'"):
+        ground.look(Predictor.load(config.checkpoint, "cpu"), wrong, config)
