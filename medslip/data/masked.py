@@ -98,7 +98,7 @@ class MaskFiles:
 
 
 def read_phantom_masks(corpus: Path, pathology: str) -> MaskedImages:
-    """The phantoms that masks were drawn for (validation and test studies), with the masks of one pathology.
+    """The phantoms that pre-training did not learn from (validation and test studies), with the masks of one pathology.
 
     Args:
         corpus: A folder that make_phantom wrote.
@@ -110,13 +110,14 @@ def read_phantom_masks(corpus: Path, pathology: str) -> MaskedImages:
     corpus = Path(corpus)
     table = read_cells(corpus / "findings.csv")
     table = table[table["split"].isin(("valid", "test"))]
+    names = table["image"].tolist()
+    kept = set(names)
     masks: dict[str, list[Path]] = {}
     for finding in _findings(corpus / "findings.jsonl"):
-        if finding["pathology"] == pathology and finding["mask"]:
+        if finding["pathology"] == pathology and finding["image"] in kept:
             masks.setdefault(finding["image"], []).append(corpus / finding["mask"])
     if not masks:
         raise InputError(f"{corpus}/findings.jsonl: no phantom has a mask of {pathology!r}")
-    names = table["image"].tolist()
     paths = [corpus / name for name in names]
     of_image = [masks.get(name, []) for name in names]
     return MaskedImages(

@@ -114,15 +114,6 @@ def count_pixels(
     return PixelCounts(inside.sum(axis=1), predicted.astype(np.int64), overlap.astype(np.int64))
 
 
-def join_counts(parts: Sequence[PixelCounts]) -> PixelCounts:
-    """Counts of several lots of images as one."""
-    return PixelCounts(
-        np.concatenate([part.marked for part in parts]),
-        np.concatenate([part.predicted for part in parts]),
-        np.concatenate([part.overlap for part in parts]),
-    )
-
-
 def best_threshold(
     counts: PixelCounts, criterion: Criterion = "dice", thresholds: Sequence[float] = THRESHOLDS
 ) -> tuple[float, float]:

@@ -342,12 +342,12 @@ def write_summary(
         "start": start, "environment": environment(device),
     }  # fmt: skip
     write_json(output / "metrics.json", metrics)
-    head = f"{'test score':24}" + "".join(f"{f'seed {seed}':>10}" for seed in runs) + f"{'mean':>10}{'deviation':>11}"
+    head = f"{'test score':28}" + "".join(f"{f'seed {seed}':>10}" for seed in runs) + f"{'mean':>10}{'deviation':>11}"
     lines = [head, "-" * len(head)]
     for name, entry in scores.items():
         cells = "".join(f"{value:10.4f}" for value in (*entry["values"], entry["mean"]))
         shown = "-" if entry["deviation"] is None else f"{entry['deviation']:.4f}"
-        lines.append(f"{name.replace('_', ' '):24}{cells}{shown:>11}")
+        lines.append(f"{name.replace('_', ' '):28}{cells}{shown:>11}")
     return "\n".join(lines)
 
 

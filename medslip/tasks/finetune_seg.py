@@ -68,7 +68,7 @@ class SegmentationDataConfig:
 
     Attributes:
         kind: "siim_acr": SIIM-ACR Pneumothorax, the publisher's folder or a CSV of pictures with masks; "phantom": the
-            phantoms of a corpus that have masks, those of its validation and test studies.
+            phantoms of a corpus's validation and test studies, which pre-training did not learn from.
         path: The folder, or the CSV.
         images: "siim_acr": the folder of the images, where it is not the usual one.
         masks: "siim_acr": the folder of mask pictures; None takes a folder "masks" beside the CSV.

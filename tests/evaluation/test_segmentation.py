@@ -11,7 +11,6 @@ from medslip.evaluation.segmentation import (
     THRESHOLDS,
     best_threshold,
     count_pixels,
-    join_counts,
     score_segmentation,
 )
 
@@ -81,13 +80,6 @@ def test_balanced_choice_does_not_prefer_predicting_nothing():
     counts = count_pixels(probabilities, masks)
     assert best_threshold(counts)[0] > 0.4
     assert best_threshold(counts, "dice_balanced")[0] < 0.4
-
-
-def test_lots_join_in_order():
-    probabilities, masks = drawn(0)
-    whole = count_pixels(probabilities, masks)
-    joined = join_counts([count_pixels(probabilities[:2], masks[:2]), count_pixels(probabilities[2:], masks[2:])])
-    assert np.array_equal(whole.dice, joined.dice)
 
 
 def test_scores_that_no_image_defines_are_left_out():
