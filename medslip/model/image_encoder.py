@@ -15,9 +15,6 @@ from medslip.model.weights import load_strictly
 
 TrunkName = Literal["resnet18", "resnet50"]
 
-TRUNK_STRIDE = 16
-"""One patch covers 16 x 16 pixels: N = (side / 16) squared."""
-
 
 class Streams(NamedTuple):
     """Patch features of both streams, each B x N x D."""
@@ -28,6 +25,8 @@ class Streams(NamedTuple):
 
 class Trunk(nn.Module):
     """A ResNet up to and including its third residual stage.
+
+    Its stride is 16: one patch covers 16 x 16 pixels, and N = (side / 16) squared.
 
     Args:
         name: Which ResNet.
