@@ -16,11 +16,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from medslip.data.transforms import EvaluationTransform
-from medslip.errors import InputError
+from medslip.errors import InputError, one_line
+from medslip.files import to_json, write_text
+from medslip.model.classifier import Classifier, LinearProbe, fourth_stage
+from medslip.model.image_encoder import Trunk
 from medslip.model.medslip import MeDSLIP, ModelConfig, build_model
+from medslip.model.segmenter import Segmenter
 from medslip.model.text_encoder import TextConfig, TextEncoder, TextIdentity
 from medslip.model.weights import load_strictly, read_tensors, write_tensors
 from medslip.version import __version__
@@ -49,7 +53,7 @@ class Card:
 
     def to_json(self) -> str:
         """As one JSON object."""
-        return json.dumps({"format": _FORMAT, "version": _VERSION, "medslip": __version__, **asdict(self)}, indent=1)
+        return to_json({"format": _FORMAT, "version": _VERSION, "medslip": __version__, **asdict(self)}, indent=1)
 
     @staticmethod
     def from_json(text: str, source: str) -> Card:
@@ -113,10 +117,7 @@ def save_checkpoint(path: Path, model: MeDSLIP, card: Card) -> None:
     """Write weights and card to ``path`` (.safetensors), and the card again beside it as JSON for people."""
     path = Path(path)
     write_tensors(path, model.state_dict(), {"card": card.to_json()})
-    sidecar = path.with_suffix(".json")
-    partial = sidecar.with_name(sidecar.name + ".partial")
-    partial.write_text(card.to_json() + "\n")
-    partial.replace(sidecar)
+    write_text(path.with_suffix(".json"), card.to_json() + "\n")
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -144,6 +145,68 @@ def load_checkpoint(path: Path) -> Checkpoint:
     model = build_model(card.model, tensors["pathology_prompts"], tensors["anatomy_prompts"])
     load_strictly(model, tensors, str(path))
     return Checkpoint(model.eval(), card)
+
+
+# A fine-tuned model ------------------------------------------------------------------------------------------------
+
+FINETUNED_FORMAT = "medslip-finetuned"
+"""What the best.safetensors of a fine-tuning calls itself."""
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """A segmenter or classifier, in eval mode, with what it needs to be used.
+
+    Attributes:
+        model: Normalised images, B x 3 x S x S -> logits: B x C, or B x 1 x S x S of a segmenter.
+        task: "segmentation" or "fine-tuned classification".
+        classes: C names; of a segmenter its one finding.
+        transform: How an image is prepared for it.
+        threshold: Of a segmenter's probabilities, chosen on validation; None for a classifier.
+        card: Everything that the file says of itself.
+    """
+
+    model: nn.Module
+    task: str
+    classes: tuple[str, ...]
+    transform: EvaluationTransform
+    threshold: float | None
+    card: dict[str, Any]
+
+    @torch.inference_mode()
+    def probabilities(self, images: Tensor) -> Tensor:
+        """B x 1 x S x S, uint8, as ``transform`` gives them -> B x C, or B x 1 x S x S of a segmenter."""
+        logits: Tensor = self.model(self.transform.normalise(images))
+        return logits.float().sigmoid()
+
+
+def load_finetuned(path: Path | str) -> FineTuned:
+    """Open the best.safetensors of finetune_seg or finetune_cls.
+
+    Raises:
+        InputError: The file is missing, damaged, no fine-tuned model, or its weights do not fit its description.
+    """
+    tensors, metadata = read_tensors(Path(path))
+    try:
+        card = json.loads(metadata.get("card", "{}"))
+        if (card.get("format"), card.get("version")) != (FINETUNED_FORMAT, 1):
+            raise InputError(f"{path}: no fine-tuned model; give the best.safetensors of finetune_seg or finetune_cls")
+        name, threshold, model = card["start"]["trunk"], None, nn.Module()
+        trunk, transform = Trunk(name), EvaluationTransform.from_dict(card["transform"])
+        if card["task"] == "segmentation":
+            classes, threshold = (card["finding"],), card["validation"]["validation_threshold"]
+            model = Segmenter(trunk, card["bridge"])
+        else:
+            classes = tuple(card["classes"])
+            model = (
+                LinearProbe(trunk, len(classes))
+                if card["linear_probe"]
+                else Classifier(trunk, fourth_stage(name), len(classes))
+            )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: the model's description cannot be read ({one_line(error)})") from None
+    load_strictly(model, tensors, str(path))
+    return FineTuned(model.eval(), card["task"], classes, transform, threshold, card)
 
 
 # The published checkpoint ------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
 from types import NoneType
-from typing import Any, NoReturn, cast, get_args, get_type_hints
+from typing import Any, NoReturn, cast, get_args, get_origin, get_type_hints
 
 import jsonargparse
 
@@ -22,7 +22,9 @@ from medslip.errors import InputError
 from medslip.version import __version__
 
 TASKS: dict[str, str] = {
+    "compare": "two runs on the same images -> paired differences with intervals",
     "demo": "everything on phantom chests, from drawing them to a table of zero-shot scores",
+    "evaluate_all": "a model and every data set that is there -> one table in the shape of the papers'",
     "finetune_cls": "a model's trunk and labelled images -> a classifier, scored on its test images",
     "finetune_seg": "a model's trunk and images with masks -> a segmenter, scored on its test images",
     "ground": "a model and images with boxes -> where it looks, scored beside chance",
@@ -101,14 +103,17 @@ def parse(config_class: Callable[..., Any], arguments: Sequence[str], name: str 
     """Arguments -> config.
 
     Args:
-        config_class: A dataclass; its docstring explains the keys.
+        config_class: A dataclass; its docstring explains the keys. Its attribute ``positional``, where it has one, names
+            keys that may be given without --key, in that order.
         arguments: --config FILE and --dotted.key value, later ones win.
         name: The command, for help and messages.
 
     Raises:
         InputError: An unknown key, a value of the wrong type, a missing or unreadable YAML.
     """
-    arguments = [_with_underscores(argument) for argument in arguments]
+    arguments = _with_keys(
+        [_with_underscores(argument, config_class) for argument in arguments], getattr(config_class, "positional", ())
+    )
     # An abbreviated key would be a second spelling, and would change its meaning with the next key that begins like it.
     parser = jsonargparse.ArgumentParser(
         prog=name, exit_on_error=False, allow_abbrev=False, description=_summary(config_class)
@@ -122,10 +127,35 @@ def parse(config_class: Callable[..., Any], arguments: Sequence[str], name: str 
         raise InputError(f"{file or name}: {_plain(str(error))}") from None
 
 
-def _with_underscores(argument: str) -> str:
-    """--cache-size=256 as --cache_size=256: a key may be typed either way."""
+def _with_underscores(argument: str, config_class: Callable[..., Any]) -> str:
+    """--cache-size=256 as --cache_size=256: a key may be typed either way; but a dict's own keys are the user's."""
     key, equals, value = argument.partition("=")
-    return key.replace("-", "_").replace("__", "--", 1) + equals + value if key.startswith("--") else argument
+    if not key.startswith("--"):
+        return argument
+    parts = key[2:].split(".")
+    kinds: list[Any] = [config_class]
+    for place, part in enumerate(parts):
+        if any(get_origin(kind) is dict for kind in kinds):
+            break
+        parts[place] = part.replace("-", "_")
+        owner = next(filter(is_dataclass, kinds), None)
+        kind = get_type_hints(owner).get(parts[place]) if owner else None
+        kinds = [kind, *get_args(kind)]
+    return f"--{'.'.join(parts)}{equals}{value}"
+
+
+def _with_keys(arguments: Sequence[str], positional: Sequence[str]) -> list[str]:
+    """Values without a key get the positional ones, in order; those left over stay as they are, and are refused."""
+    given: list[str] = []
+    keys, rest = iter(positional), iter(arguments)
+    for argument in rest:
+        if argument.startswith("-"):
+            alone = "=" in argument or argument in ("-h", "--help")
+            given += [argument, *itertools.islice(rest, 0 if alone else 1)]
+        else:
+            key = next(keys, None)
+            given += [argument] if key is None else [f"--{key}", argument]
+    return given
 
 
 _FAULTS = (InputError, jsonargparse.ArgumentError, TypeError, ValueError, OSError)

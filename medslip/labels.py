@@ -31,21 +31,6 @@ Matrix = npt.NDArray[np.int8]
 """A x P, or B x A x P: 1 present, 0 absent, -1 not mentioned."""
 
 
-def existence_labels(matrix: Matrix) -> tuple[Matrix, Matrix]:
-    """Labels of the existence heads.
-
-    A pathology is present where any anatomy has it, else absent where any anatomy is said to be without it, else
-    unknown; an anatomy likewise over pathologies. With 1 > 0 > -1 that is the maximum.
-
-    Args:
-        matrix: ... x A x P cells.
-
-    Returns:
-        pathology (... x P) and anatomy (... x A), int8 codes 1, 0, -1.
-    """
-    return matrix.max(axis=-2), matrix.max(axis=-1)
-
-
 class LabelStore:
     """The label matrices of many studies, read-only and memory-mapped.
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medslip.errors import InputError
-from medslip.labels import ABSENT, PRESENT, UNKNOWN, A, LabelStore, LabelStoreWriter, P, existence_labels
+from medslip.labels import ABSENT, PRESENT, UNKNOWN, A, LabelStore, LabelStoreWriter, P
 
 cells = st.dictionaries(st.integers(0, A * P - 1), st.sampled_from([ABSENT, PRESENT]), max_size=30)
 
@@ -51,21 +51,6 @@ def test_dense_and_sparse_are_the_same_labels_both_ways(tmp_path_factory, studie
             assert dict(zip((anatomy * P + pathology).tolist(), state.tolist(), strict=True)) == mentioned
     for file in ("cells.bin", "offsets.npy", "keys.npy", "meta.json"):
         assert (folder / "dense" / file).read_bytes() == (folder / "cells" / file).read_bytes()
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.lists(cells, min_size=1, max_size=3))
-def test_existence_is_present_before_absent_before_unknown(studies):
-    """Any present cell makes a query present; only a said absence makes it absent; silence stays unknown."""
-    matrices = np.stack([dense(mentioned) for mentioned in studies])
-    pathology, anatomy = existence_labels(matrices)
-    for row, mentioned in enumerate(studies):
-        for query in range(P):
-            said = [state for cell, state in mentioned.items() if cell % P == query]
-            assert pathology[row, query] == max(said, default=UNKNOWN)
-        for query in range(A):
-            said = [state for cell, state in mentioned.items() if cell // P == query]
-            assert anatomy[row, query] == max(said, default=UNKNOWN)
 
 
 def test_store_is_sparse_and_memory_mapped(store):

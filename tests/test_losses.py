@@ -9,7 +9,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medslip.labels import existence_labels
 from medslip.losses import (
     LossCounts,
     draw_negatives,
@@ -29,10 +28,18 @@ def random_labels(seed, batch, known=0.5):
     return torch.from_numpy(np.where(random.random((batch, A, P)) < known, labels, -1))
 
 
-def test_existence_labels_of_tensors_equal_those_of_the_store():
-    labels = random_labels(0, 8, known=0.2)
-    for tensor, array in zip(existence_of(labels), existence_labels(labels.numpy()), strict=True):
-        assert (tensor.numpy() == array).all()
+@given(st.integers(0, 2**32 - 1), st.floats(0, 1))
+def test_existence_is_present_before_absent_before_unknown(seed, known):
+    """Any present cell makes a query present; only a said absence makes it absent; silence stays unknown."""
+    labels = random_labels(seed, 3, known)
+    pathology, anatomy = existence_of(labels)
+    for row, matrix in enumerate(labels.tolist()):
+        for query in range(P):
+            said = [cells[query] for cells in matrix if cells[query] >= 0]
+            assert pathology[row, query] == max(said, default=-1)
+        for query in range(A):
+            said = [cell for cell in matrix[query] if cell >= 0]
+            assert anatomy[row, query] == max(said, default=-1)
 
 
 def test_existence_loss_is_cross_entropy_over_the_known_labels():

@@ -16,6 +16,7 @@ from medslip.data.images import read_image
 from medslip.data.records import StudyList, read_list, write_list
 from medslip.data.transforms import squash
 from medslip.errors import InputError
+from medslip.files import written_whole
 
 _OVERSAMPLING = 2
 """How much larger than the cached image a JPEG is decoded; see read_image."""
@@ -89,10 +90,8 @@ def _target(source: Path, folder: Path, size: int) -> Path:
 def _store(job: tuple[Path, Path, int]) -> None:
     source, target, size = job
     small = squash(read_image(source, at_least=_OVERSAMPLING * size), size)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_suffix(".partial")
-    Image.fromarray(small[0].numpy()).save(partial, format="PNG", compress_level=_COMPRESSION)
-    partial.replace(target)
+    with written_whole(target) as partial:
+        Image.fromarray(small[0].numpy()).save(partial, format="PNG", compress_level=_COMPRESSION)
 
 
 def _name(target: Path, list_file: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -30,6 +31,20 @@ def refuse_duplicates(names: Sequence[str], lines: Sequence[int], source: Path) 
         seen[name] = line
 
 
+def refuse_repeated_files(paths: Sequence[Path], lines: Sequence[int], source: Path) -> None:
+    """Refuse a list that names an image file twice, in whatever spelling.
+
+    Args:
+        paths: n image files.
+        lines: n, where in the list each stands.
+        source: The list, for messages.
+
+    Raises:
+        InputError: Naming the file and both lines.
+    """
+    refuse_duplicates([os.path.normpath(path) for path in paths], lines, source)
+
+
 def refuse_shared(splits: Mapping[str, LabelledImages]) -> None:
     """Refuse splits that share an image or a patient: the test would be on what was trained on.
 
@@ -37,31 +52,59 @@ def refuse_shared(splits: Mapping[str, LabelledImages]) -> None:
         splits: Split name -> its images. Unknown patients share nothing.
 
     Raises:
-        InputError: Naming what is shared and by which two splits.
+        InputError: Naming what is shared, and an image of it in each of the two splits.
     """
-    owners: dict[tuple[str, str], str] = {}
+    owners: dict[tuple[str, str], tuple[str, Path]] = {}
     for split, images in splits.items():
-        named = [("image", str(path)) for path in images.paths]
-        named += [("patient", patient) for patient in images.patients if patient]
-        for what in named:
-            owner = owners.setdefault(what, split)
-            if owner != split:
-                raise InputError(
-                    f"{images.name}: {' '.join(what)} is in {owner} and in {split}; keep it in one of them"
-                )
+        for path, patient in zip(images.paths, images.patients, strict=True):
+            for what in (("image", os.path.normpath(path)), ("patient", patient)):
+                if not what[1]:
+                    continue
+                owner, first = owners.setdefault(what, (split, path))
+                if owner != split:
+                    where = f" ({first.name} and {path.name})" if what[0] == "patient" else ""
+                    raise InputError(
+                        f"{images.name}: {' '.join(what)} is in {owner} and in {split}{where}; keep it in one of them"
+                    )
 
 
 def refuse_empty_classes(images: LabelledImages) -> None:
-    """Refuse a class that cannot be learnt or scored: no image that has it, or none that has not.
+    """Refuse a class that cannot be learnt: no image that has it, or none that has not.
 
     Raises:
         InputError: Naming the class.
     """
+    for name, missing in _empty_classes(images).items():
+        raise InputError(
+            f"{images.name}: class {name} is {missing} in none of the {len(images)} images; take more images, or leave the "
+            f"class out (of a table, with table.classes {{{name}: ''}})"
+        )
+
+
+def refuse_without_scores(images: LabelledImages) -> None:
+    """Refuse images that no score can be computed on, as each class is empty; single empty classes are left to the scores.
+
+    Raises:
+        InputError: Naming the first class.
+    """
+    empty = _empty_classes(images)
+    if len(empty) == len(images.classes):
+        name, missing = next(iter(empty.items()))
+        others = f", and {len(empty) - 1} more classes are no better" if len(empty) > 1 else ""
+        raise InputError(
+            f"{images.name}: class {name} is {missing} in none of the {len(images)} images{others}; nothing can be scored, "
+            "take more images"
+        )
+
+
+def _empty_classes(images: LabelledImages) -> dict[str, str]:
+    """Class -> what it never is, for classes that are not both present and absent somewhere."""
     if images.labels is None:
         raise InputError(f"{images.name}: has no labels")
-    for column, name in enumerate(images.classes):
-        for code, what in ((PRESENT, "present"), (ABSENT, "absent")):
-            if not (images.labels[:, column] == code).any():
-                raise InputError(
-                    f"{images.name}: class {name} is {what} in none of the {len(images)} images; leave it out"
-                )
+    codes = ((PRESENT, "present"), (ABSENT, "absent"))
+    return {
+        name: what
+        for column, name in enumerate(images.classes)
+        for code, what in reversed(codes)
+        if not (images.labels[:, column] == code).any()
+    }

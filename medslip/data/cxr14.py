@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from medslip.data.boxes import Box, read_box
-from medslip.data.checks import refuse_duplicates
+from medslip.data.checks import refuse_duplicates, refuse_repeated_files
 from medslip.data.labelled import LabelledImages
 from medslip.data.table import read_cells
 from medslip.errors import InputError
@@ -110,7 +110,7 @@ def read_authors_list(list_file: Path, root: Path | None = None) -> LabelledImag
                 raise InputError(f"{list_file}: line {line}: image {path} not found; give the images' root")
     else:
         paths = _paths(Path(root), [PurePosixPath(name).name for name in names], list_file, 2)
-    refuse_duplicates(names, range(2, len(names) + 2), list_file)
+    refuse_repeated_files(paths, range(2, len(names) + 2), list_file)
     unknown = [""] * len(names)
     return LabelledImages(
         name=f"NIH ChestX-ray14 ({list_file.name})",

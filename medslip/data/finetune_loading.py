@@ -23,11 +23,11 @@ from medslip.data.loading import (
     Batch,
     EpochSampler,
     EvaluationLoader,
+    ImageSource,
     Item,
+    Refusal,
     TrainingLoader,
-    _Images,
-    _loader,
-    _Refusal,
+    data_loader,
 )
 from medslip.data.masked import MaskedImages
 from medslip.data.transforms import TrainingTransform, generator_for
@@ -105,7 +105,9 @@ def masked_evaluation_loader(
     batches = [
         [(0, place) for place in mine[start : start + shard.batch]] for start in range(0, len(mine), shard.batch)
     ]
-    return EvaluationLoader(_loader(dataset, batches, shard.workers, shard.pin_memory, persistent=False), len(batches))
+    return EvaluationLoader(
+        data_loader(dataset, batches, shard.workers, shard.pin_memory, persistent=False), len(batches)
+    )
 
 
 def classified_training_loader(
@@ -181,7 +183,7 @@ class _VariedImage:
         self, data: LabelledImages, transform: TrainingTransform, seed: int, preloaded: Tensor | None, equalise: bool
     ) -> None:
         assert data.labels is not None, "images without labels cannot be trained on"
-        self._images = _Images(data.paths, preloaded, transform.source_side, equalise)
+        self._images = ImageSource(data.paths, preloaded, transform.source_side, equalise)
         self._labels, self._transform, self._seed = torch.from_numpy(data.labels), transform, seed
 
     def __call__(self, epoch: int, place: int, index: int) -> tuple[Tensor, Tensor]:
@@ -190,19 +192,19 @@ class _VariedImage:
         return image, self._labels[index]
 
 
-class _Batches(Dataset[Batch | _Refusal]):
+class _Batches(Dataset[Batch | Refusal]):
     def __init__(self, chosen: Chosen, sample: _Sample) -> None:
         self._chosen, self._sample = chosen, sample
 
     def __len__(self) -> int:
         return len(self._chosen)
 
-    def __getitem__(self, items: Sequence[Item]) -> Batch | _Refusal:
+    def __getitem__(self, items: Sequence[Item]) -> Batch | Refusal:
         indices = [int(self._chosen[place]) for _, place in items]
         try:
             pairs = [self._sample(epoch, place, index) for (epoch, place), index in zip(items, indices, strict=True)]
         except InputError as error:
-            return _Refusal(str(error))
+            return Refusal(str(error))
         images, targets = (torch.stack(column) for column in zip(*pairs, strict=True))
         return Batch(images, torch.tensor(indices), targets)
 
@@ -210,4 +212,4 @@ class _Batches(Dataset[Batch | _Refusal]):
 def _training_loader(chosen: Chosen, sample: _Sample, seed: int, shard: Shard) -> TrainingLoader:
     sampler = EpochSampler(len(chosen), seed, shard.batch, shard.world_size, shard.rank)
     dataset = _Batches(chosen, sample)
-    return TrainingLoader(sampler, _loader(dataset, sampler, shard.workers, shard.pin_memory, persistent=True))
+    return TrainingLoader(sampler, data_loader(dataset, sampler, shard.workers, shard.pin_memory, persistent=True))

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from medslip.errors import InputError
+from medslip.errors import InputError, one_line
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -24,8 +24,10 @@ Grey = npt.NDArray[np.uint8]
 
 _DICOM_SUFFIXES = frozenset({".dcm", ".dicom"})
 _ORIENTATION_TAG = 0x0112
+_PIXEL_DATA_TAG = 0x7FE00010
 _HEADER_TAGS = ["PatientID", "PatientSex", "PatientAge", "ViewPosition", "Rows", "Columns"]
 _BEYOND_ANY_PIXEL = 1e9
+_LONGEST = 160  # characters of what a decoder says
 
 
 def read_image(path: Path, at_least: int | None = None) -> Grey:
@@ -107,14 +109,15 @@ def read_header(path: Path) -> Header:
     path = Path(path)
     if not is_dicom(path):
         return Header("", "", math.nan, "", *_picture_size(path))
-    dataset = _open_dicom(path, specific_tags=_HEADER_TAGS, stop_before_pixels=True)
+    dataset, has_pixels = _open_header(path)
     try:
         patient, sex, age, view = (str(dataset.get(name) or "").strip() for name in _HEADER_TAGS[:4])
         height, width = (int(dataset.get(name) or 0) for name in _HEADER_TAGS[4:])
     except Exception as error:
-        raise InputError(f"{path}: damaged DICOM file ({_one_line(error)}); get the file again") from None
-    if not height or not width:
-        raise InputError(f"{path}: holds no image (no DICOM rows and columns); remove it from the list")
+        raise InputError(f"{path}: damaged DICOM file ({one_line(error, _LONGEST)}); get the file again") from None
+    if not height or not width or not has_pixels:
+        missing = "pixel data" if height and width else "rows and columns"
+        raise InputError(f"{path}: holds no image (no DICOM {missing}); remove it from the list")
     sex = sex.upper()
     return Header(patient, sex if sex in ("M", "F") else "", _years(age), view.upper(), height, width)
 
@@ -199,7 +202,7 @@ def _read_picture(path: Path, at_least: int | None) -> Grey:
         raise InputError(f"{path}: too many pixels for a radiograph; remove it or make it smaller") from None
     # Pillow raises these, by format and by where the data break off.
     except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: damaged or cut short ({_one_line(error)}); get the file again") from None
+        raise InputError(f"{path}: damaged or cut short ({one_line(error, _LONGEST)}); get the file again") from None
 
 
 def _is_turned(image: Image.Image) -> bool:
@@ -213,18 +216,44 @@ def _to_8_bit(values: npt.NDArray[Any]) -> Grey:
     return (values.astype(np.float32) * np.float32(255 / ((1 << depth) - 1)) + 0.5).astype(np.uint8)
 
 
-def _open_dicom(path: Path, **options: Any) -> Dataset:
+def _open_dicom(path: Path) -> Dataset:
     # Here, not above: importing pydicom takes longer than reading a PNG.
     import pydicom
     from pydicom.errors import InvalidDicomError
 
     try:
-        return pydicom.dcmread(path, force=path.suffix.lower() in _DICOM_SUFFIXES, **options)
+        return pydicom.dcmread(path, force=path.suffix.lower() in _DICOM_SUFFIXES)
     except InvalidDicomError:
         raise InputError(f"{path}: not a DICOM file; remove it or give it its right suffix") from None
     # A damaged file can make pydicom fail anywhere, with many kinds of exception.
     except Exception as error:
-        raise InputError(f"{path}: damaged DICOM file ({_one_line(error)}); get the file again") from None
+        raise InputError(f"{path}: damaged DICOM file ({one_line(error, _LONGEST)}); get the file again") from None
+
+
+def _open_header(path: Path) -> tuple[Dataset, bool]:
+    """What stands before the pixels, and whether any follow."""
+    from pydicom.errors import InvalidDicomError
+    from pydicom.filereader import read_partial
+    from pydicom.tag import BaseTag, Tag
+
+    found: list[BaseTag] = []
+
+    def at_pixels(tag: BaseTag, kind: str | None, length: int) -> bool:
+        if tag != _PIXEL_DATA_TAG:
+            return False
+        found.append(tag)
+        return True
+
+    try:
+        with path.open("rb") as file:
+            force = path.suffix.lower() in _DICOM_SUFFIXES
+            tags: list[BaseTag | int] = [Tag(name) for name in _HEADER_TAGS]
+            return read_partial(file, at_pixels, force=force, specific_tags=tags), bool(found)
+    except InvalidDicomError:
+        raise InputError(f"{path}: not a DICOM file; remove it or give it its right suffix") from None
+    # A damaged file can make pydicom fail anywhere, with many kinds of exception.
+    except Exception as error:
+        raise InputError(f"{path}: damaged DICOM file ({one_line(error, _LONGEST)}); get the file again") from None
 
 
 def _read_dicom(path: Path) -> Grey:
@@ -232,7 +261,7 @@ def _read_dicom(path: Path) -> Grey:
     try:
         has_pixels = "PixelData" in dataset
     except Exception as error:
-        raise InputError(f"{path}: damaged DICOM file ({_one_line(error)}); get the file again") from None
+        raise InputError(f"{path}: damaged DICOM file ({one_line(error, _LONGEST)}); get the file again") from None
     if not has_pixels:
         raise InputError(f"{path}: holds no image (no DICOM pixel data); remove it from the list")
     frame = _first_frame(path, dataset)
@@ -241,7 +270,7 @@ def _read_dicom(path: Path) -> Grey:
     try:
         return _show(frame, dataset)
     except Exception as error:
-        raise InputError(f"{path}: cannot be shown as grey values ({_one_line(error)})") from None
+        raise InputError(f"{path}: cannot be shown as grey values ({one_line(error, _LONGEST)})") from None
 
 
 def _first_frame(path: Path, dataset: Dataset) -> npt.NDArray[Any]:
@@ -264,7 +293,7 @@ def _first_frame(path: Path, dataset: Dataset) -> npt.NDArray[Any]:
     except Exception as error:
         # The installed decoders read the syntax, but not this kind of it (12-bit JPEG, say).
         hint = f"; if the file is whole, {advice}" if syntax.is_compressed else "; get the file again"
-        raise InputError(f"{path}: pixel data damaged or cut short ({_one_line(error)}){hint}") from None
+        raise InputError(f"{path}: pixel data damaged or cut short ({one_line(error, _LONGEST)}){hint}") from None
     if frame.dtype.kind not in "iu" or frame.dtype.itemsize > 2:
         raise InputError(f"{path}: has {frame.dtype} pixels; a radiograph has integers of 8 to 16 bits")
     return frame
@@ -348,8 +377,3 @@ def _windowed(
             return apply_voi_lut(values, dataset), float(bounds.min()), float(bounds.max())
     except ValueError:  # an impossible window, of width 0 say
         return None, 0.0, 0.0
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 160 else text[:157] + "..."

@@ -93,23 +93,29 @@ def find_images(names: Sequence[str], lines: Sequence[int], folders: Iterable[Pa
     Args:
         names: n names.
         lines: n, where in the table each stands, for messages.
-        folders: Where the files may be, subfolders included; the first file found counts.
+        folders: Where the files may be, subfolders included.
         source: The table, for messages.
 
     Raises:
-        InputError: A name has no file.
+        InputError: A name has no file, or several that could be meant.
     """
     folders = list(folders)
     files: dict[str, Path] = {}
+    others: dict[str, Path] = {}
     for folder in folders:
         for path, _, inside in os.walk(folder):
             for name in inside:
                 stem, suffix = os.path.splitext(name)
                 if suffix.lower() in IMAGE_SUFFIXES:
-                    files.setdefault(name, Path(path, name))
-                    files.setdefault(stem, Path(path, name))
+                    for known in (name, stem):
+                        if known in files:
+                            others.setdefault(known, Path(path, name))
+                        files.setdefault(known, Path(path, name))
     for name, line in zip(names, lines, strict=True):
         if name not in files:
             where = " or ".join(str(folder) for folder in folders)
             raise InputError(f"{source}: line {line}: image {name} is not in {where}; download it, or name its folder")
+        if name in others:
+            both = " or ".join(sorted(map(str, (files[name], others[name]))))
+            raise InputError(f"{source}: line {line}: image {name} may be {both}; name the folder of the right one")
     return [files[name] for name in names]

@@ -60,7 +60,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class _Refusal:
+class Refusal:
     """An InputError on its way out of a worker: DataLoader would bury its one line in a traceback."""
 
     message: str
@@ -102,8 +102,15 @@ class EpochSampler(Sampler[list[Item]]):
             yield [(epoch, int(index)) for index in order[first : first + self.batch]]
 
 
-class _Images:
-    """Where the pixels come from: the files, or memory. A list's unreadable image is named with its line."""
+class ImageSource:
+    """Where the pixels come from: the files, or memory. A list's unreadable image is named with its line.
+
+    Args:
+        paths: A list, or the image files.
+        preloaded: What ``preload`` returned for them; None reads the files.
+        at_least: As for read_image.
+        equalise: Whether to spread the grey values of each file's image first; see equalise.py.
+    """
 
     def __init__(
         self,
@@ -138,7 +145,7 @@ class _Images:
         return histogram_equalise(image) if self._equalise else image
 
 
-class StudyDataset(Dataset[Batch | _Refusal]):
+class StudyDataset(Dataset[Batch | Refusal]):
     """Training batches of a list: varied images and their label matrices.
 
     Args:
@@ -160,14 +167,14 @@ class StudyDataset(Dataset[Batch | _Refusal]):
         seed: int,
         preloaded: Tensor | None = None,
     ) -> None:
-        self._images = _Images(studies, preloaded, transform.source_side)
+        self._images = ImageSource(studies, preloaded, transform.source_side)
         self._rows = _rows(studies, store)
         self._store, self._transform, self._seed = store, transform, seed
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, items: Sequence[Item]) -> Batch | _Refusal:
+    def __getitem__(self, items: Sequence[Item]) -> Batch | Refusal:
         """One batch; what it holds is a function of the seed and the items alone."""
         labels = self._store.dense_batch([int(self._rows[index]) for _, index in items])
         images = []
@@ -178,7 +185,7 @@ class StudyDataset(Dataset[Batch | _Refusal]):
                 if mirrored:
                     labels[position] = mirror_labels(labels[position])
         except InputError as error:
-            return _Refusal(str(error))
+            return Refusal(str(error))
         indices = torch.tensor([index for _, index in items])
         return Batch(torch.stack(images), indices, torch.from_numpy(labels))
 
@@ -246,7 +253,7 @@ def training_loader(
             f"{studies.source}: {len(dataset)} images do not fill a batch of {batch} on {world_size} "
             "process(es); choose a smaller batch"
         )
-    return TrainingLoader(sampler, _loader(dataset, sampler, workers, pin_memory, persistent=True))
+    return TrainingLoader(sampler, data_loader(dataset, sampler, workers, pin_memory, persistent=True))
 
 
 def evaluation_loader(
@@ -283,7 +290,7 @@ def evaluation_loader(
     dataset = _EvaluationDataset(images, transform, store, preloaded, equalise)
     mine = range(rank, len(dataset), world_size)
     sampler = [list(mine[start : start + batch]) for start in range(0, len(mine), batch)]
-    return EvaluationLoader(_loader(dataset, sampler, workers, pin_memory, persistent=False), len(sampler))
+    return EvaluationLoader(data_loader(dataset, sampler, workers, pin_memory, persistent=False), len(sampler))
 
 
 class EvaluationLoader:
@@ -305,7 +312,7 @@ class EvaluationLoader:
         return _batches(self._loader)
 
 
-class _EvaluationDataset(Dataset[Batch | _Refusal]):
+class _EvaluationDataset(Dataset[Batch | Refusal]):
     def __init__(
         self,
         images: StudyList | Sequence[Path],
@@ -314,7 +321,7 @@ class _EvaluationDataset(Dataset[Batch | _Refusal]):
         preloaded: Tensor | None,
         equalise: bool,
     ) -> None:
-        self._images = _Images(images, preloaded, None, equalise)
+        self._images = ImageSource(images, preloaded, None, equalise)
         self._transform, self._store = transform, store
         if store is not None:
             if not isinstance(images, StudyList):
@@ -324,11 +331,11 @@ class _EvaluationDataset(Dataset[Batch | _Refusal]):
     def __len__(self) -> int:
         return len(self._images)
 
-    def __getitem__(self, indices: Sequence[int]) -> Batch | _Refusal:
+    def __getitem__(self, indices: Sequence[int]) -> Batch | Refusal:
         try:
             images = torch.stack([self._transform(self._images[index]) for index in indices])
         except InputError as error:
-            return _Refusal(str(error))
+            return Refusal(str(error))
         labels = None
         if self._store is not None:
             labels = torch.from_numpy(self._store.dense_batch([int(self._rows[index]) for index in indices]))
@@ -374,7 +381,21 @@ def _refuse_empty_batches(batch: int) -> None:
         raise InputError(f"batch size: {batch} is less than 1 image")
 
 
-def _loader(dataset: Dataset[Any], batches: Any, workers: int, pin_memory: bool, persistent: bool) -> DataLoader[Any]:
+def data_loader(
+    dataset: Dataset[Any], batches: Any, workers: int, pin_memory: bool, persistent: bool
+) -> DataLoader[Any]:
+    """A loader of a dataset that answers with whole batches, or a Refusal.
+
+    Args:
+        dataset: Is asked for each of ``batches``.
+        batches: What to ask for, in order: a sampler or a list.
+        workers: Worker processes; 0 decodes in this one.
+        pin_memory: Whether batches are put into page-locked memory.
+        persistent: Whether the workers live on after an epoch.
+
+    Raises:
+        InputError: The number of workers is negative.
+    """
     if workers < 0:
         raise InputError(f"workers: {workers} is less than 0; 0 decodes in this process")
     # batch_size=None: the dataset is asked for whole batches, so that it can answer with a refusal.
@@ -390,6 +411,6 @@ def _loader(dataset: Dataset[Any], batches: Any, workers: int, pin_memory: bool,
 
 def _batches(loader: DataLoader[Any]) -> Iterator[Batch]:
     for batch in loader:
-        if isinstance(batch, _Refusal):
+        if isinstance(batch, Refusal):
             raise InputError(batch.message)
         yield batch

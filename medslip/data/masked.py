@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
 
+from medslip.data.checks import refuse_duplicates
+from medslip.data.images import Header, read_header, read_image
 from medslip.data.table import read_cells
 from medslip.errors import InputError
 
@@ -84,17 +86,32 @@ class MaskFiles:
 
     def __call__(self, index: int) -> Mask:
         """The union of the index-th image's masks."""
-        size = _size(self.images[index])
-        union = np.zeros(size, bool)
+        header = read_header(self.images[index])
+        union = np.zeros((header.height, header.width), bool)
         for path in self.masks[index]:
-            mask = _read_picture(path)
-            if mask.shape != size:
-                raise InputError(
-                    f"{path}: a mask of {mask.shape[1]} x {mask.shape[0]} pixels for the image {self.images[index]} of "
-                    f"{size[1]} x {size[0]}"
-                )
+            mask = read_image(path) > 0
+            refuse_other_size(path, mask.shape, self.images[index], header)
             union |= mask
         return union
+
+
+def refuse_other_size(mask: Path, size: tuple[int, ...], image: Path, header: Header) -> None:
+    """Refuse a mask that has not the size of its image.
+
+    Args:
+        mask: The file, for the message.
+        size: Its height and width.
+        image: The file, for the message.
+        header: Of the image.
+
+    Raises:
+        InputError: Naming both files and sizes.
+    """
+    if size != (header.height, header.width):
+        raise InputError(
+            f"{mask}: the mask has {size[1]} x {size[0]} pixels, its image {image} {header.width} x {header.height}; make "
+            "them the same size"
+        )
 
 
 def read_phantom_masks(corpus: Path, pathology: str) -> MaskedImages:
@@ -105,7 +122,8 @@ def read_phantom_masks(corpus: Path, pathology: str) -> MaskedImages:
         pathology: Vocabulary name of a finding that phantoms have.
 
     Raises:
-        InputError: The folder is no corpus, or no phantom in it has that finding marked.
+        InputError: The folder is no corpus, no phantom in it has that finding marked, or a mask has another size than its
+            image.
     """
     corpus = Path(corpus)
     table = read_cells(corpus / "findings.csv")
@@ -120,6 +138,12 @@ def read_phantom_masks(corpus: Path, pathology: str) -> MaskedImages:
         raise InputError(f"{corpus}/findings.jsonl: no phantom has a mask of {pathology!r}")
     paths = [corpus / name for name in names]
     of_image = [masks.get(name, []) for name in names]
+    refuse_duplicates(names, [int(row) + 2 for row in table.index], corpus / "findings.csv")
+    for path, files in tqdm(zip(paths, of_image, strict=True), "masks", len(paths), unit="image", leave=False):
+        header = read_header(path)
+        for file in files:
+            mask = read_header(file)
+            refuse_other_size(file, (mask.height, mask.width), path, header)
     return MaskedImages(
         name=f"phantoms ({corpus.name})",
         finding=pathology,
@@ -132,25 +156,14 @@ def read_phantom_masks(corpus: Path, pathology: str) -> MaskedImages:
 
 def _findings(path: Path) -> list[dict[str, str]]:
     try:
-        return [json.loads(line) for line in path.read_text().splitlines()]
+        lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); draw a corpus with make_phantom.py") from None
-    except ValueError as error:
-        raise InputError(f"{path}: not one JSON object a line ({error})") from None
-
-
-def _size(path: Path) -> tuple[int, int]:
-    """Height and width, from the header."""
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except (OSError, UnidentifiedImageError):
-        raise InputError(f"{path}: cannot be read as an image") from None
-
-
-def _read_picture(path: Path) -> Mask:
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("L")) > 0
-    except (OSError, UnidentifiedImageError):
-        raise InputError(f"{path}: the mask cannot be read as an image") from None
+    found = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            finding = json.loads(line)
+            found.append({key: finding[key] for key in ("image", "pathology", "mask")})
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: line {number}: is no finding ({error}); make the corpus again") from None
+    return found

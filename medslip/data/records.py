@@ -9,6 +9,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from medslip.errors import InputError
+from medslip.files import written_whole
 
 COLUMNS = ("image", "study", "patient", "view", "sex", "age", "row")
 """Columns of a list file. `image` is a path, relative to the list's folder or absolute; view, sex and age may be empty."""
@@ -42,11 +43,8 @@ def write_list(path: Path, table: pd.DataFrame) -> None:
     unknown = set(table.columns) - set(COLUMNS)
     if unknown:
         raise ValueError(f"a list has no column {sorted(unknown)[0]!r}")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    table.reindex(columns=list(COLUMNS)).to_csv(partial, index=False)
-    partial.replace(path)
+    with written_whole(path) as partial:
+        table.reindex(columns=list(COLUMNS)).to_csv(partial, index=False)
 
 
 def read_list(path: Path) -> StudyList:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from medslip.data.boxes import Box, BoxedImages, read_box
-from medslip.data.checks import refuse_duplicates
+from medslip.data.checks import refuse_duplicates, refuse_repeated_files
 from medslip.data.images import read_headers
 from medslip.data.labelled import LabelledImages, find_images, one_class
 from medslip.data.table import read_cells
@@ -98,7 +98,9 @@ def _read_published(root: Path, images: Path | None) -> _Read:
         if not set(cells) <= _NO_BOX:
             _add_box(entry, read_box(name, CLASS, cells, where), where)
     lines = [entry.line for entry in entries.values()]
-    return entries, find_images(list(entries), lines, [images or root / IMAGES_FOLDER], source)
+    files = find_images(list(entries), lines, [images or root / IMAGES_FOLDER], source)
+    refuse_repeated_files(files, lines, source)
+    return entries, files
 
 
 def _read_authors(source: Path, images: Path | None) -> _Read:
@@ -119,11 +121,13 @@ def _read_authors(source: Path, images: Path | None) -> _Read:
                 _add_box(entry, read_box(name, CLASS, cells, where), where)
     listed = [path for _, path, *_ in rows]
     if images is not None:
-        return entries, find_images([PurePosixPath(path).name for path in listed], lines, [images], source)
-    files = [source.parent / path for path in listed]
-    for line, file in zip(lines, files, strict=True):
-        if not file.is_file():
-            raise InputError(f"{source}: line {line}: image {file} not found; name the folder of the images")
+        files = find_images([PurePosixPath(path).name for path in listed], lines, [images], source)
+    else:
+        files = [source.parent / path for path in listed]
+        for line, file in zip(lines, files, strict=True):
+            if not file.is_file():
+                raise InputError(f"{source}: line {line}: image {file} not found; name the folder of the images")
+    refuse_repeated_files(files, lines, source)
     return entries, files
 
 

@@ -1,7 +1,8 @@
 """SIIM-ACR Pneumothorax in the publisher's layout, and the common PNG form.
 
 Layout: train-rle.csv (a row a mask, "-1" for none), dicom-images-train/<study>/<series>/<ImageId>.dcm. PNG form: a CSV
-file with a column image_path, and a folder of masks of the images' file names, white where the pneumothorax is.
+file with a column image_path, and a folder of masks of the images' file names (a DICOM's mask is a PNG), white where the
+pneumothorax is.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from medslip.data.checks import refuse_duplicates
+from medslip.data.checks import refuse_duplicates, refuse_repeated_files
 from medslip.data.images import Header, read_headers, read_image
 from medslip.data.labelled import LabelledImages, find_images, one_class
-from medslip.data.masked import Mask, MaskedImages, MaskFiles
+from medslip.data.masked import Mask, MaskedImages, MaskFiles, refuse_other_size
 from medslip.data.table import read_cells
 from medslip.errors import InputError
 
@@ -151,6 +152,7 @@ def _read_published(root: Path, images: Path | None) -> _Read:
     entries = _read_rows(source)
     lines = [entry.line for entry in entries.values()]
     paths = find_images(list(entries), lines, [images or root / IMAGES_FOLDER], source)
+    refuse_repeated_files(paths, lines, source)
     headers = read_headers(paths)
     sizes = [(header.height, header.width) for header in headers]
     runs = [
@@ -196,17 +198,17 @@ def _read_pictures(source: Path, images: Path, masks: Path) -> _Read:
     lines = range(2, len(names) + 2)
     refuse_duplicates(names, lines, source)
     paths = [images / name for name in names]
-    files = [masks / path.name for path in paths]
+    refuse_repeated_files(paths, lines, source)
+    files = [_mask_of(path, masks) for path in paths]
     for what, wanted in (("image", paths), ("mask", files)):
         for line, file in zip(lines, wanted, strict=True):
             if not file.is_file():
                 raise InputError(f"{source}: line {line}: {what} {file} not found; name the folder of the {what}s")
     headers, marked = read_headers(paths), []
-    for file, header in zip(tqdm(files, desc="masks", unit="image", leave=False, disable=None), headers, strict=True):
+    bar = tqdm(files, desc="masks", unit="image", leave=False, disable=None)
+    for file, path, header in zip(bar, paths, headers, strict=True):
         mask = read_image(file)
-        if mask.shape != (header.height, header.width):
-            has = f"{mask.shape[0]} x {mask.shape[1]} pixels, its image {header.height} x {header.width}"
-            raise InputError(f"{file}: the mask has {has}; make them the same size")
+        refuse_other_size(file, mask.shape, path, header)
         marked.append(bool(mask.any()))
     masked = MaskedImages(
         name=f"SIIM-ACR ({source.name})",
@@ -214,6 +216,11 @@ def _read_pictures(source: Path, images: Path, masks: Path) -> _Read:
         paths=paths,
         read_mask=MaskFiles(paths, [[file] for file in files]),
         marked=np.array(marked),
-        patients=names,
+        patients=[header.patient or name for header, name in zip(headers, names, strict=True)],
     )
     return masked, headers
+
+
+def _mask_of(image: Path, masks: Path) -> Path:
+    """The mask of the image's own name, or, as DICOM images have masks that are pictures, of its stem."""
+    return masks / (f"{image.stem}.png" if image.suffix.lower() in (".dcm", ".dicom") else image.name)

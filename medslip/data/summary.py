@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from medslip.files import to_json, write_text
 from medslip.labels import PRESENT, UNKNOWN, A, Matrix, P
 from medslip.vocabulary import ANATOMIES, PATHOLOGIES
 
@@ -61,10 +61,7 @@ class PreparationSummary:
     def write(self, folder: Path) -> Path:
         """Write summary.json into the prepared data set's folder, whole or not at all; returns its path."""
         path = Path(folder) / "summary.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_text(path, to_json(asdict(self), indent=1) + "\n")
         return path
 
     def __str__(self) -> str:

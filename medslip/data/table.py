@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -96,7 +96,11 @@ def read_cells(path: Path) -> pd.DataFrame:
 
 
 def read_table(
-    path: Path, layout: TableLayout | None = None, images: Path | None = None, split: str | None = None
+    path: Path,
+    layout: TableLayout | None = None,
+    images: Path | None = None,
+    split: str | None = None,
+    asked: Collection[str] = (),
 ) -> ImageTable:
     """Read a table of images and labels.
 
@@ -105,6 +109,7 @@ def read_table(
         layout: Which column holds what; None takes the layout's defaults.
         images: Folder that the image paths start from; None takes the table's own folder.
         split: Keep only the rows of this split.
+        asked: Classes that something else than a pathology answers for, in any case.
 
     Raises:
         InputError: A column, class, label or image file cannot be used; the message names the file and line.
@@ -112,10 +117,11 @@ def read_table(
     path, layout = Path(path), layout or TableLayout()
     table = read_cells(path)
     columns = _columns(table, layout, path)
+    known = frozenset(name.lower() for name in asked)
     if split is not None:
         table = _rows_of_split(table, columns, split, path)
     classes, labels, normal = (
-        _listed_findings(table, layout, path) if layout.findings else _class_columns(table, layout, path)
+        _listed_findings(table, layout, path, known) if layout.findings else _class_columns(table, layout, path, known)
     )
     names = table[layout.image].tolist()
     splits = None
@@ -190,13 +196,14 @@ def _image_paths(table: pd.DataFrame, column: str, folder: Path, source: Path) -
 _Labels = tuple[tuple[str, ...], npt.NDArray[np.int8], npt.NDArray[np.bool_]]
 
 
-def _listed_findings(table: pd.DataFrame, layout: TableLayout, path: Path) -> _Labels:
+def _listed_findings(table: pd.DataFrame, layout: TableLayout, path: Path, asked: Collection[str]) -> _Labels:
     """Classes, labels, "no finding" from lists of findings: what one omits is absent; empty is unknown."""
     listed = []
     for line, text in _lines(table[str(layout.findings)]):
         findings = [word for word in (part.strip() for part in text.split(layout.separator)) if word]
         for name in findings:
-            if name not in (*layout.classes, layout.no_finding) and pathology_of(name) is None:
+            mapped = name in (*layout.classes, layout.no_finding) or name.lower() in asked
+            if not mapped and pathology_of(name) is None:
                 raise InputError(
                     f"{path}: line {line}: unknown class {name!r}; map it to a pathology, as in "
                     f"{{{name}: opacity}}, or leave it out with an empty text"
@@ -220,7 +227,7 @@ def _in_order(classes: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(classes, key=lambda name: (order.get(name, len(order)), name)))
 
 
-def _class_columns(table: pd.DataFrame, layout: TableLayout, path: Path) -> _Labels:
+def _class_columns(table: pd.DataFrame, layout: TableLayout, path: Path, asked: Collection[str]) -> _Labels:
     """Classes, labels and "no finding" from one column a class."""
     for name in layout.classes:
         if name not in table.columns:
@@ -228,7 +235,7 @@ def _class_columns(table: pd.DataFrame, layout: TableLayout, path: Path) -> _Lab
     taken = {layout.image, layout.no_finding, *(getattr(layout, what) or what for what in _OPTIONAL)}
     classes = []
     for name in (column for column in table.columns if column not in taken):
-        if layout.classes.get(name) or (name not in layout.classes and pathology_of(name)):
+        if layout.classes.get(name) or (name not in layout.classes and (pathology_of(name) or name.lower() in asked)):
             classes.append(name)
         elif name not in layout.classes and name and _looks_like_labels(table[name]):
             raise InputError(

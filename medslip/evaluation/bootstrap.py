@@ -90,3 +90,30 @@ def percentile_interval(values: npt.NDArray[np.float64], level: float = 0.95) ->
         return None
     low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high), len(defined), len(values) - len(defined))
+
+
+def named_intervals(values: npt.NDArray[np.float64], names: Sequence[str]) -> dict[str, Interval]:
+    """The interval of each score that has one.
+
+    Args:
+        values: Resamples x scores; NaN where a score is not defined.
+        names: Of the scores.
+    """
+    found = {name: percentile_interval(values[:, k]) for k, name in enumerate(names)}
+    return {name: interval for name, interval in found.items() if interval is not None}
+
+
+def resampled_sums(totals: npt.NDArray[np.float64], resamples: int, seed: int) -> npt.NDArray[np.float64]:
+    """Sums over the patients of each resample, for scores that sums over images are enough for.
+
+    Args:
+        totals: Patients x K, the sum over each patient's images. Of fewer than two patients there is no resample.
+        resamples: How many.
+        seed: Of the draws; the resamples are those of ``resample_patients``.
+
+    Returns:
+        Resamples x K.
+    """
+    patients = len(totals)
+    draws = resample_patients(patients, resamples if patients > 1 else 0, seed)
+    return np.concatenate([np.empty((0, totals.shape[1])), *(counts @ totals for counts in draws)])

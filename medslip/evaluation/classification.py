@@ -26,8 +26,8 @@ from tqdm import tqdm
 from medslip.evaluation.bootstrap import (
     Counts,
     Interval,
+    named_intervals,
     patient_index,
-    percentile_interval,
     resample_patients,
 )
 
@@ -35,6 +35,15 @@ SCORES = ("auroc", "average_precision", "max_f1", "accuracy")
 """The scores that have an interval and a mean over classes, in the order of the last axis of score arrays."""
 
 Floats = npt.NDArray[np.float64]
+
+
+def why_undefined(positives: int, negatives: int) -> str | None:
+    """Why a class with so many images of either label has no scores, in words; None where it has them."""
+    if not positives and not negatives:
+        return "no labels"
+    if not positives:
+        return "no positives"
+    return None if negatives else "no negatives"
 
 
 @dataclass(frozen=True)
@@ -66,11 +75,7 @@ class ClassScores:
     @property
     def undefined(self) -> str | None:
         """Why the class has no scores, in words; None where it has them."""
-        if not self.positives and not self.negatives:
-            return "no labels"
-        if not self.positives:
-            return "no positives"
-        return None if self.negatives else "no negatives"
+        return why_undefined(self.positives, self.negatives)
 
 
 @dataclass(frozen=True)
@@ -156,7 +161,7 @@ def score(
     if len(owner) != len(labels):
         raise ValueError(f"{len(owner)} patients for {len(labels)} images")
     count = int(owner.max(initial=-1)) + 1
-    rankings = [_Ranking(labels[:, k], probabilities[:, k], owner) for k in range(len(classes))]
+    rankings = [Ranking(labels[:, k], probabilities[:, k], owner) for k in range(len(classes))]
     resampled = _resample(rankings, count, resamples if count > 1 else 0, seed)
     once = np.ones((1, count), np.int32)
     return Scores(
@@ -203,15 +208,20 @@ def summarise(scores: Scores, leave_out: Sequence[str] = ()) -> MacroScores:
         tuple(names[k] for k in kept),
         left_out,
         **dict(zip(SCORES, values.mean(axis=0).tolist(), strict=True)),
-        intervals=_intervals(scores.resampled[:, kept].mean(axis=1)),
+        intervals=named_intervals(scores.resampled[:, kept].mean(axis=1), SCORES),
     )
 
 
-class _Ranking:
+class Ranking:
     """One class's images ranked by score, ready to be counted under any weights.
 
     Only the distinct scores of positives matter, K of them, from the highest down: AUROC and average
     precision are sums over positives, and F1 falls from each of them to the next.
+
+    Args:
+        label: n, of the class: 1, 0, -1 unknown.
+        score: n.
+        owner: n, the number of each image's patient.
     """
 
     def __init__(
@@ -273,7 +283,7 @@ def _cumulate(counts: Counts, owner: npt.NDArray[np.intp]) -> Counts:
     return total
 
 
-def _resample(rankings: Sequence[_Ranking], patients: int, resamples: int, seed: int) -> Floats:
+def _resample(rankings: Sequence[Ranking], patients: int, resamples: int, seed: int) -> Floats:
     result = np.empty((resamples, len(rankings), len(SCORES)))
     done = 0
     with tqdm(total=resamples, desc="bootstrap", unit="resample", delay=2, leave=False) as bar:
@@ -285,7 +295,7 @@ def _resample(rankings: Sequence[_Ranking], patients: int, resamples: int, seed:
     return result
 
 
-def _class_scores(name: str, ranking: _Ranking, once: Counts, resampled: Floats) -> ClassScores:
+def _class_scores(name: str, ranking: Ranking, once: Counts, resampled: Floats) -> ClassScores:
     positives, negatives = len(ranking.positive_owner), len(ranking.negative_owner)
     if not positives or not negatives:
         return ClassScores(name, positives, negatives)
@@ -295,12 +305,6 @@ def _class_scores(name: str, ranking: _Ranking, once: Counts, resampled: Floats)
         positives,
         negatives,
         threshold=float(ranking.thresholds[best[0]]),
-        intervals=_intervals(resampled),
+        intervals=named_intervals(resampled, SCORES),
         **dict(zip(SCORES, values[0].tolist(), strict=True)),
     )
-
-
-def _intervals(resampled: Floats) -> dict[str, Interval]:
-    """Resamples x SCORES -> the interval of each score that has one."""
-    found = {key: percentile_interval(resampled[:, k]) for k, key in enumerate(SCORES)}
-    return {key: interval for key, interval in found.items() if interval is not None}

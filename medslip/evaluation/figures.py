@@ -21,7 +21,10 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 from sklearn.metrics import precision_recall_curve, roc_curve
 
+from medslip.evaluation.calibration import ClassCalibration
 from medslip.evaluation.classification import ClassScores, Scores
+from medslip.evaluation.comparison import Difference
+from medslip.evaluation.subgroups import AttributeScores
 
 DPI = 150
 BLUE, ORANGE, GREEN, SKY, PURPLE, RED = "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#CC79A7", "#D55E00"
@@ -104,6 +107,110 @@ def _headline(kind: Literal["ROC", "PR"], entry: ClassScores) -> str:
     interval = entry.intervals.get("auroc")
     span = "" if interval is None else f" [{interval.low:.3f}, {interval.high:.3f}]"
     return f"AUROC {entry.auroc:.3f}{span}"
+
+
+def reliability_diagrams(
+    path: Path, calibration: Sequence[ClassCalibration], recalibrated: Sequence[ClassCalibration] = ()
+) -> None:
+    """Draw one small reliability diagram a class: the share that has it over the mean probability of each bin.
+
+    Bars are the 95 % intervals of the shares; the dotted line is perfect calibration.
+
+    Args:
+        path: The PNG to write.
+        calibration: What ``calibration.calibration`` returned.
+        recalibrated: The same after recalibration, drawn in a second colour; empty for none.
+    """
+    columns = min(5, len(calibration))
+    rows = math.ceil(len(calibration) / columns)
+    figure = Figure(figsize=(0.5 + 2.1 * columns, 0.9 + 2.35 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for panel in panels[len(calibration) :]:
+        panel.set_visible(False)
+    for k, (panel, entry) in enumerate(zip(panels, calibration, strict=False)):
+        _square(panel)
+        name = entry.name.replace("_", " ")
+        if entry.undefined:
+            panel.set_title(f"{name}\n", fontsize=8)
+            panel.text(0.5, 0.5, entry.undefined, ha="center", va="center", fontsize=8, color=GREY)
+        else:
+            panel.set_title(f"{name}\nECE {entry.ece:.3f}, if perfect {entry.chance_ece:.3f}", fontsize=8)
+            panel.plot((0, 1), (0, 1), color=GREY, linewidth=0.8, linestyle=":")
+            if recalibrated:
+                _bins(panel, recalibrated[k], ORANGE, "recalibrated on validation")
+            _bins(panel, entry, BLUE, "as predicted")
+        panel.tick_params(labelleft=k % columns == 0, labelbottom=k + columns >= len(calibration))
+    if recalibrated:
+        drawn = next((panel for panel in panels if panel.get_legend_handles_labels()[0]), None)
+        if drawn is not None:
+            handles, names = drawn.get_legend_handles_labels()
+            figure.legend(handles[::-1], names[::-1], loc="outside upper left", ncols=2, fontsize=8, frameon=False)
+    figure.supxlabel("Mean probability", fontsize=10)
+    figure.supylabel("Share present", fontsize=10)
+    _save(figure, path)
+
+
+def _bins(panel: Axes, entry: ClassCalibration, colour: str, name: str) -> None:
+    across = [each.probability for each in entry.bins]
+    up = np.array([each.frequency for each in entry.bins])
+    ends = np.array([(each.low, each.high) for each in entry.bins]).reshape(-1, 2).T
+    panel.errorbar(
+        across, up, np.abs(ends - up), fmt="o-", color=colour, markersize=3, linewidth=1.2, elinewidth=0.8, label=name
+    )
+
+
+def subgroup_forest(path: Path, subgroups: Mapping[str, AttributeScores], scores: Scores) -> None:
+    """Draw the mean AUROC of each compared subgroup with its 95 % interval, a block of rows an attribute.
+
+    Args:
+        path: The PNG to write.
+        subgroups: What ``subgroups.subgroups`` returned. Attributes without a comparison are left out.
+        scores: What ``classification.score`` made of all images: beside each block, a line at their mean over its classes.
+    """
+    shown = {name: by for name, by in subgroups.items() if "auroc" in by.comparisons}
+    lines = sum(1 + len(by.comparisons["auroc"].means) for by in shown.values())
+    overall = {entry.name: entry.auroc for entry in scores.classes}
+    figure = Figure(figsize=(8, 1.1 + 0.3 * max(lines, 2)), layout="constrained")
+    panel = figure.subplots()
+    row, ticks, names = 0, [], []
+    for attribute, by in shown.items():
+        comparison, top = by.comparisons["auroc"], row
+        count = len(comparison.classes)
+        gap = "" if comparison.gap is None else f", gap {comparison.gap:.3f}"
+        if comparison.interval is not None:
+            gap += f" [{comparison.interval.low:.3f}, {comparison.interval.high:.3f}]"
+        ticks.append(row)
+        names.append(attribute)
+        title = f"mean of {count} class{'' if count == 1 else 'es'}{gap}"
+        panel.text(1.02, row, title, transform=panel.get_yaxis_transform(), va="center", fontsize=8)
+        images = {group.name: group.images for group in by.groups}
+        for mean in comparison.means:
+            row += 1
+            ticks.append(row)
+            names.append(mean.group)
+            span = ""
+            if mean.interval is not None:
+                panel.plot((mean.interval.low, mean.interval.high), (row, row), color=BLUE, linewidth=1.5)
+                span = f" [{mean.interval.low:.3f}, {mean.interval.high:.3f}]"
+            panel.plot(mean.value, row, "s", color=BLUE, markersize=5)
+            text = f"{mean.value:.3f}{span}   {images[mean.group]:,} images"
+            panel.text(1.02, row, text, transform=panel.get_yaxis_transform(), va="center", fontsize=8, color=GREY)
+        everybody = float(np.mean([overall[name] for name in comparison.classes]))
+        panel.plot((everybody, everybody), (top + 0.5, row + 0.5), color=GREY, linewidth=0.8, linestyle=":")
+        row += 1
+    panel.set_yticks(ticks, names, fontsize=8)
+    for label in panel.get_yticklabels():
+        if label.get_text() in shown:
+            label.set_fontweight("bold")
+    panel.tick_params(axis="y", length=0)
+    panel.tick_params(axis="x", labelsize=8)
+    panel.set_ylim(max(row, 1) - 0.3, -0.7)
+    if not shown:
+        panel.text(0.5, 0.5, "no subgroup to compare", transform=panel.transAxes, ha="center", color=GREY)
+    panel.set_xlabel("AUROC, mean over the same classes; dotted: all images", fontsize=9)
+    _bare(panel)
+    panel.spines["left"].set_visible(False)
+    _save(figure, path)
 
 
 def _square(panel: Axes) -> None:
@@ -279,6 +386,45 @@ def _draw_tile(panel: Axes, tile: Tile) -> None:
     panel.set_xlim(extent[:2])
     panel.set_ylim(extent[2:])
     panel.set_title(tile.title, fontsize=8, pad=3)
+
+
+def difference_plot(path: Path, panels: Mapping[str, Sequence[tuple[str, Difference]]]) -> None:
+    """Draw differences between two runs with their intervals, a line each, and the line of no difference.
+
+    Intervals that leave out 0 are coloured. A difference that is not defined leaves its line empty.
+
+    Args:
+        path: The PNG to write.
+        panels: Title -> (name, difference), from the top down.
+    """
+    columns = min(2, len(panels))
+    parts = [list(panels.items())[start : start + columns] for start in range(0, len(panels), columns)]
+    lines = [max(len(entries) for _, entries in row) for row in parts]
+    figure = Figure(figsize=(5.2 * columns, sum(0.24 * count + 0.9 for count in lines)), layout="constrained")
+    grid = figure.subplots(len(parts), columns, squeeze=False, height_ratios=[count + 2 for count in lines])
+    for row, axes in zip(parts, grid, strict=True):
+        for panel, (title, entries) in zip(axes, row, strict=False):
+            _draw_differences(panel, title, entries)
+        for panel in axes[len(row) :]:
+            panel.set_visible(False)
+    _save(figure, path)
+
+
+def _draw_differences(panel: Axes, title: str, entries: Sequence[tuple[str, Difference]]) -> None:
+    panel.axvline(0, color=GREY, linewidth=0.8, linestyle=":")
+    for line, (_, entry) in enumerate(entries):
+        if entry.value is None:
+            continue
+        colour = GREY if not entry.clear else BLUE if entry.value > 0 else RED
+        if entry.interval is not None:
+            panel.plot((entry.interval.low, entry.interval.high), (line, line), color=colour, linewidth=1.5)
+        panel.plot(entry.value, line, "o", color=colour, markersize=4)
+    panel.set_yticks(range(len(entries)), [name.replace("_", " ") for name, _ in entries])
+    panel.set_ylim(len(entries) - 0.5, -0.5)
+    panel.set_title(title, fontsize=10)
+    panel.set_xlabel("B - A", fontsize=9)
+    panel.tick_params(labelsize=8)
+    _bare(panel)
 
 
 def _bare(panel: Axes) -> None:

@@ -75,15 +75,16 @@ def anatomy_grids(anatomies: Floats, icl_logits: Floats) -> Floats:
     return grids
 
 
-def heat_map(grid: Floats, height: int, width: int) -> npt.NDArray[np.float64]:
+def heat_map(grid: Floats, height: int, width: int, centre: float = 0.5) -> npt.NDArray[np.float64]:
     """A grid, upsampled bilinearly and divided by its maximum.
 
-    A grid's cell stands for its centre; beyond the outermost centres the map goes on level.
+    A grid's cell stands for one point of it; beyond the outermost points the map goes on level.
 
     Args:
         grid: g x g, at least 0, not all 0.
         height: H.
         width: W.
+        centre: Where in its cell that point is, down and across: 0 at its upper left corner, 0.5 in its middle.
 
     Returns:
         H x W, 0..1.
@@ -95,14 +96,14 @@ def heat_map(grid: Floats, height: int, width: int) -> npt.NDArray[np.float64]:
     if not np.isfinite(grid).all() or grid.min() < 0 or grid.max() <= 0:
         raise ValueError("a heat map's grid is finite, at least 0, and above 0 somewhere")
     heat: npt.NDArray[np.float64] = (
-        _interpolation(height, grid.shape[0]) @ grid @ _interpolation(width, grid.shape[1]).T
+        _interpolation(height, grid.shape[0], centre) @ grid @ _interpolation(width, grid.shape[1], centre).T
     )
     return heat / heat.max()
 
 
-def _interpolation(pixels: int, cells: int) -> npt.NDArray[np.float64]:
+def _interpolation(pixels: int, cells: int, centre: float) -> npt.NDArray[np.float64]:
     """Pixels x cells, the weight of each cell at each pixel's centre."""
-    position = np.clip((np.arange(pixels) + 0.5) * cells / pixels - 0.5, 0, cells - 1)
+    position = np.clip((np.arange(pixels) + 0.5) * cells / pixels - centre, 0, cells - 1)
     lower = np.minimum(position.astype(int), max(cells - 2, 0))
     weights = np.zeros((pixels, cells))
     row = np.arange(pixels)

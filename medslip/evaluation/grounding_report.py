@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from medslip.evaluation.grounding_scores import CASE_SCORES, MAPS, SCORES, CaseScores, GroupScores, Score
-from medslip.evaluation.run_folder import environment, write_json
+from medslip.evaluation.run_folder import METRICS_FORMAT, METRICS_VERSION, environment, write_json
 
 SIZES = ("larger", "smaller")
 """Findings whose largest box has more area than one patch, and the others."""
@@ -41,11 +41,12 @@ def write_grounding_metrics(
 ) -> None:
     """Write metrics.json, of the family of ``run_folder.write_metrics``.
 
-    Its shape, version 1: ``format``, ``version``, ``task`` ("grounding"); ``data`` (as given); ``bootstrap`` (``resamples``,
-    ``seed``, ``unit``, ``level``); ``larger`` and ``smaller``, each a list of groups (every class, then "all findings"):
-    ``name``, ``findings``, ``patients``, ``scores`` (map: ``model``, ``uniform``, ``prior`` -> score -> ``value`` and
-    ``interval``: ``low``, ``high``, ``resamples``, ``left_out``) and ``above_prior`` (score -> the same of the model's less the
-    prior's); ``environment``; then ``extra``. What is not defined is null.
+    Its shape, version 2 (the same as version 1): ``format``, ``version``, ``task`` ("grounding"); ``data`` (as
+    given); ``bootstrap`` (``resamples``, ``seed``, ``unit``, ``level``); ``larger`` and ``smaller``, each a list of
+    groups (every class, then "all findings"): ``name``, ``findings``, ``patients``, ``scores`` (map: ``model``,
+    ``uniform``, ``prior`` -> score -> ``value`` and ``interval``: ``low``, ``high``, ``resamples``, ``left_out``) and
+    ``above_prior`` (score -> the same of the model's less the prior's); ``environment``; then ``extra``. What is not
+    defined is null.
 
     Args:
         folder: The run's folder.
@@ -57,8 +58,8 @@ def write_grounding_metrics(
         extra: More top-level entries, such as the thresholds.
     """
     metrics = {
-        "format": "medslip-metrics",
-        "version": 1,
+        "format": METRICS_FORMAT,
+        "version": METRICS_VERSION,
         "task": "grounding",
         "data": data,
         "bootstrap": {"resamples": resamples, "seed": seed, "unit": "patient", "level": 0.95},

@@ -66,10 +66,16 @@ class MapPair:
     Attributes:
         grid: The map, any number of cells, upsampled to the image.
         patches: The map at the model's patches, for the published pointing rule.
+        centre: The point of a cell that the grid's value stands for; see ``heat_map``.
     """
 
     grid: Floats
     patches: Floats
+    centre: float = 0.5
+
+    def heat_map(self, height: int, width: int) -> npt.NDArray[np.float64]:
+        """The map on height x width pixels, 0..1."""
+        return heat_map(self.grid, height, width, self.centre)
 
 
 @dataclass(frozen=True)
@@ -131,7 +137,7 @@ def score_case(answer: MapPair, truth: Truth, threshold: float, box_iou: float) 
         box_iou: The IoU at which a predicted box finds a true one.
     """
     height, width = truth.region.shape
-    heat = heat_map(answer.grid, height, width)
+    heat = answer.heat_map(height, width)
     inside = box_region(truth.boxes, height, width)
     iou, dice = overlap(heat, truth.region, np.array([threshold]))
     boxes, confidences = predicted_boxes(heat, threshold)

@@ -20,9 +20,17 @@ import torch
 
 from medslip.evaluation.bootstrap import Interval
 from medslip.evaluation.classification import SCORES, ClassScores, MacroScores, Scores, summarise
+from medslip.evaluation.judgement import Judgement
+from medslip.evaluation.operating_points import OperatingPoint
+from medslip.evaluation.subgroups import Comparison
 from medslip.version import __version__
 
-_FORMAT, _VERSION = "medslip-metrics", 1
+METRICS_FORMAT = "medslip-metrics"
+"""What every metrics.json calls itself."""
+
+METRICS_VERSION = 2
+"""Of every metrics.json; raised whenever a key changes its meaning or is added."""
+
 _PACKAGES = ("torch", "torchvision", "transformers", "numpy", "scikit-learn", "pandas", "pydicom")
 
 
@@ -107,16 +115,29 @@ def write_metrics(
     leave_out: Sequence[str] = (),
     device: str = "cpu",
     extra: Mapping[str, Any] | None = None,
+    judgement: Judgement | None = None,
 ) -> None:
     """Write metrics.json.
 
-    Its shape, version 1: ``format``, ``version``, ``task``; ``data`` (as given, with ``images`` and
+    Its shape, version 2: ``format``, ``version``, ``task``; ``data`` (as given, with ``images`` and
     ``patients``); ``bootstrap`` (``resamples``, ``seed``, ``unit``, ``level``); ``classes``, a list of
     ``name``, ``positives``, ``negatives``, ``undefined`` (why there are no scores, else null), ``auroc``,
     ``average_precision``, ``max_f1``, ``threshold``, ``accuracy``, and ``intervals`` (score -> ``low``,
     ``high``, ``resamples``, ``left_out``); ``macro``, the mean over all classes that have scores (``name``,
     ``classes``, ``left_out`` with reasons, the four scores, ``intervals``); ``macro_without``, class -> the
-    mean without it; ``environment``; then ``extra``. What is not defined is null.
+    mean without it; then, new in version 2 and null without a judgement:
+
+    - ``calibration``: ``bins`` (at most so many), ``simulations``, ``validation`` (``name``, ``images``, ``patients`` of the
+      validation images, null where there are none), ``classes``, a list of the attributes of ``calibration.ClassCalibration``
+      with ``recalibrated``: null, or ``slope``, ``intercept`` and the same scores after recalibration.
+    - ``operating_points``: null without validation images, else ``specificity``, ``validation`` as above, ``classes``, a list
+      of ``name``, ``undefined``, ``at_specificity`` and ``at_max_f1``, each with the attributes of
+      ``operating_points.OperatingPoint``. Both thresholds are chosen on validation; ``max_f1`` and ``threshold`` of the
+      entries ``classes`` above are chosen on these very images, as published.
+    - ``subgroups``: null where nothing is known of the images, else "sex", "age" or "view" -> the attributes of
+      ``subgroups.AttributeScores``.
+
+    Then ``environment`` and ``extra``. What is not defined is null.
 
     Args:
         folder: The run's folder.
@@ -127,14 +148,15 @@ def write_metrics(
             ignored.
         device: The torch device of the run.
         extra: More top-level entries, such as the checkpoint and the prompts.
+        judgement: Calibration, operating points and subgroups of the same images.
 
     Raises:
         ValueError: ``extra`` names an entry that is there already.
     """
     names = [entry.name for entry in scores.classes]
     metrics: dict[str, Any] = {
-        "format": _FORMAT,
-        "version": _VERSION,
+        "format": METRICS_FORMAT,
+        "version": METRICS_VERSION,
         "task": task,
         "data": {**data, "images": scores.images, "patients": scores.patients},
         "bootstrap": {
@@ -146,6 +168,7 @@ def write_metrics(
         "classes": [_class_entry(entry) for entry in scores.classes],
         "macro": asdict(summarise(scores)),
         "macro_without": {name: asdict(summarise(scores, (name,))) for name in leave_out if name in names},
+        **(judgement.entries() if judgement else dict.fromkeys(("calibration", "operating_points", "subgroups"))),
         "environment": environment(device),
     }
     for key, value in (extra or {}).items():
@@ -153,6 +176,22 @@ def write_metrics(
             raise ValueError(f"metrics.json has an entry {key!r} already")
         metrics[key] = value
     write_json(Path(folder) / "metrics.json", metrics)
+
+
+def write_unscored_metrics(
+    folder: Path, task: str, data: Mapping[str, Any], device: str = "cpu", extra: Mapping[str, Any] | None = None
+) -> None:
+    """Write metrics.json of images without labels: ``format``, ``version``, ``task``, ``data``, ``environment``, ``extra``.
+
+    Args:
+        folder: The run's folder.
+        task: As for ``write_metrics``.
+        data: What was classified.
+        device: The torch device of the run.
+        extra: More top-level entries.
+    """
+    head = {"format": METRICS_FORMAT, "version": METRICS_VERSION, "task": task, "data": data}
+    write_json(Path(folder) / "metrics.json", {**head, "environment": environment(device), **(extra or {})})
 
 
 def _class_entry(entry: ClassScores) -> dict[str, Any]:
@@ -166,11 +205,13 @@ def write_predictions(
     classes: Sequence[str],
     probabilities: npt.NDArray[np.floating],
     labels: npt.NDArray[np.int8] | None = None,
+    attributes: Mapping[str, Sequence[Any] | npt.NDArray[np.float64]] | None = None,
 ) -> None:
     """Write predictions.csv, one line an image.
 
     Columns: ``image``; ``patient`` (empty where unknown); one column a class, named after it, with the probability in
-    digits enough to give the same number back; with labels, ``label_<class>`` each: 1 present, 0 absent, -1 unknown.
+    digits enough to give the same number back; with labels, ``label_<class>`` each: 1 present, 0 absent, -1 unknown;
+    then ``view``, ``sex`` and ``age`` (years), each only where it is known of an image, and empty where it is not.
 
     Args:
         folder: The run's folder.
@@ -179,11 +220,16 @@ def write_predictions(
         classes: C names.
         probabilities: n x C.
         labels: n x C; None where there are none.
+        attributes: Column -> n texts, or n numbers, NaN where unknown.
     """
     columns: dict[str, Any] = {"image": [str(image) for image in images], "patient": list(patients)}
     columns |= {name: probabilities[:, k] for k, name in enumerate(classes)}
     if labels is not None:
         columns |= {f"label_{name}": labels[:, k] for k, name in enumerate(classes)}
+    for name, values in (attributes or {}).items():
+        column = pd.Series(values).replace("", np.nan)
+        if column.notna().any():
+            columns[name] = column
     path = Path(folder) / "predictions.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
@@ -217,12 +263,62 @@ def score_table(scores: Scores, leave_out: Sequence[str] = (), beside: tuple[str
         ]
         column = [name, *(_number(entry.auroc) for entry in entries)]
         lines = [[*line, cell] for line, cell in zip(lines, column, strict=True)]
-    widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
-    text = ["  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]) for name, *cells in lines]
-    rule = "-" * len(text[0])
-    text = [text[0], rule, *text[1 : len(names) + 1], rule, *text[len(names) + 1 :]]
+    text = _aligned(lines)
+    text.insert(len(names) + 2, text[1])
     text += [f"not in the mean: {name} ({why})" for name, why in macros[0].left_out.items()]
     return "\n".join(text)
+
+
+def judgement_table(judgement: Judgement) -> str:
+    """The judgement as text.
+
+    Returns:
+        A line a class: ECE [95 % interval], the ECE of a perfectly calibrated model, the ECE after recalibration, Brier score,
+        then, of the threshold at the specificity, the threshold and its scores. Below them a line an attribute: each compared
+        group's mean AUROC, the gap, and what is compared.
+    """
+    chosen = bool(judgement.points)
+    lines = [["class", "ECE [95 % interval]", "if perfect", *(["recalibrated"] if chosen else []), "Brier"]]
+    for entry in judgement.calibration:
+        cells = f"{_number(entry.ece)} {_span(entry.intervals.get('ece'))}".strip(), _number(entry.chance_ece)
+        lines.append([entry.name, *cells, *([""] if chosen else []), _number(entry.brier)])
+    for line, platt, after in zip(lines[1:], judgement.platt, judgement.recalibrated, strict=False):
+        line[3] = "-" if platt is None else _number(after.ece)
+    if chosen:
+        lines[0] += ["threshold", "sensitivity [95 % interval]", "specificity", "PPV", "NPV"]
+        for line, points in zip(lines[1:], judgement.points, strict=True):
+            line += _point_cells(points.at_specificity)
+    text = _aligned(lines)
+    if chosen:
+        known = (judgement.validation or {})["name"]
+        text.append(f"thresholds: specificity of at least {judgement.specificity:g} on {known}")
+    for attribute, scores in judgement.subgroups.items():
+        if "auroc" in scores.comparisons:
+            small = ", ".join(group.name for group in scores.groups if not group.compared)
+            left_out = f"; too few images of: {small}" if small else ""
+            text.append(f"AUROC by {attribute}: {_comparison(scores.comparisons['auroc'])}{left_out}")
+    return "\n".join(text)
+
+
+def _point_cells(point: OperatingPoint) -> list[str]:
+    sensitivity = f"{_number(point.sensitivity)} {_span(point.intervals.get('sensitivity'))}".strip()
+    others = (point.specificity, point.ppv, point.npv)
+    return [_number(point.chosen.threshold), sensitivity, *map(_number, others)]
+
+
+def _comparison(comparison: Comparison) -> str:
+    means = ", ".join(f"{mean.group} {_number(mean.value)} {_span(mean.interval)}".strip() for mean in comparison.means)
+    count = len(comparison.classes)
+    classes = f"mean of {count} class{'' if count == 1 else 'es'}"
+    gap = "" if comparison.gap is None else f"; gap {_number(comparison.gap)} {_span(comparison.interval)}".rstrip()
+    return f"{means}{gap} ({classes})"
+
+
+def _aligned(lines: list[list[str]]) -> list[str]:
+    """Lines of equal columns, the first one ruled off."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = ["  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]) for name, *cells in lines]
+    return [text[0], "-" * len(text[0]), *text[1:]]
 
 
 def _cells(entry: ClassScores | MacroScores) -> list[str]:

@@ -6,7 +6,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from medslip.model.image_encoder import Trunk, TrunkName, _load_torchvision_weights
+from medslip.model.image_encoder import Trunk, TrunkName, load_torchvision_weights
 
 
 class Classifier(nn.Module):
@@ -69,6 +69,6 @@ def fourth_stage(name: TrunkName, weights: str | None = None) -> nn.Module:
     """
     resnet = getattr(torchvision.models, name)(weights=None)
     if weights is not None:
-        _load_torchvision_weights(resnet, name, weights)
+        load_torchvision_weights(resnet, name, weights)
     stage: nn.Module = resnet.layer4
     return stage

@@ -16,6 +16,14 @@ from medslip.model.weights import load_strictly
 TrunkName = Literal["resnet18", "resnet50"]
 
 
+PATCH_CENTRE = 0.5 / 16
+"""The point of a patch that its features are centred on, as a share of its side: the middle of its first pixel.
+
+Every step of the trunk that halves the resolution pads on both sides, so its output i is centred on its input 2 i, and patch i
+on pixel 16 i. A map laid over the image as if patches saw their own middle lies half a patch too far down and to the right.
+"""
+
+
 class Streams(NamedTuple):
     """Patch features of both streams, each B x N x D."""
 
@@ -44,7 +52,7 @@ class Trunk(nn.Module):
         super().__init__()
         resnet = getattr(torchvision.models, name)(weights=None)
         if weights is not None:
-            _load_torchvision_weights(resnet, name, weights)
+            load_torchvision_weights(resnet, name, weights)
         self.conv1, self.bn1, self.relu, self.maxpool = resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool
         self.layer1, self.layer2, self.layer3 = resnet.layer1, resnet.layer2, resnet.layer3
         self.channels: int = resnet.layer4[0].conv1.in_channels
@@ -55,7 +63,8 @@ class Trunk(nn.Module):
         return self.layer3(self.layer2(self.layer1(x)))
 
 
-def _load_torchvision_weights(resnet: nn.Module, name: TrunkName, weights: str) -> None:
+def load_torchvision_weights(resnet: nn.Module, name: TrunkName, weights: str) -> None:
+    """Fill a torchvision ResNet; name, weights and errors are those of Trunk."""
     if Path(weights).is_file():
         try:
             state = torch.load(weights, map_location="cpu", weights_only=True)

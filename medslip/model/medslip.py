@@ -32,6 +32,7 @@ class ModelConfig:
         decoder_heads: Attention heads of each layer.
         feed_forward: Hidden width of the decoders' feed-forward part.
         dropout: Dropout probability in decoders and heads.
+        null_patch: Whether queries can also look at a patch of zeros, where there is nothing to see; not in the published form.
         similarity: How the contrastive losses compare: "dot" as published, or "cosine" with a learnt temperature; ProtoCL's
             cosine is that of text embeddings about their mean.
         initialisation: Of everything but the trunk: "published" draws every linear weight from N(0, 0.02); "scaled" keeps the
@@ -45,6 +46,7 @@ class ModelConfig:
     decoder_heads: int = 4
     feed_forward: int = 1024
     dropout: float = 0.1
+    null_patch: bool = False
     similarity: Similarity = "cosine"
     initialisation: Literal["scaled", "published"] = "scaled"
 
@@ -92,7 +94,7 @@ class MeDSLIPOutput:
 
     @property
     def pathology_attention(self) -> Tensor | None:
-        """B x P x N, mean over heads and layers; each query's map sums to 1."""
+        """B x P x N, mean over heads and layers; each query's map sums to 1, to less with a null patch."""
         return None if self.pathology_maps is None else self.pathology_maps.mean(dim=(1, 2))
 
     @property
@@ -236,7 +238,12 @@ def build_model(config: ModelConfig, pathology_prompts: Tensor, anatomy_prompts:
 
     def decoder() -> QueryDecoder:
         return QueryDecoder(
-            config.width, config.decoder_layers, config.decoder_heads, config.feed_forward, config.dropout
+            config.width,
+            config.decoder_layers,
+            config.decoder_heads,
+            config.feed_forward,
+            config.dropout,
+            config.null_patch,
         )
 
     model = MeDSLIP(

@@ -21,7 +21,8 @@ from medslip.data.splits import SPLITS, split_of
 from medslip.data.transforms import EvaluationTransform
 from medslip.errors import InputError
 from medslip.evaluation.figures import finetuning_curves
-from medslip.evaluation.run_folder import environment, write_json
+from medslip.evaluation.run_folder import METRICS_FORMAT, METRICS_VERSION, environment, write_json
+from medslip.files import to_json, write_text
 from medslip.model.image_encoder import Trunk, TrunkName
 from medslip.model.weights import load_strictly, read_tensors, write_tensors
 from medslip.tasks.weights import newest_phantom_checkpoint
@@ -228,10 +229,7 @@ def choose_labels(
 
 def write_names(path: Path, names: Sequence[Path]) -> None:
     """Write a list file, one image a line."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(f"{name}\n" for name in names))
-    partial.replace(path)
+    write_text(path, "".join(f"{name}\n" for name in names))
 
 
 @dataclass(frozen=True)
@@ -284,7 +282,7 @@ class Fit:
 
         def save_best(progress: Progress, values: dict[str, float]) -> None:
             about = {"format": "medslip-finetuned", "version": 1, **card, "step": progress.step, "validation": values}
-            write_tensors(best, objective.model.state_dict(), {"card": json.dumps(about)})
+            write_tensors(best, objective.model.state_dict(), {"card": to_json(about)})
 
         trainer = Trainer(self.train, self.optim, self.world, self.folder, loss_names, validate, save_best)
         trainer.fit(objective, batches)
@@ -338,8 +336,8 @@ def write_summary(
     names = [name for name in next(iter(runs.values())) if all(name in values for values in runs.values())]
     scores = {name: spread([values[name] for values in runs.values()]) for name in names}
     metrics = {
-        "format": "medslip-metrics", "version": 1, "task": task, "data": data, "seeds": list(runs), "scores": scores,
-        "start": start, "environment": environment(device),
+        "format": METRICS_FORMAT, "version": METRICS_VERSION, "task": task, "data": data, "seeds": list(runs),
+        "scores": scores, "start": start, "environment": environment(device),
     }  # fmt: skip
     write_json(output / "metrics.json", metrics)
     head = f"{'test score':28}" + "".join(f"{f'seed {seed}':>10}" for seed in runs) + f"{'mean':>10}{'deviation':>11}"

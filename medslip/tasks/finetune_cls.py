@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from medslip.data.checks import refuse_shared
+from medslip.data.checks import refuse_shared, refuse_without_scores
 from medslip.data.finetune_loading import Chosen, classified_training_loader
 from medslip.data.labelled import LabelledImages
 from medslip.data.loading import Batch, evaluation_loader, preload
@@ -20,7 +20,9 @@ from medslip.data.transforms import AugmentationConfig, TrainingTransform
 from medslip.errors import InputError
 from medslip.evaluation.classification import Scores, score, summarise
 from medslip.evaluation.figures import precision_recall_curves, roc_curves
-from medslip.evaluation.run_folder import score_table, write_metrics, write_predictions
+from medslip.evaluation.judgement import judge
+from medslip.evaluation.report import write_report
+from medslip.evaluation.run_folder import judgement_table, score_table, write_metrics, write_predictions
 from medslip.labels import PRESENT
 from medslip.model.classifier import Classifier, LinearProbe, fourth_stage
 from medslip.tasks.finetune import (
@@ -40,9 +42,23 @@ from medslip.tasks.finetune import (
     write_names,
     write_summary,
 )
-from medslip.tasks.run_start import PHANTOM, RUNS, begin_run, config_to_dict, refuse_used, timestamp
+from medslip.tasks.run_start import (
+    PHANTOM,
+    RUNS,
+    begin_run,
+    config_to_dict,
+    nothing_half_written,
+    refuse_used,
+    timestamp,
+)
 from medslip.tasks.weights import newest_phantom_checkpoint
-from medslip.tasks.zeroshot_cls import ImagesConfig, read_images
+from medslip.tasks.zeroshot_cls import (
+    ImagesConfig,
+    attributes_of,
+    draw_judgement,
+    read_images,
+    refuse_bad_specificity,
+)
 from medslip.training.distributed import Device, Processes, processes
 from medslip.training.engine import TrainConfig, Validation
 from medslip.training.finetuning import CLASSIFICATION_LOSSES, ClassificationObjective
@@ -102,6 +118,7 @@ class FinetuneClsConfig:
         train: The loop.
         optim: The optimiser; the published recipe is a constant learning rate of 1e-5.
         seeds: One run each: first weights, order, augmentation, and which labels a share below 1 chooses.
+        specificity: Operating points, chosen on the validation images: the highest sensitivity at this specificity, 0..1.
         resamples: Bootstrap resamples of patients.
         device: Where to compute.
         output: The run folder; None takes runs/finetune_cls/DATE-TIME.
@@ -116,12 +133,14 @@ class FinetuneClsConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     optim: OptimConfig = field(default_factory=finetuning_optim)
     seeds: tuple[int, ...] = (0,)
+    specificity: float = 0.9
     resamples: int = 1000
     device: Device = "auto"
     output: Path | None = None
 
     def __post_init__(self) -> None:
         refuse_bad_seeds(self.seeds, self.train)
+        refuse_bad_specificity(self.specificity)
         if self.linear_probe and self.fourth_stage:
             raise InputError("fourth_stage: a linear probe has none; leave one of them out")
 
@@ -146,9 +165,10 @@ class _Part:
 def run(config: FinetuneClsConfig, show: bool = True) -> Path:
     """Fine-tune once for each seed; returns the run folder.
 
-    It then holds config.yaml, metrics.json (mean and deviation over seeds), valid_list.txt and test_list.txt; and for each
-    seed a folder seed_N with train_list.txt, best.safetensors, log.jsonl, tensorboard/, losses.png, metrics.json,
-    predictions.csv, roc.png and precision_recall.png, of the test images.
+    It then holds config.yaml, metrics.json (mean and deviation over seeds), report.html, valid_list.txt and test_list.txt; and
+    for each seed a folder seed_N with train_list.txt, best.safetensors, log.jsonl, tensorboard/, losses.png, metrics.json,
+    predictions.csv, roc.png, precision_recall.png, calibration.png and, where sex, age or view are known, subgroups.png, of
+    the test images. The validation images, which chose the epoch, choose the operating points and the recalibration too.
 
     Args:
         config: What to learn from what.
@@ -166,7 +186,7 @@ def run(config: FinetuneClsConfig, show: bool = True) -> Path:
     strata = [" ".join(map(str, row)) for row in labels.tolist()]
     chosen = choose_labels(strata, (labels == PRESENT).any(axis=1), config.data.fraction, config.seeds)
     config = replace(config, checkpoint=checkpoint, output=output)
-    with processes(config.device) as world:
+    with processes(config.device) as world, nothing_half_written(output):
         if world.is_main:
             begin_run(output, config)
             for name in ("valid", "test"):
@@ -180,16 +200,19 @@ def run(config: FinetuneClsConfig, show: bool = True) -> Path:
             report = classification.report
             if world.is_main and seed == config.seeds[0]:
                 print(show_start(report))
-            scores = classification.run(chosen[seed], splits["test"])
+            scores, shown = classification.run(chosen[seed], splits["test"])
             runs[seed] = _values(scores)
             if world.is_main and show:
-                print(f"seed {seed}, test images\n{score_table(scores)}")
+                print(f"seed {seed}, test images\n{score_table(scores)}\n\n{shown}\n")
         if world.is_main:
             about = {"name": splits["test"].name, "fraction": config.data.fraction, "linear_probe": config.linear_probe}
             about |= {name: len(split) for name, split in splits.items()}
             table = write_summary(output, TASK, about, runs, report, str(world.device))
             if show:
                 print(f"{table}\n\nweights, predictions, metrics and figures: {output}")
+            page = write_report(output)
+            if show:
+                print(f"report: {page}")
     return output
 
 
@@ -222,6 +245,8 @@ def _read(config: ClassificationDataConfig) -> dict[str, LabelledImages]:
         if split.classes != train.classes:
             raise InputError(f"{split.name}: has other classes to {name} than to train ({', '.join(split.classes)})")
     refuse_shared(splits)
+    for split in splits.values():
+        refuse_without_scores(split)
     return splits
 
 
@@ -285,8 +310,12 @@ class _Classification:
         self._objective.to(world.device)
         self._valid_loader = self._loader(valid)
 
-    def run(self, chosen: Chosen, test: LabelledImages) -> Scores:
-        """Learn from the chosen images, choose the epoch on validation, then score the test images."""
+    def run(self, chosen: Chosen, test: LabelledImages) -> tuple[Scores, str]:
+        """Learn from the chosen images, choose the epoch on validation, then score the test images.
+
+        Returns:
+            The scores, and in the main process the judgement as text.
+        """
         data, config, folder = self._train.data, self._config, self._fit.folder
         repeated = np.tile(chosen, config.data.passes)
         if self._world.is_main:
@@ -312,14 +341,20 @@ class _Classification:
         part = _part(test, "test", config)
         probabilities, _ = self._examine(part, self._loader(part))
         scores = score(data.classes, part.labels, probabilities, test.patients, config.resamples)
+        validated, _ = self._examine(self._valid, self._valid_loader)
+        shown = ""
         if self._world.is_main:
             about = {"name": test.name, "part": "test", "learnt_from": len(chosen)}
             extra = {"seed": self._seed, "validation": best, "start": self.report}
-            write_metrics(folder, TASK, about, scores, device=str(self._world.device), extra=extra)
-            write_predictions(folder, test.paths, test.patients, data.classes, probabilities, part.labels)
+            judgement = judge(test, probabilities, (self._valid.data, validated), config.specificity, config.resamples)
+            shown = judgement_table(judgement)
+            write_metrics(folder, TASK, about, scores, device=str(self._world.device), extra=extra, judgement=judgement)
+            attributes = attributes_of(test)
+            write_predictions(folder, test.paths, test.patients, data.classes, probabilities, part.labels, attributes)
             roc_curves(folder / "roc.png", scores, part.labels, probabilities)
             precision_recall_curves(folder / "precision_recall.png", scores, part.labels, probabilities)
-        return scores
+            draw_judgement(folder, judgement, scores)
+        return scores, shown
 
     def _loader(self, part: _Part) -> Iterable[Batch]:
         shard = self._fit.shard(len(part.data), self._config.data.workers)

@@ -25,7 +25,8 @@ from medslip.data.masked import MaskedImages, read_phantom_masks
 from medslip.data.siim_acr import read_masks
 from medslip.errors import InputError
 from medslip.evaluation.figures import Tile, overview
-from medslip.evaluation.run_folder import environment, write_json
+from medslip.evaluation.report import write_report
+from medslip.evaluation.run_folder import METRICS_FORMAT, METRICS_VERSION, environment, write_json
 from medslip.evaluation.segmentation import (
     THRESHOLDS,
     Criterion,
@@ -52,7 +53,15 @@ from medslip.tasks.finetune import (
     write_names,
     write_summary,
 )
-from medslip.tasks.run_start import PHANTOM, RUNS, begin_run, config_to_dict, refuse_used, timestamp
+from medslip.tasks.run_start import (
+    PHANTOM,
+    RUNS,
+    begin_run,
+    config_to_dict,
+    nothing_half_written,
+    refuse_used,
+    timestamp,
+)
 from medslip.tasks.weights import newest_phantom_checkpoint
 from medslip.training.distributed import Device, Processes, processes
 from medslip.training.engine import TrainConfig, Validation
@@ -158,8 +167,8 @@ class _Part:
 def run(config: FinetuneSegConfig, show: bool = True) -> Path:
     """Fine-tune once for each seed; returns the run folder.
 
-    It then holds config.yaml, metrics.json (mean and deviation over seeds), valid_list.txt and test_list.txt; and for each
-    seed a folder seed_N with train_list.txt, best.safetensors, log.jsonl, tensorboard/, losses.png, metrics.json,
+    It then holds config.yaml, metrics.json (mean and deviation over seeds), report.html, valid_list.txt and test_list.txt; and
+    for each seed a folder seed_N with train_list.txt, best.safetensors, log.jsonl, tensorboard/, losses.png, metrics.json,
     predictions.csv and overlays.png, of the test images.
 
     Args:
@@ -190,7 +199,7 @@ def run(config: FinetuneSegConfig, show: bool = True) -> Path:
     strata = ["marked" if there else "empty" for there in marked]
     chosen = choose_labels(strata, marked, config.data.fraction, config.seeds)
     config = replace(config, checkpoint=checkpoint, output=output)
-    with processes(config.device) as world:
+    with processes(config.device) as world, nothing_half_written(output):
         if world.is_main:
             begin_run(output, config)
             for name in ("valid", "test"):
@@ -211,6 +220,9 @@ def run(config: FinetuneSegConfig, show: bool = True) -> Path:
             table = write_summary(output, TASK, about, runs, report, str(world.device))
             if show:
                 print(f"{table}\n\nweights, predictions, metrics and figures: {output}")
+            page = write_report(output)
+            if show:
+                print(f"report: {page}")
     return output
 
 
@@ -343,8 +355,8 @@ class _Segmentation:
             for name, value in scores.values.items()
         }
         metrics = {
-            "format": "medslip-metrics",
-            "version": 1,
+            "format": METRICS_FORMAT,
+            "version": METRICS_VERSION,
             "task": TASK,
             "data": {
                 "name": test.name,

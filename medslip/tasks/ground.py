@@ -45,6 +45,8 @@ from medslip.evaluation.grounding_scores import (
     score_case,
     score_groups,
 )
+from medslip.evaluation.report import write_report
+from medslip.model.image_encoder import PATCH_CENTRE
 from medslip.model.medslip import MeDSLIPOutput
 from medslip.predictor import Predictor, present_probability
 from medslip.tasks.run_start import PHANTOM, RUNS, begin_run, refuse_used, timestamp
@@ -186,7 +188,7 @@ class Case:
 def run(config: GroundConfig, show: bool = True) -> Mapping[str, Sequence[GroupScores]]:
     """Ground; returns the scores of larger and of smaller findings: every class, then all.
 
-    The run folder then holds config.yaml, scores.csv (a line a finding), metrics.json and overlays.png.
+    The run folder then holds config.yaml, scores.csv (a line a finding), metrics.json, overlays.png and report.html.
 
     Args:
         config: What to ground with what.
@@ -218,6 +220,9 @@ def run(config: GroundConfig, show: bool = True) -> Mapping[str, Sequence[GroupS
     _write(config, output, splits, scored, larger, answers, groups, thresholds, predictor)
     if show:
         _show(groups, thresholds, config, output)
+    report = write_report(output)
+    if show:
+        print(f"report: {report}")
     return groups
 
 
@@ -310,7 +315,7 @@ def _prior(splits: Splits, side: int) -> dict[str, MapPair]:
 
 
 def _answer(case: Case, chance: Mapping[str, Mapping[str, MapPair]], name: str) -> MapPair:
-    return MapPair(case.grid, case.grid) if name == "model" else chance[name][case.finding.label]
+    return MapPair(case.grid, case.grid, PATCH_CENTRE) if name == "model" else chance[name][case.finding.label]
 
 
 def _thresholds(cases: Sequence[Case], chance: Mapping[str, Mapping[str, MapPair]]) -> dict[str, float]:
@@ -319,7 +324,7 @@ def _thresholds(cases: Sequence[Case], chance: Mapping[str, Mapping[str, MapPair
     for case in tqdm(cases, desc="threshold", unit="finding", leave=False, mininterval=1):
         region = case.truth().region
         for name in MAPS:
-            iou, _ = overlap(heat_map(_answer(case, chance, name).grid, *case.frame), region)
+            iou, _ = overlap(_answer(case, chance, name).heat_map(*case.frame), region)
             curves[name].append(iou)
     return {name: choose_threshold(found) for name, found in curves.items()}
 
@@ -417,7 +422,7 @@ def _tile(name: str, case: Case, auroc: float) -> Tile:
     across, down = width / case.frame[1], height / case.frame[0]
     boxes = [(x * across, y * down, w * across, h * down) for x, y, w, h in case.finding.boxes]
     title = f"{name}: {case.finding.label}\npixel AUROC {auroc:.2f}, probability {case.probability:.2f}"
-    return Tile(image, title, heat_map(case.grid, *case.frame), boxes)
+    return Tile(image, title, heat_map(case.grid, *case.frame, PATCH_CENTRE), boxes)
 
 
 def _show(

@@ -158,7 +158,7 @@ class CsvConfig:
 
 
 @dataclass(frozen=True)
-class PublishedConfig:
+class PublishedFilesConfig:
     """Convert the authors' prepared files: train.json, valid.json, test.json and the dense label matrix.
 
     Attributes:
@@ -247,7 +247,7 @@ def run_csv(config: CsvConfig) -> PreparationSummary:
     return _finish(summary, output, config.cache_size, config.workers)
 
 
-def run_published(config: PublishedConfig) -> PreparationSummary:
+def run_published(config: PublishedFilesConfig) -> PreparationSummary:
     """Convert the authors' files."""
     summary = prepare_published(config.folder, config.output, config.images)
     return _finish(summary, config.output, config.cache_size, config.workers)
@@ -324,6 +324,6 @@ SUBCOMMANDS: dict[str, tuple[type, Callable[[Any], PreparationSummary]]] = {
     "openi": (OpenIConfig, run_openi),
     "cxr14": (Cxr14Config, run_cxr14),
     "csv": (CsvConfig, run_csv),
-    "published": (PublishedConfig, run_published),
+    "published": (PublishedFilesConfig, run_published),
 }
 """Source -> its config and what prepares it."""

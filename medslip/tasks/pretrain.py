@@ -18,6 +18,7 @@ from medslip.data.transforms import AugmentationConfig, EvaluationTransform, Tra
 from medslip.errors import InputError
 from medslip.evaluation.classification import Scores, score, summarise
 from medslip.evaluation.figures import loss_curves
+from medslip.evaluation.report import write_report
 from medslip.evaluation.run_folder import write_metrics
 from medslip.labels import LabelStore
 from medslip.losses import LossCounts, existence_of
@@ -108,7 +109,7 @@ def run(config: PretrainConfig) -> Path:
     """Pre-train; returns the best checkpoint.
 
     The run folder then holds config.yaml, best.safetensors (and .json), last.safetensors to resume from, log.jsonl,
-    tensorboard/, losses.png and metrics.json (validation scores of the best checkpoint).
+    tensorboard/, losses.png, metrics.json (validation scores of the best checkpoint) and report.html.
 
     Raises:
         InputError: Something in the data or the config cannot be used.
@@ -168,6 +169,7 @@ def run(config: PretrainConfig) -> Path:
             raise
         if world.is_main:
             loss_curves(config.output / "losses.png", read_log(config.output / "log.jsonl"))
+            print(f"report: {write_report(config.output)}")
     return config.output / "best.safetensors"
 
 

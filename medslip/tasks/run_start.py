@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from datetime import datetime
 from pathlib import Path
@@ -10,7 +12,8 @@ from typing import Any
 
 import yaml
 
-from medslip.errors import InputError
+from medslip.errors import InputError, one_line
+from medslip.files import write_text
 
 RUNS = Path("runs")
 """Where runs go unless the user says otherwise."""
@@ -65,9 +68,7 @@ def begin_run(folder: Path, config: Any, resume: bool = False) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder}: cannot be made ({error.strerror})") from None
-    partial = folder / "config.yaml.partial"
-    partial.write_text(yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=True))
-    partial.replace(folder / "config.yaml")
+    write_text(folder / "config.yaml", yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=True))
     return folder
 
 
@@ -75,6 +76,18 @@ def discard_start(folder: Path) -> None:
     """Remove what a run left that was stopped before its first save; leave anything else."""
     if folder.is_dir() and not {path.name for path in folder.iterdir()} - _STARTED:
         shutil.rmtree(folder)
+
+
+@contextmanager
+def nothing_half_written(folder: Path) -> Iterator[None]:
+    """Remove a run folder again where its input is refused before it holds any weights: there is nothing to lose in it."""
+    refuse_used(folder)
+    try:
+        yield
+    except InputError:
+        if not any(folder.rglob("best.safetensors")):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def differences(folder: Path, config: Any) -> list[str]:
@@ -87,7 +100,7 @@ def differences(folder: Path, config: Any) -> list[str]:
     try:
         before = yaml.safe_load(path.read_text())
     except (OSError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())}); name another --output") from None
+        raise InputError(f"{path}: cannot be read ({one_line(error)}); name another --output") from None
     old, new = _flat(before), _flat(config_to_dict(config))
     return sorted(
         key for key in (old.keys() | new.keys()) - _FREE_TO_CHANGE if old.get(key, None) != new.get(key, None)

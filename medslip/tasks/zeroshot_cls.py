@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -11,20 +11,31 @@ import numpy as np
 import numpy.typing as npt
 
 from medslip.data import covidx, rsna, siim_acr
+from medslip.data.checks import refuse_shared
 from medslip.data.cxr14 import read_authors_list, read_labelled
 from medslip.data.image_labels import class_pathologies, pathology_of
 from medslip.data.labelled import LabelledImages, read_folder
 from medslip.data.table import TableLayout, read_table
 from medslip.errors import InputError
 from medslip.evaluation.classification import Scores, score
-from medslip.evaluation.figures import precision_recall_curves, roc_curves
-from medslip.evaluation.run_folder import environment, score_table, write_json, write_metrics, write_predictions
+from medslip.evaluation.figures import precision_recall_curves, reliability_diagrams, roc_curves, subgroup_forest
+from medslip.evaluation.judgement import Judgement, judge
+from medslip.evaluation.report import write_report
+from medslip.evaluation.run_folder import (
+    judgement_table,
+    score_table,
+    write_metrics,
+    write_predictions,
+    write_unscored_metrics,
+)
 from medslip.labels import UNKNOWN
 from medslip.predictor import Predictor
 from medslip.tasks.run_start import PHANTOM, RUNS, begin_run, refuse_used, timestamp
 from medslip.tasks.weights import PublishedConfig, newest_phantom_checkpoint, open_weights
 from medslip.training.distributed import Device
 from medslip.vocabulary import CLASS_PROMPTS, NORMALITY, PATHOLOGIES
+
+TASK = "zero-shot classification"
 
 Kind = Literal["cxr14", "authors", "rsna", "siim_acr", "covidx", "table", "folder"]
 
@@ -64,6 +75,9 @@ class ZeroshotConfig:
     Attributes:
         checkpoint: The weights: ours, or the published .pth; None takes the newest phantom run's.
         data: Which images.
+        validation: Other labelled images of the same classes, no patient of which is among the scored ones: they choose the
+            operating points and fit a recalibration. None: neither.
+        specificity: Operating points: the highest sensitivity at this specificity, 0..1.
         prompt: Free-text queries: one as "class: text", or several as {class: text}. A class of the data set is then asked by
             it instead of a pathology; another name becomes a class of its own, without labels.
         fibrosis: ChestX-ray14's Fibrosis has no pathology of its own: ask the "published" catch-all, or by its own "prompt".
@@ -79,6 +93,8 @@ class ZeroshotConfig:
 
     checkpoint: Path | None = None
     data: ImagesConfig = field(default_factory=ImagesConfig)
+    validation: ImagesConfig | None = None
+    specificity: float = 0.9
     prompt: dict[str, str] | str = field(default_factory=dict)
     fibrosis: Literal["published", "prompt"] = "published"
     text_encoder: str | None = None
@@ -94,6 +110,15 @@ class ZeroshotConfig:
         for name, least in {"resamples": 0, "seed": 0, "batch_size": 1, "workers": 0}.items():
             if getattr(self, name) < least:
                 raise InputError(f"{name}: {getattr(self, name)} is less than {least}")
+        refuse_bad_specificity(self.specificity)
+        if self.validation is not None and self.validation.equalise != self.data.equalise:
+            raise InputError("validation.equalise: differs from data.equalise; the images must be treated alike")
+
+
+def refuse_bad_specificity(specificity: float) -> None:
+    """Raise InputError for a specificity outside 0..1."""
+    if not 0 <= specificity <= 1:
+        raise InputError(f"specificity: {specificity} is not within 0..1")
 
 
 @dataclass(frozen=True)
@@ -128,7 +153,8 @@ class Questions:
 def run(config: ZeroshotConfig, show: bool = True) -> Scores | None:
     """Classify; returns the scores, or None where there are no labels.
 
-    The run folder then holds config.yaml, predictions.csv, metrics.json and, with labels, roc.png and precision_recall.png.
+    The run folder then holds config.yaml, predictions.csv, metrics.json and, with labels, roc.png, precision_recall.png,
+    calibration.png and, where sex, age or view are known, subgroups.png; and report.html, which shows them.
 
     Args:
         config: What to classify with what.
@@ -141,8 +167,9 @@ def run(config: ZeroshotConfig, show: bool = True) -> Scores | None:
     refuse_used(output)
     checkpoint = config.checkpoint or newest_phantom_checkpoint()
     weights = open_weights(checkpoint, config.published)
-    images = read_images(config.data)
+    images = read_images(config.data, free_text_queries(config.prompt))
     questions = ask(images, config)
+    validation = _read_validation(images, config)
     config = replace(config, checkpoint=checkpoint, output=output)
     predictor = Predictor(
         weights,
@@ -153,8 +180,16 @@ def run(config: ZeroshotConfig, show: bool = True) -> Scores | None:
     )
     answers = predictor.classify(images.paths, questions.free_text, config.text_encoder)
     probabilities = answers.columns(questions.queries)
+    scored = len(images.classes)
+    chosen_on = None
+    if validation is not None:
+        others = predictor.classify(validation.paths, questions.free_text, config.text_encoder)
+        chosen_on = validation, others.columns(questions.queries)[:, :scored]
     begin_run(output, config)
-    write_predictions(output, images.paths, images.patients, questions.classes, probabilities, questions.labels(images))
+    labels = questions.labels(images)
+    write_predictions(
+        output, images.paths, images.patients, questions.classes, probabilities, labels, attributes_of(images)
+    )
     about = {
         "checkpoint": str(checkpoint),
         "provenance": weights.card.provenance,
@@ -162,26 +197,70 @@ def run(config: ZeroshotConfig, show: bool = True) -> Scores | None:
     }
     data = {"name": images.name, "kind": config.data.kind, "path": str(config.data.path)}
     if images.labels is None:
-        plain = {"task": "zero-shot classification", "data": data, "environment": environment(str(predictor.device))}
-        write_json(output / "metrics.json", {"format": "medslip-metrics", "version": 1, **plain, **about})
+        write_unscored_metrics(output, TASK, data, str(predictor.device), about)
         print(f"{len(images)} images classified, no labels to score against: {output}/predictions.csv")
+        print(f"report: {write_report(output)}")
         return None
-    scored = len(images.classes)
     scores = score(
         images.classes, images.labels, probabilities[:, :scored], images.patients, config.resamples, config.seed
     )
     leave_out = ("Fibrosis",) if config.data.kind in ("cxr14", "authors") else ()
-    write_metrics(output, "zero-shot classification", data, scores, leave_out, str(predictor.device), about)
+    judgement = judge(images, probabilities[:, :scored], chosen_on, config.specificity, config.resamples, config.seed)
+    write_metrics(output, TASK, data, scores, leave_out, str(predictor.device), about, judgement)
     roc_curves(output / "roc.png", scores, images.labels, probabilities[:, :scored])
     precision_recall_curves(output / "precision_recall.png", scores, images.labels, probabilities[:, :scored])
+    draw_judgement(output, judgement, scores)
     if show:
-        print(score_table(scores, leave_out))
+        print(f"{score_table(scores, leave_out)}\n\n{judgement_table(judgement)}")
+        if validation is None:
+            print("no validation images: no operating points and no recalibration; name them as --validation.kind ...")
         print(f"\npredictions, metrics and figures: {output}")
+    report = write_report(output)
+    if show:
+        print(f"report: {report}")
     return scores
 
 
-def read_images(config: ImagesConfig) -> LabelledImages:
+def draw_judgement(folder: Path, judgement: Judgement, scores: Scores) -> None:
+    """Draw calibration.png and, where there are subgroups to compare, subgroups.png.
+
+    Args:
+        folder: The run's folder.
+        judgement: What to draw.
+        scores: The scores of all images.
+    """
+    reliability_diagrams(folder / "calibration.png", judgement.calibration, judgement.recalibrated)
+    if any("auroc" in by.comparisons for by in judgement.subgroups.values()):
+        subgroup_forest(folder / "subgroups.png", judgement.subgroups, scores)
+
+
+def attributes_of(images: LabelledImages) -> dict[str, list[str] | npt.NDArray[np.float64]]:
+    """What is known of the images, as columns of predictions.csv."""
+    return {"view": images.views, "sex": images.sexes, "age": images.ages}
+
+
+def _read_validation(images: LabelledImages, config: ZeroshotConfig) -> LabelledImages | None:
+    """The validation images, with the classes of the others and no patient of theirs."""
+    if config.validation is None:
+        return None
+    if images.labels is None:
+        raise InputError(f"validation: {images.name} has no labels, so nothing is scored; leave validation out")
+    validation = read_images(config.validation)
+    if validation.labels is None:
+        raise InputError(f"{validation.name}: the validation images have no labels")
+    if validation.classes != images.classes:
+        has, needed = ", ".join(validation.classes), ", ".join(images.classes)
+        raise InputError(f"{validation.name}: the validation images have the classes {has} instead of {needed}")
+    refuse_shared({"validation": validation, "data": images})
+    return validation
+
+
+def read_images(config: ImagesConfig, asked: Collection[str] = ()) -> LabelledImages:
     """The images and labels that the config names.
+
+    Args:
+        config: Which.
+        asked: Classes that a prompt answers for: a table may have them though they are no pathology.
 
     Raises:
         InputError: They cannot be read.
@@ -198,7 +277,7 @@ def read_images(config: ImagesConfig) -> LabelledImages:
         return covidx.read_labelled(config.path, config.split or "test")
     if config.kind == "folder":
         return read_folder(config.path)
-    return read_table(config.path, config.table, config.images, config.split).images
+    return read_table(config.path, config.table, config.images, config.split, asked).images
 
 
 def free_text_queries(prompt: dict[str, str] | str) -> dict[str, str]:
@@ -256,14 +335,14 @@ def embedded_default() -> ZeroshotConfig:
 
 
 def held_out_phantoms(corpus: Path, checkpoint: Path, output: Path | None) -> ZeroshotConfig:
-    """Classify the test split of a phantom corpus."""
+    """Classify the test split of a phantom corpus, with operating points chosen on its valid split."""
     table = corpus / "findings.csv"
     if not table.is_file():
         raise InputError(
             f"{table}: no phantom corpus; make one with: python scripts/make_phantom.py (or: medslip make_phantom)"
         )
-    data = ImagesConfig(kind="table", path=table, split="test")
-    return ZeroshotConfig(checkpoint=checkpoint, data=data, output=output)
+    data, validation = (ImagesConfig(kind="table", path=table, split=split) for split in ("test", "valid"))
+    return ZeroshotConfig(checkpoint=checkpoint, data=data, validation=validation, output=output)
 
 
 COMMAND = (ZeroshotConfig, run)

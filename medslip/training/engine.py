@@ -23,6 +23,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from medslip.errors import InputError
+from medslip.files import to_json, write_text
 from medslip.training.distributed import Processes, without_sync
 from medslip.training.optim import OptimConfig, learning_rate_at, make_optimizer
 from medslip.training.state import Progress, load_state, save_state
@@ -241,7 +242,7 @@ class Trainer:
         # NaN beats nothing, and nothing would ever beat it.
         best = not math.isnan(found.score) and (progress.best_score is None or found.score > progress.best_score)
         if best:
-            progress.best_score, progress.best_step = found.score, progress.step
+            progress.best_score = found.score
         values = found.values | {"epoch": epoch + 1}
         log.write("validation", progress.step, values)
         if self.processes.is_main:
@@ -290,9 +291,7 @@ class _Log:
         if active:
             path = folder / "log.jsonl"
             kept = [line for line in read_log(path) if line["step"] <= step] if path.exists() and step else []
-            partial = path.with_name("log.jsonl.partial")
-            partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-            partial.replace(path)
+            write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
             self._file = path.open("a")
             # Events at the step of the state were written before it was saved; only later ones are of a future undone.
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
@@ -301,7 +300,7 @@ class _Log:
         if self._file is None or self._board is None:
             return
         line = {"kind": kind, "step": step, "time": round(time.time(), 1)} | values
-        self._file.write(json.dumps({k: None if v != v else v for k, v in line.items()}) + "\n")
+        self._file.write(to_json(line) + "\n")
         self._file.flush()
         for name, value in values.items():
             self._board.add_scalar(f"{kind}/{name}", value, step)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
@@ -20,13 +20,11 @@ class Progress:
     Attributes:
         step: Optimiser steps done.
         best_score: Best validation score so far, None before the first.
-        best_step: When that was.
         steps_per_epoch: To notice that a run is resumed with other data or batch size.
     """
 
     step: int = 0
     best_score: float | None = None
-    best_step: int = 0
     steps_per_epoch: int = 0
 
 
@@ -60,4 +58,6 @@ def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -
             state.setdefault(int(index), {})[key] = tensor
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
-    return Progress(**json.loads(metadata["progress"]))
+    saved = json.loads(metadata["progress"])
+    # Earlier versions also wrote what nothing reads any more.
+    return Progress(**{field.name: saved[field.name] for field in fields(Progress)})

@@ -74,5 +74,5 @@ def test_a_folder_that_is_no_corpus_is_refused(tmp_path):
 def test_a_mask_of_another_size_is_refused(tmp_path):
     for name, shape in (("image.png", (8, 8)), ("mask.png", (8, 9))):
         Image.fromarray(np.zeros(shape, np.uint8)).save(tmp_path / name)
-    with pytest.raises(InputError, match=r"mask\.png: a mask of 9 x 8 pixels .* 8 x 8"):
+    with pytest.raises(InputError, match=r"mask\.png: the mask has 9 x 8 pixels, its image .* 8 x 8"):
         MaskFiles([tmp_path / "image.png"], [[tmp_path / "mask.png"]])(0)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medslip.evaluation.calibration import calibration
 from medslip.evaluation.classification import score
 from medslip.evaluation.figures import (
     LOSS_PARTS,
@@ -15,8 +16,11 @@ from medslip.evaluation.figures import (
     loss_curves,
     overview,
     precision_recall_curves,
+    reliability_diagrams,
     roc_curves,
+    subgroup_forest,
 )
+from medslip.evaluation.subgroups import subgroups
 
 
 def assert_picture(path: Path, smallest: tuple[int, int]) -> np.ndarray:
@@ -39,6 +43,28 @@ def test_curves_are_drawn_with_undefined_classes_and_unknown_labels(draw, classe
     scores = score([f"class_{k}" for k in range(classes)], labels, probabilities, resamples=5)
     draw(tmp_path / "new" / "curves.png", scores, labels, probabilities)
     assert_picture(tmp_path / "new" / "curves.png", (300, 500))
+
+
+@pytest.mark.parametrize("recalibrated", [True, False])
+def test_reliability_diagrams_are_drawn_with_undefined_classes(recalibrated, tmp_path):
+    """A class without positives would end the run after hours, at its last figure."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, (80, 3)).astype(np.int8)
+    labels[:, 0] = 0
+    found = calibration(["a_b", "c", "d"], labels, rng.random((80, 3)), [""] * 80, 0)
+    reliability_diagrams(tmp_path / "calibration.png", found, found if recalibrated else ())
+    assert_picture(tmp_path / "calibration.png", (300, 500))
+
+
+@pytest.mark.parametrize("resamples", [0, 5])
+def test_subgroups_are_drawn_with_and_without_intervals(resamples, tmp_path):
+    """No figure where no interval was asked for."""
+    rng = np.random.default_rng(0)
+    labels, probabilities = rng.integers(0, 2, (120, 2)).astype(np.int8), rng.random((120, 2))
+    attributes = {"sex": ["M", "F", ""] * 40, "view": ["PA"] * 120}
+    found = subgroups(["a", "b"], labels, probabilities, [""] * 120, attributes, None, resamples)
+    subgroup_forest(tmp_path / "subgroups.png", found, score(["a", "b"], labels, probabilities, resamples=resamples))
+    assert_picture(tmp_path / "subgroups.png", (200, 900))
 
 
 def entry(step: int) -> dict[str, float]:

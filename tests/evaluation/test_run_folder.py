@@ -9,13 +9,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from medslip.data.labelled import LabelledImages
 from medslip.evaluation.classification import Scores, score
+from medslip.evaluation.judgement import judge
 from medslip.evaluation.run_folder import (
+    METRICS_FORMAT,
+    METRICS_VERSION,
     environment,
+    judgement_table,
     score_table,
     write_json,
     write_metrics,
     write_predictions,
+    write_unscored_metrics,
 )
 from medslip.version import __version__
 
@@ -67,7 +73,7 @@ def test_metrics_have_the_documented_shape_and_no_nan(tmp_path):
         extra={"checkpoint": "c"},
     )
     metrics = read_strictly(tmp_path / "metrics.json")
-    assert (metrics["format"], metrics["version"]) == ("medslip-metrics", 1)
+    assert (metrics["format"], metrics["version"]) == ("medslip-metrics", 2)
     assert metrics["data"] == {"name": "x", "images": 120, "patients": 60}
     assert metrics["bootstrap"] == {"resamples": 30, "seed": 0, "unit": "patient", "level": 0.95}
     mass, _, hernia = metrics["classes"]
@@ -78,6 +84,69 @@ def test_metrics_have_the_documented_shape_and_no_nan(tmp_path):
     assert metrics["macro"]["left_out"] == {"Hernia": "no positives"}
     assert metrics["macro_without"]["Fibrosis"]["auroc"] == mass["auroc"]
     assert metrics["checkpoint"] == "c"
+    assert [metrics[key] for key in ("calibration", "operating_points", "subgroups")] == [None] * 3
+
+
+def labelled(seed: int, sexes: bool = True) -> tuple[LabelledImages, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, (120, 3)).astype(np.int8)
+    labels[:, 2] = 0
+    images = LabelledImages(
+        f"made {seed}", tuple(CLASSES), [Path(f"{seed}-{k}.png") for k in range(120)], labels,
+        [f"{seed}-{k // 2}" for k in range(120)], [""] * 120, ["M", "F"] * 60 if sexes else [""] * 120, np.full(120, np.nan),
+    )  # fmt: skip
+    return images, rng.uniform(0.2 * labels, 0.6 + 0.4 * labels)
+
+
+def test_metrics_hold_the_judgement_beside_the_scores(tmp_path):
+    """A reader who must judge the model would not find where it was calibrated, chosen, or compared."""
+    images, probabilities = labelled(0)
+    judgement = judge(images, probabilities, labelled(1), 0.8, 30)
+    write_metrics(tmp_path, "t", {}, example(), judgement=judgement)
+    metrics = read_strictly(tmp_path / "metrics.json")
+    mass, _, hernia = metrics["calibration"]["classes"]
+    assert 0 <= mass["recalibrated"]["ece"] < mass["ece"] <= 1
+    assert sum(each["images"] for each in mass["bins"]) == 120
+    assert (hernia["undefined"], hernia["ece"], hernia["recalibrated"]) == ("no positives", None, None)
+    assert metrics["calibration"]["validation"] == {"name": "made 1", "images": 120, "patients": 60}
+    assert metrics["operating_points"]["specificity"] == 0.8
+    point = metrics["operating_points"]["classes"][0]["at_specificity"]
+    assert point["chosen"]["validation_specificity"] >= 0.8
+    assert point["intervals"]["ppv"]["low"] <= point["ppv"] <= point["intervals"]["ppv"]["high"]
+    assert list(metrics["subgroups"]) == ["sex"]
+    assert metrics["subgroups"]["sex"]["comparisons"]["auroc"]["classes"] == ["Mass", "Fibrosis"]
+
+
+def test_without_validation_or_attributes_their_entries_are_null(tmp_path):
+    """Thresholds chosen on test would pass for honest ones."""
+    images, probabilities = labelled(0, sexes=False)
+    write_metrics(tmp_path, "t", {}, example(), judgement=judge(images, probabilities, None, resamples=0))
+    metrics = read_strictly(tmp_path / "metrics.json")
+    assert metrics["operating_points"] is None
+    assert metrics["subgroups"] is None
+    assert metrics["calibration"]["validation"] is None
+    assert metrics["calibration"]["classes"][0]["recalibrated"] is None
+
+
+def test_unscored_metrics_carry_the_format(tmp_path):
+    """A reader could not tell what the file is."""
+    write_unscored_metrics(tmp_path, "t", {"name": "x"}, extra={"checkpoint": "c"})
+    metrics = read_strictly(tmp_path / "metrics.json")
+    assert (metrics["format"], metrics["version"]) == (METRICS_FORMAT, METRICS_VERSION)
+    assert set(metrics) == {"format", "version", "task", "data", "environment", "checkpoint"}
+
+
+@pytest.mark.parametrize("validated", [True, False])
+def test_the_judgement_table_has_equal_lines_and_no_nan(validated):
+    """Columns that slip under another heading."""
+    images, probabilities = labelled(0)
+    judgement = judge(images, probabilities, labelled(1) if validated else None, 0.8, 20)
+    lines = judgement_table(judgement).splitlines()
+    assert len({len(line) for line in lines[:5]}) == 1
+    assert ("threshold" in lines[0]) == validated
+    assert lines[4].split()[:3] == ["Hernia", "-", "-"]
+    assert any(line.startswith("AUROC by sex: F 0.") for line in lines)
+    assert "nan" not in "".join(lines).lower()
 
 
 def test_metrics_cannot_be_overwritten_by_extra_entries(tmp_path):
@@ -105,6 +174,14 @@ def test_predictions_give_the_same_numbers_back(dtype, tmp_path):
     assert np.array_equal(table[[f"label_{name}" for name in CLASSES]].to_numpy(), labels)
     assert list(table["patient"]) == patients
     assert table["image"][0] == "a/0, odd.png"
+
+
+def test_predictions_tell_view_sex_and_age_where_they_are_known(tmp_path):
+    """Two runs could not be compared by subgroup; an unknown age must not read as a number."""
+    attributes = {"view": ["", "PA"], "sex": ["", ""], "age": np.array([np.nan, 61])}
+    write_predictions(tmp_path, ["a.png", "b.png"], ["", ""], ["Mass"], np.array([[0.25], [0.5]]), None, attributes)
+    expected = "image,patient,Mass,view,age\na.png,,0.25,,\nb.png,,0.5,PA,61.0\n"
+    assert (tmp_path / "predictions.csv").read_text() == expected
 
 
 def test_predictions_without_labels_have_no_label_columns(tmp_path):

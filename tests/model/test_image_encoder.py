@@ -5,7 +5,7 @@ import torch
 import torchvision
 
 from medslip.errors import InputError
-from medslip.model.image_encoder import ImageEncoder, Trunk
+from medslip.model.image_encoder import PATCH_CENTRE, ImageEncoder, Trunk
 
 
 @pytest.mark.parametrize(("name", "channels"), [("resnet18", 256), ("resnet50", 1024)])
@@ -78,3 +78,20 @@ def test_unusable_trunk_weights_are_one_line(tmp_path):
             Trunk("resnet18", weights)
         assert "model.trunk_weights" in str(refused.value)
         assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_a_patch_is_centred_on_its_first_pixel(name):
+    """Heat maps are laid over the image by this; half a patch aside, they would point beside every small finding."""
+    trunk = Trunk(name).eval()
+    trunk.maxpool = torch.nn.AvgPool2d(3, stride=2, padding=1)  # a maximum has no centre
+    for module in trunk.modules():
+        if isinstance(module, torch.nn.Conv2d):  # all alike: what a patch sees is then its receptive field alone
+            torch.nn.init.constant_(module.weight, 1 / module.weight[0].numel())
+    images = torch.ones(1, 3, 448, 448, requires_grad=True)
+    trunk(images)[0, :, 13, 14].sum().backward()
+    seen = images.grad[0].sum(0).double()
+    pixels = torch.arange(448) + 0.5
+    centre = (seen.sum(1) @ pixels.double() / seen.sum(), seen.sum(0) @ pixels.double() / seen.sum())
+    expected = ((13 + PATCH_CENTRE) * 16, (14 + PATCH_CENTRE) * 16)
+    assert centre == pytest.approx(expected, abs=0.1)

@@ -14,8 +14,9 @@ import torch
 import torchvision
 from PIL import Image
 
-from medslip.checkpoints import load_checkpoint
+from medslip.checkpoints import load_checkpoint, load_finetuned
 from medslip.cli import parse, run_task
+from medslip.data.images import read_image
 from medslip.data.joint_transforms import JointAugmentationConfig
 from medslip.data.transforms import AugmentationConfig
 from medslip.errors import InputError
@@ -103,7 +104,7 @@ def test_segmentation_learns_and_leaves_a_whole_run_folder(seg):
     """Bright squares on noise: a segmenter that does not find them does not learn, or learns the wrong masks."""
     output = finetune_seg.run(replace(seg, seeds=(0, 1)), show=False)
     assert {path.name for path in output.iterdir()} == {
-        "config.yaml", "metrics.json", "valid_list.txt", "test_list.txt", "seed_0", "seed_1",
+        "config.yaml", "metrics.json", "report.html", "valid_list.txt", "test_list.txt", "seed_0", "seed_1",
     }  # fmt: skip
     assert not list(output.rglob("*.partial"))
     summary = json.loads((output / "metrics.json").read_text())
@@ -169,11 +170,13 @@ def test_classification_leaves_a_whole_run_folder(cls, linear_probe):
     folder = output / "seed_0"
     assert {path.name for path in folder.iterdir()} == {
         "train_list.txt", "best.safetensors", "log.jsonl", "tensorboard", "losses.png", "metrics.json",
-        "predictions.csv", "roc.png", "precision_recall.png",
+        "predictions.csv", "roc.png", "precision_recall.png", "calibration.png",
     }  # fmt: skip
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["format"] == "medslip-metrics"
     assert metrics["data"]["images"] == len(lines_of(output / "test_list.txt")) == 30
+    assert metrics["operating_points"]["validation"]["images"] == len(lines_of(output / "valid_list.txt"))
+    assert metrics["calibration"]["classes"][0]["ece"] is not None
     summary = json.loads((output / "metrics.json").read_text())
     assert summary["scores"]["auroc"]["values"] == [metrics["macro"]["auroc"]]
     assert summary["scores"]["auroc"]["deviation"] is None
@@ -281,3 +284,34 @@ def test_bad_input_is_one_line_and_status_2(corpus, tiny_checkpoint, tmp_path, c
     assert len(lines) == 1
     assert words in lines[0]
     assert "Traceback" not in error
+
+
+def reopened(path: Path, table: pd.DataFrame):
+    """A fine-tuned model from its file, and its probabilities of a table's images."""
+    tuned = load_finetuned(path)
+    images = torch.stack([tuned.transform(read_image(Path(name))) for name in table["image"]])
+    return tuned, tuned.probabilities(images).numpy()
+
+
+def test_a_reopened_segmenter_gives_the_numbers_of_its_run(seg):
+    folder = finetune_seg.run(replace(seg, train=replace(seg.train, epochs=2)), show=False) / "seed_0"
+    table = pd.read_csv(folder / "predictions.csv")
+    tuned, probabilities = reopened(folder / "best.safetensors", table)
+    assert tuned.classes == ("effusion",)
+    assert tuned.threshold == json.loads((folder / "metrics.json").read_text())["threshold"]
+    found = (probabilities >= tuned.threshold).sum(axis=(1, 2, 3))
+    assert np.abs(found - table["predicted_pixels"]).max() <= 2
+
+
+@pytest.mark.parametrize("linear_probe", [False, True])
+def test_a_reopened_classifier_gives_the_numbers_of_its_run(cls, linear_probe):
+    folder = finetune_cls.run(replace(cls, linear_probe=linear_probe), show=False) / "seed_0"
+    table = pd.read_csv(folder / "predictions.csv")
+    tuned, probabilities = reopened(folder / "best.safetensors", table)
+    assert (tuned.classes, tuned.threshold) == (("effusion",), None)
+    np.testing.assert_allclose(probabilities[:, 0], table["effusion"], atol=1e-5)
+
+
+def test_another_checkpoint_is_no_fine_tuned_model(tiny_checkpoint):
+    with pytest.raises(InputError, match="no fine-tuned model"):
+        load_finetuned(tiny_checkpoint)

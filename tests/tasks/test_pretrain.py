@@ -42,7 +42,7 @@ def test_run_folder_holds_what_a_reader_needs(config):
     best = run(config)
     names = {path.name for path in config.output.iterdir()}
     assert names >= {"config.yaml", "best.safetensors", "best.json", "last.safetensors", "log.jsonl", "losses.png"}
-    assert names >= {"metrics.json", "tensorboard"}
+    assert names >= {"metrics.json", "tensorboard", "report.html"}
     assert not list(config.output.rglob("*.partial"))
     log = read_log(config.output / "log.jsonl")
     assert [line["step"] for line in log if line["kind"] == "train"] == list(range(1, 10))

@@ -50,7 +50,7 @@ def config(folder, tmp_path, tiny_checkpoint):
 @pytest.fixture
 def no_figures(monkeypatch):
     """Drawing takes longer than everything else here; test_table_gives_predictions_scores_and_figures draws."""
-    for name in ("roc_curves", "precision_recall_curves"):
+    for name in ("roc_curves", "precision_recall_curves", "draw_judgement"):
         monkeypatch.setattr(zeroshot_cls, name, lambda *arguments: None)
 
 
@@ -86,9 +86,21 @@ def test_table_gives_predictions_scores_and_figures(config, capsys):
     assert metrics["provenance"] == {"made": "for tests"}
     assert metrics["checkpoint"] == str(config.checkpoint)
     names = {path.name for path in config.output.iterdir()}
-    assert names == {"config.yaml", "predictions.csv", "metrics.json", "roc.png", "precision_recall.png"}
+    assert names == {
+        "config.yaml",
+        "report.html",
+        "predictions.csv",
+        "metrics.json",
+        "roc.png",
+        "precision_recall.png",
+        "calibration.png",
+        "report.html",
+    }
     assert parse(ZeroshotConfig, ["--config", str(config.output / "config.yaml")]) == config
+    assert metrics["calibration"]["classes"][0]["ece"] is not None
+    assert metrics["operating_points"] is None
     shown = capsys.readouterr().out
+    assert "no validation images: no operating points" in shown
     assert "Effusion" in shown
     assert str(config.output) in shown
 
@@ -239,10 +251,76 @@ def test_without_arguments_the_newest_phantom_run_answers_the_held_out_phantoms(
     assert "python scripts/make_phantom.py" in capsys.readouterr().err
     for image in folder.iterdir():
         (corpus / image.name).symlink_to(image)
-    write_table(corpus, corpus / "findings.csv")
+    table = pd.read_csv(write_table(corpus, corpus / "findings.csv"))
+    table["split"] = table["split"].replace("train", "valid")
+    table.to_csv(corpus / "findings.csv", index=False)
     assert main(["zeroshot_cls"]) == 0
     (made,) = (tmp_path / "runs" / "zeroshot_cls").iterdir()
     assert len(pd.read_csv(made / "predictions.csv")) == 10
+    metrics = json.loads((made / "metrics.json").read_text())
+    assert metrics["operating_points"]["validation"] == {"name": "findings (valid)", "images": 2, "patients": 1}
+
+
+@pytest.fixture
+def validated(config, folder, tmp_path):
+    """Four validation images, six to score; two of either label in both, with sexes."""
+    table = pd.read_csv(config.data.path)
+    table["split"], table["sex"] = ["test"] * 6 + ["valid"] * 4 + ["train"] * 2, ["M", "F"] * 6
+    table.to_csv(tmp_path / "parts.csv", index=False)
+    config = with_data(config, path=tmp_path / "parts.csv")
+    return replace(config, validation=replace(config.data, split="valid"))
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_operating_points_come_from_the_validation_images(validated, capsys):
+    """Thresholds of the scored images themselves would flatter the model."""
+    run(validated)
+    predictions, metrics = results(validated)
+    (effusion, _) = metrics["operating_points"]["classes"]
+    others = read_images(validated.validation)
+    assert others.labels is not None
+    scores = Predictor(load_checkpoint(validated.checkpoint), "cpu").classify(others.paths).columns(["effusion"])[:, 0]
+    threshold = effusion["at_max_f1"]["chosen"]["threshold"]
+    assert np.isclose(scores[others.labels[:, 0] == 1], threshold, rtol=1e-4).any()
+    reached = predictions["Effusion"][predictions["label_Effusion"] == 1] >= threshold
+    assert effusion["at_max_f1"]["sensitivity"] == pytest.approx(reached.mean())
+    assert len(predictions) == 6
+    assert predictions["sex"].tolist() == ["M", "F"] * 3
+    assert list(metrics["subgroups"]) == ["sex"]
+    shown = capsys.readouterr().out
+    assert "thresholds: specificity of at least 0.9 on parts (valid)" in shown
+    assert "no validation images" not in shown
+
+
+def test_a_patient_in_validation_and_in_the_scored_images_is_refused(validated):
+    """Thresholds would be chosen on patients that they are then judged by."""
+    table = pd.read_csv(validated.data.path)
+    table.loc[0, "patient"] = table["patient"][6]
+    table.to_csv(validated.data.path, index=False)
+    with pytest.raises(InputError, match="patient p3 is in validation and in data"):
+        run(validated)
+    assert not validated.output.exists()
+
+
+def test_validation_that_does_not_fit_is_refused(validated, folder, tmp_path):
+    """Thresholds of other classes, of nothing, or of images treated otherwise."""
+    with pytest.raises(InputError, match="validation images have no labels"):
+        run(replace(validated, validation=ImagesConfig("folder", folder)))
+    with pytest.raises(InputError, match="leave validation out"):
+        run(with_data(validated, kind="folder", path=folder))
+    other = write_table(folder, tmp_path / "other.csv", ("Edema", "Mass"))
+    with pytest.raises(InputError, match="have the classes Edema, Mass instead of Effusion, Mass"):
+        run(replace(validated, validation=ImagesConfig("table", other, images=folder)))
+    with pytest.raises(InputError, match=r"validation\.equalise"):
+        replace(validated, validation=replace(validated.validation, equalise=True))
+    assert not validated.output.exists()
+
+
+@pytest.mark.parametrize("specificity", [1.5, -0.1, float("nan")])
+def test_a_specificity_outside_0_to_1_is_refused(specificity):
+    """A percentage typed for a share would find no threshold, after hours."""
+    with pytest.raises(InputError, match=r"specificity: .* is not within"):
+        ZeroshotConfig(specificity=specificity)
 
 
 @pytest.mark.parametrize("name", ["resamples", "seed", "batch_size", "workers"])

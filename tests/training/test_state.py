@@ -1,11 +1,13 @@
 """The saved state: a run goes on with exactly what it had."""
 
+import json
+
 import pytest
 import torch
 from torch import nn
 
 from medslip.errors import InputError
-from medslip.model.weights import write_tensors
+from medslip.model.weights import read_tensors, write_tensors
 from medslip.training.optim import OptimConfig, make_optimizer
 from medslip.training.state import Progress, load_state, save_state
 
@@ -23,7 +25,7 @@ def trained(seed):
 
 def test_weights_optimiser_and_progress_come_back_exactly(tmp_path):
     model, optimizer = trained(0)
-    progress = Progress(step=3, best_score=0.5, best_step=2, steps_per_epoch=7)
+    progress = Progress(step=3, best_score=0.5, steps_per_epoch=7)
     save_state(tmp_path / "last.safetensors", model, optimizer, progress)
     other, other_optimizer = trained(1)
     assert load_state(tmp_path / "last.safetensors", other, other_optimizer) == progress
@@ -35,6 +37,17 @@ def test_weights_optimiser_and_progress_come_back_exactly(tmp_path):
         assert values.keys() == found[index].keys() == {"step", "exp_avg", "exp_avg_sq"}
         assert all(torch.equal(values[key], found[index][key]) for key in values)
     assert [path.name for path in tmp_path.iterdir()] == ["last.safetensors"]
+
+
+def test_a_state_of_an_earlier_version_is_still_read(tmp_path):
+    """Runs that were begun before an upgrade must go on after it."""
+    progress = Progress(step=3, steps_per_epoch=7)
+    model, optimizer = trained(0)
+    save_state(tmp_path / "last.safetensors", model, optimizer, progress)
+    tensors, metadata = read_tensors(tmp_path / "last.safetensors")
+    saved = json.loads(metadata["progress"]) | {"best_step": 2}
+    write_tensors(tmp_path / "last.safetensors", tensors, {"progress": json.dumps(saved)})
+    assert load_state(tmp_path / "last.safetensors", *trained(1)) == progress
 
 
 def test_state_of_another_model_is_refused(tmp_path):

@@ -1,0 +1,142 @@
+"""What a comparison of two runs leaves: metrics.json, differences.csv, and the tables that it prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from medslip.evaluation.comparison import Difference
+from medslip.evaluation.run_folder import METRICS_FORMAT, METRICS_VERSION, environment, write_json
+from medslip.files import written_whole
+
+SCORE_WORDS = {
+    "auroc": "AUROC",
+    "average_precision": "average precision",
+    "max_f1": "maximum F1",
+    "accuracy": "accuracy there",
+    "pointing": "pointing game",
+    "pointing_patch": "pointing game, published rule",
+    "pixel_auroc": "AUROC of pixels",
+    "contrast_to_noise": "contrast-to-noise ratio",
+    "iou": "IoU",
+    "dice": "Dice",
+    "dice_marked": "Dice, images with a mask",
+    "iou_marked": "IoU, images with a mask",
+    "empty_right": "images without a mask left empty",
+    "dice_balanced": "Dice, both kinds weighing alike",
+}
+"""Score -> what people call it."""
+
+_BY_CLASS = ("auroc", "average_precision", "pointing", "iou")
+"""Scores that are shown class by class."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Some differences that are shown together.
+
+    Attributes:
+        title: What they are of.
+        names: A name a line.
+        entries: The differences.
+    """
+
+    title: str
+    names: list[str]
+    entries: list[Difference]
+
+
+def panels_of(differences: Sequence[Difference]) -> list[Panel]:
+    """What is worth showing: the main scores class by class; for each group all scores of its last line, the mean or "all"."""
+    panels = []
+    for group in dict.fromkeys(entry.key.group for entry in differences):
+        of_group = [entry for entry in differences if entry.key.group == group]
+        where = f", findings {group} than a patch" if group else ""
+        classes = dict.fromkeys(entry.key.name for entry in of_group)
+        for score in _BY_CLASS:
+            entries = [entry for entry in of_group if entry.key.score == score]
+            if len(classes) > 1 and entries:
+                panels.append(Panel(f"{SCORE_WORDS[score]}{where}", [entry.key.name for entry in entries], entries))
+        means = [name for name in classes if name.startswith("mean of")] or list(classes)[-1:]
+        entries = [entry for entry in of_group if entry.key.name == means[0]]
+        title = f"{means[0]} {group} than a patch" if group else means[0]
+        panels.append(Panel(title, [SCORE_WORDS[entry.key.score] for entry in entries], entries))
+    return panels
+
+
+def show_differences(panels: Sequence[Panel]) -> str:
+    """A table a panel: name, n, A, B, B - A [95 % interval], a star where that leaves out 0."""
+    return "\n\n".join(_table(panel) for panel in panels)
+
+
+def _table(panel: Panel) -> str:
+    lines = [[panel.title, "n", "A", "B", "B - A [95 % interval]", ""]]
+    for name, entry in zip(panel.names, panel.entries, strict=True):
+        lines.append(
+            [name, f"{entry.cases:,}", _number(entry.a), _number(entry.b), _with_interval(entry), "*" * entry.clear]
+        )
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = ["  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]) for name, *cells in lines]
+    return "\n".join([text[0], "-" * len(text[0]), *text[1:]])
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _with_interval(entry: Difference) -> str:
+    if entry.value is None:
+        return "-"
+    span = "" if entry.interval is None else f" [{entry.interval.low:+.3f}, {entry.interval.high:+.3f}]"
+    return f"{entry.value:+.3f}{span}"
+
+
+def write_comparison(
+    folder: Path, differences: Sequence[Difference], resamples: int, seed: int, about: Mapping[str, Any]
+) -> None:
+    """Write metrics.json, of the family of ``run_folder.write_metrics``, and differences.csv.
+
+    metrics.json: ``format``, ``version``, ``task`` ("comparison"); what ``about`` holds; ``bootstrap``; ``differences``, a list
+    of ``group`` ("larger", "smaller" or ""), ``name``, ``score``, ``cases``, ``a``, ``b``, ``value`` (b - a), ``interval``,
+    ``clear`` (the interval leaves out 0) and ``by_seed``; ``environment``. differences.csv has the same, a line each.
+
+    Args:
+        folder: Where.
+        differences: What was found.
+        resamples: Of the bootstrap.
+        seed: Of the resamples.
+        about: The runs, and what of them was compared.
+    """
+    entries = [
+        {**entry.key._asdict(), **{k: v for k, v in asdict(entry).items() if k != "key"}, "clear": entry.clear}
+        for entry in differences
+    ]
+    metrics = {
+        "format": METRICS_FORMAT,
+        "version": METRICS_VERSION,
+        "task": "comparison",
+        **about,
+        "bootstrap": {"resamples": resamples, "seed": seed, "unit": "patient", "level": 0.95},
+        "differences": entries,
+        "environment": environment(),
+    }
+    write_json(folder / "metrics.json", metrics)
+    rows = [
+        {
+            **entry.key._asdict(),
+            "cases": entry.cases,
+            "a": entry.a,
+            "b": entry.b,
+            "difference": entry.value,
+            "low": entry.interval and entry.interval.low,
+            "high": entry.interval and entry.interval.high,
+            "clear": int(entry.clear),
+        }
+        for entry in differences
+    ]
+    with written_whole(folder / "differences.csv") as partial:
+        pd.DataFrame(rows).to_csv(partial, index=False)

@@ -1,0 +1,139 @@
+"""Calibration against scikit-learn, SciPy and closed forms."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import brier_score_loss
+
+from medslip.evaluation.calibration import BINS, calibration, fit_platt, wilson_interval
+
+
+def of_one(label, probability, patients=None, resamples=0, seed=0):
+    label, probability = np.asarray(label, np.int8), np.asarray(probability)
+    patients = [""] * len(label) if patients is None else patients
+    return calibration(["x"], label[:, None], probability[:, None], patients, resamples, seed)[0]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(2, 300), st.integers(0, 2**32 - 1), st.sampled_from([3, 50, 10**6]))
+def test_scores_are_those_of_scikit_learn(images, seed, grain):
+    """A figure that another program would not reproduce, with and without equal probabilities."""
+    random = np.random.default_rng(seed)
+    probability = random.integers(0, grain + 1, images) / grain
+    label = random.integers(0, 2, images)
+    label[:2] = 0, 1
+    found = of_one(label, probability)
+    assert found.brier == pytest.approx(brier_score_loss(label, probability))
+    share, mean = calibration_curve(label, probability, n_bins=BINS, strategy="quantile")
+    np.testing.assert_allclose([each.frequency for each in found.bins], share)
+    np.testing.assert_allclose([each.probability for each in found.bins], mean)
+    sizes = np.array([each.images for each in found.bins])
+    assert sizes.sum() == images
+    assert found.ece == pytest.approx((sizes * np.abs(share - mean)).sum() / images)
+    assert found.max_error == pytest.approx(np.abs(share - mean).max())
+
+
+def test_perfect_calibration_has_no_error_and_a_chance_level_above_it():
+    """A model whose 0.2 means 20 % would be blamed."""
+    probability = np.repeat([0.2, 0.6, 0.8], 10)
+    label = np.concatenate([np.arange(10) < count for count in (2, 6, 8)])
+    found = of_one(label, probability)
+    assert found.ece == pytest.approx(0, abs=1e-12)
+    assert found.max_error == pytest.approx(0, abs=1e-12)
+    assert 0 < found.chance_ece < found.chance_limit
+
+
+def test_chance_level_is_the_mean_deviation_of_a_binomial():
+    """One bin of n equal probabilities: E|K/n - p|; the chance level would excuse or accuse wrongly."""
+    images = 400
+    found = of_one(np.arange(images) % 2, np.full(images, 0.5))
+    assert len(found.bins) == 1
+    assert found.chance_ece == pytest.approx(np.sqrt(0.25 / images) * np.sqrt(2 / np.pi), rel=0.15)
+
+
+def test_a_calibrated_model_is_below_the_chance_limit_as_often_as_said():
+    """The limit would not mean what it says."""
+    random = np.random.default_rng(0)
+    below = 0
+    for _ in range(100):
+        probability = random.random(200)
+        found = of_one(random.random(200) < probability, probability)
+        below += found.ece <= found.chance_limit
+    assert 88 <= below <= 100
+
+
+def test_unknown_labels_are_left_out():
+    """Images without a label would count as without the class."""
+    random = np.random.default_rng(0)
+    label, probability = random.integers(-1, 2, 200), random.random(200)
+    known = label >= 0
+    assert of_one(label, probability) == of_one(label[known], probability[known])
+
+
+@pytest.mark.parametrize(
+    ("label", "why"), [([0, 0], "no positives"), ([1, 1], "no negatives"), ([-1, -1], "no labels"), ([], "no labels")]
+)
+def test_a_class_that_cannot_be_judged_is_undefined(label, why):
+    """A division by zero, or a perfect-looking figure of no meaning."""
+    found = of_one(label, np.linspace(0, 1, len(label)))
+    assert (found.undefined, found.ece, found.brier, found.bins) == (why, None, None, ())
+
+
+def test_intervals_resample_patients_and_repeat():
+    """Twenty copies of each image, of one patient each, would look like twenty times the evidence."""
+    random = np.random.default_rng(0)
+    label, probability = random.integers(0, 2, 60), random.random(60)
+    once = of_one(label, probability, [str(k) for k in range(60)], 200, 3)
+    owners = [str(k) for k in range(60)] * 20
+    many = of_one(np.tile(label, 20), np.tile(probability, 20), owners, 200, 3)
+    assert many.intervals["brier"].low == pytest.approx(once.intervals["brier"].low)
+    assert many.intervals["brier"].high == pytest.approx(once.intervals["brier"].high)
+    assert once.intervals["brier"].low < once.brier < once.intervals["brier"].high
+    assert once == of_one(label, probability, [str(k) for k in range(60)], 200, 3)
+
+
+def test_probability_outside_0_to_1_is_refused():
+    """Logits by mistake would be binned without a word."""
+    with pytest.raises(ValueError, match="outside"):
+        of_one([0, 1], [0.5, 1.5])
+
+
+@given(st.integers(1, 500), st.floats(0, 1))
+def test_wilson_interval_is_that_of_scipy(images, share):
+    """Error bars of another formula."""
+    present = round(share * images)
+    low, high = wilson_interval(np.array([present]), np.array([images]))
+    other = binomtest(present, images).proportion_ci(method="wilson")
+    np.testing.assert_allclose([low[0], high[0]], [other.low, other.high], atol=1e-9)
+
+
+def test_recalibration_undoes_a_known_distortion():
+    """Platt scaling would be fitted to something else than the log odds."""
+    random = np.random.default_rng(0)
+    true = random.random(20000)
+    label = (random.random(20000) < true).astype(np.int8)
+    odds = np.log(true / (1 - true))
+    distorted = 1 / (1 + np.exp(-(3 * odds + 1)))
+    platt = fit_platt(label, distorted)
+    assert platt.slope == pytest.approx(1 / 3, rel=0.05)
+    assert platt.intercept == pytest.approx(-1 / 3, abs=0.05)
+    after = of_one(label, platt(distorted))
+    assert after.ece < 0.02 < of_one(label, distorted).ece
+
+
+def test_recalibration_is_finite_where_the_classes_are_told_apart_perfectly():
+    """Infinite slope: every probability 0 or 1."""
+    platt = fit_platt(np.array([0, 0, 0, 1, 1], np.int8), np.array([0.0, 0.1, 0.2, 0.9, 1.0], np.float32))
+    assert np.isfinite([platt.slope, platt.intercept]).all()
+    assert 0 < platt(np.array([0.0]))[0] < 0.5 < platt(np.array([1.0]))[0] < 1
+
+
+@pytest.mark.parametrize("label", [[0, 0], [1, 1], [-1, 1], []])
+def test_no_recalibration_without_both_labels(label):
+    """It would say that every image has the class, or none."""
+    assert fit_platt(np.array(label, np.int8), np.linspace(0, 1, len(label))) is None

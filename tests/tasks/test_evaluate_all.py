@@ -1,0 +1,104 @@
+"""All data sets at once: one table, what is missing named, and one that is broken does not stop the others."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from medslip.cli import parse, run_task
+from medslip.errors import InputError
+from medslip.tasks.evaluate_all import EvaluateAllConfig, phantom_config, run
+from medslip.tasks.make_phantom import MakePhantomConfig
+from medslip.tasks.make_phantom import run as make_phantom
+
+CONFIG = Path(__file__).parents[2] / "configs" / "evaluate_all" / "published.yaml"
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("phantom") / "corpus"
+    return make_phantom(
+        MakePhantomConfig(folder, studies=30, valid_fraction=0.2, test_fraction=0.5, side=64, workers=1)
+    )
+
+
+@pytest.fixture
+def config(corpus: Path, tiny_checkpoint: Path, tmp_path: Path) -> EvaluateAllConfig:
+    made = phantom_config(corpus, tiny_checkpoint, tmp_path / "run")
+    assert set(made.classification) == {"phantom", "cxr14", "rsna", "siim_acr", "covidx"}
+    assert set(made.grounding) == {"phantom", "rsna", "cxr14"}
+    # One of several classes is enough, and its figures take long.
+    few = {name: entry for name, entry in made.classification.items() if name not in ("phantom", "rsna")}
+    places = {name: entry for name, entry in made.grounding.items() if name != "cxr14"}
+    return replace(made, classification=few, grounding=places, resamples=5, workers=0, device="cpu")
+
+
+def test_every_layout_is_in_one_table_beside_its_own_run(config, capsys):
+    """A data set would be missing, or its number differ from its own run's."""
+    output = run(config)
+    page = (output / "results.md").read_text()
+    assert page in capsys.readouterr().out
+    assert "without Fibrosis" in page
+    table = pd.read_csv(output / "results.csv", keep_default_na=False)
+    assert set(table["data_set"]) == {"cxr14", "siim_acr", "covidx", "phantom", "rsna"}
+    for name in config.classification:
+        metrics = json.loads((output / "zeroshot_cls" / name / "metrics.json").read_text())
+        lines = table.query("data_set == @name and score == 'auroc' and task != 'grounding'").set_index("name")
+        assert float(lines["value"][metrics["macro"]["name"]]) == pytest.approx(metrics["macro"]["auroc"])
+        assert f"| {name} " in page
+    for name in config.grounding:
+        metrics = json.loads((output / "grounding" / name / "metrics.json").read_text())
+        # The tiny model's patches are a quarter of the film: not every data set has a larger finding.
+        size = "larger" if metrics["larger"] else "smaller"
+        lines = table.query("data_set == @name and task == 'grounding' and subset == @size and map == 'prior'")
+        value = lines.query("name == 'all findings' and score == 'iou'")["value"].item()
+        assert float(value) == pytest.approx(metrics[size][-1]["scores"]["prior"]["iou"]["value"])
+    assert "COVID-19" in (output / "report.html").read_text()
+    states = json.loads((output / "metrics.json").read_text())["data_sets"]
+    assert [state["state"] for state in states] == ["done"] * 5
+
+
+def test_what_is_missing_is_named_and_what_is_broken_does_not_stop_the_others(config, tmp_path, capsys):
+    (tmp_path / "broken").mkdir()
+    entry = config.classification["covidx"]
+    sets = {
+        "broken": replace(entry, data=replace(entry.data, path=tmp_path / "broken")),
+        "missing": replace(entry, data=replace(entry.data, path=tmp_path / "nowhere")),
+        "covidx": entry,
+    }
+    with pytest.raises(InputError, match=r"^zeroshot_cls on broken: .*test.txt.*the others are in"):
+        run(replace(config, classification=sets, grounding={}))
+    page = (config.output / "results.md").read_text()
+    assert f"missing (zeroshot_cls): not there: {tmp_path / 'nowhere'}" in page
+    assert "broken (zeroshot_cls): failed" in page
+    assert "| covidx " in page
+
+
+def test_nothing_there_is_one_line_and_status_2(tiny_checkpoint, tmp_path, monkeypatch, capsys):
+    """An empty table would look like a result."""
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--checkpoint", str(tiny_checkpoint), "--config", str(CONFIG), "--output", "out"]
+    assert run_task("evaluate_all", arguments) == 2
+    error = capsys.readouterr().err
+    assert "no data set is there: data_file/cxr14, data_file/rsna" in error
+    assert error.count("\n") == 1
+    assert not Path("out").exists()
+    assert run_task("evaluate_all", []) == 2
+    assert "python scripts/" in capsys.readouterr().err
+
+
+def test_one_path_of_the_yaml_can_be_changed_on_the_command_line():
+    """A data set in another place would need a copy of the file."""
+    config = parse(EvaluateAllConfig, ["--config", str(CONFIG), "--classification.rsna.data.path", "elsewhere"])
+    assert config.classification["rsna"].data.path == Path("elsewhere")
+    assert config.classification["rsna"].data.equalise
+    assert config.grounding["rsna"].data.path == Path("data_file/rsna")
+
+
+def test_a_name_that_is_no_folder_is_refused():
+    with pytest.raises(InputError, match="cannot be a data set's name"):
+        parse(EvaluateAllConfig, ["--classification", "{../x: {}}"])
