@@ -18,7 +18,7 @@ from typing import Any, NoReturn, cast, get_args, get_origin, get_type_hints
 
 import jsonargparse
 
-from medslip.errors import InputError
+from medslip.errors import InputError, one_line
 from medslip.version import __version__
 
 TASKS: dict[str, str] = {
@@ -210,16 +210,12 @@ def _plain(message: str) -> str:
         (r"Unexpected config:.*", "Holds no keys; a config file is YAML with lines like output: FOLDER"),
     ):
         message = re.sub(pattern, words, message, flags=re.DOTALL)
-    return _one_line(message)
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    return one_line(message)
 
 
 def _refuse(message: str, status: int = 2) -> int:
     rank = int(os.environ.get("RANK", "0"))
     # Under torchrun, a fault may be one process's alone, such as an image of its share: nobody else would name it.
     who = f" (process {rank})" if rank else ""
-    print(f"error{who}: {_one_line(message)}", file=sys.stderr, flush=True)
+    print(f"error{who}: {one_line(message)}", file=sys.stderr, flush=True)
     return status

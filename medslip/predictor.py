@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
 from medslip.checkpoints import Checkpoint, load_checkpoint
-from medslip.data.loading import evaluation_loader
+from medslip.data.loading import Batch, evaluation_loader
 from medslip.model.device import choose_device
+from medslip.model.image_encoder import PATCH
 from medslip.model.medslip import MeDSLIPOutput
 from medslip.vocabulary import PATHOLOGIES, pathology_index
 
@@ -99,16 +102,46 @@ class Predictor:
         empty = np.empty((len(images), 0), np.float32)
         return Answers(np.concatenate(pathologies), np.concatenate(asked) if asked else empty)
 
+    def shifted_outputs(self, images: Sequence[Path], shifts: int) -> Iterator[list[MeDSLIPOutput]]:
+        """The model's output with attention, batch by batch, of copies of each image that are shifted by parts of a patch.
+
+        Patches are coarse; the maps of the copies lie between one another, see ``evaluation.grounding.interleave``.
+
+        Args:
+            images: Image files.
+            shifts: K, copies down and across; 1, 2, 4 or 8, so that a shift is a whole number of pixels.
+
+        Yields:
+            K * K outputs in reading order: copy k, across or down, begins (k - (K - 1) / 2) / K patches further on;
+            beyond its edge an image goes on as it ends.
+        """
+        transform = self.checkpoint.card.transform
+        starts = [round((k - (shifts - 1) / 2) * PATCH / shifts) for k in range(shifts)]
+        for batch in self._batches(images):
+            side = batch.images.shape[-1]
+            roomy = F.pad(batch.images.to(self.device, torch.float32), (PATCH // 2,) * 4, mode="replicate")
+            outputs = []
+            for down, across in product(starts, repeat=2):
+                top, left = PATCH // 2 + down, PATCH // 2 + across
+                shifted = roomy[..., top : top + side, left : left + side].to(batch.images.dtype)
+                with torch.inference_mode():
+                    outputs.append(self.model(transform.normalise(shifted), with_attention=True))
+            yield outputs
+
     def outputs(
         self, images: Sequence[Path], free_prompts: Tensor | None = None, with_attention: bool = False
     ) -> Iterator[tuple[Tensor, MeDSLIPOutput]]:
         """The model's output, batch by batch, with the grey images that it saw (B x 1 x S x S, uint8)."""
         transform = self.checkpoint.card.transform
         free = None if free_prompts is None else free_prompts.to(self.device)
-        loader = evaluation_loader(list(images), transform, self._batch, self._workers, equalise=self._equalise)
-        for batch in tqdm(loader, total=len(loader), desc="images", unit="batch", leave=False):
+        for batch in self._batches(images):
             with torch.inference_mode():
                 yield batch.images, self.model(transform.normalise(batch.images.to(self.device)), free, with_attention)
+
+    def _batches(self, images: Sequence[Path]) -> Iterator[Batch]:
+        transform = self.checkpoint.card.transform
+        loader = evaluation_loader(list(images), transform, self._batch, self._workers, equalise=self._equalise)
+        yield from tqdm(loader, total=len(loader), desc="images", unit="batch", leave=False)
 
 
 def present_probability(logits: Tensor) -> npt.NDArray[np.float32]:

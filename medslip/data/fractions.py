@@ -10,6 +10,16 @@ import numpy.typing as npt
 from medslip.errors import InputError
 
 
+def refuse_bad_fraction(fraction: float) -> None:
+    """Refuse a share that is not above 0 and at most 1.
+
+    Raises:
+        InputError: Naming the key that fine-tuning has for it.
+    """
+    if not 0 < fraction <= 1:
+        raise InputError(f"data.fraction: {fraction} is not above 0 and at most 1")
+
+
 def choose_fraction(strata: Sequence[str], fraction: float, seed: int) -> npt.NDArray[np.intp]:
     """Choose a share of n images in which every stratum has about its share.
 
@@ -28,8 +38,7 @@ def choose_fraction(strata: Sequence[str], fraction: float, seed: int) -> npt.ND
     Raises:
         InputError: The fraction is out of range.
     """
-    if not 0 < fraction <= 1:
-        raise InputError(f"label fraction {fraction}: must be above 0 and at most 1")
+    refuse_bad_fraction(fraction)
     _, stratum = np.unique(np.asarray(strata, dtype=str), return_inverse=True)
     place = np.empty(len(stratum))
     for index in range(int(stratum.max(initial=-1)) + 1):

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from medslip.data import cxr14, rsna
 from medslip.data.boxes import BOX_FRAME, Box, BoxedImages, Rectangle
-from medslip.data.images import read_image
+from medslip.data.images import Header, read_headers, read_image
 from medslip.data.phantom.read_truth import PhantomFinding, read_findings
 from medslip.errors import InputError
 
@@ -84,10 +84,11 @@ def read_mask(path: Path, frame: tuple[int, int]) -> Region:
     mask: Region = read_image(path) > 127
     if mask.shape != frame:
         raise InputError(
-            f"{path}: the mask has {mask.shape[1]} x {mask.shape[0]} pixels, its image {frame[1]} x {frame[0]}"
+            f"{path}: the mask has {mask.shape[1]} x {mask.shape[0]} pixels, its image {frame[1]} x {frame[0]}; make them "
+            "the same size"
         )
     if not mask.any():
-        raise InputError(f"{path}: the mask is empty")
+        raise InputError(f"{path}: the mask is empty; draw what the finding covers, or remove the finding")
     return mask
 
 
@@ -99,20 +100,29 @@ def read_phantoms(corpus: Path, split: str) -> GroundedImages:
         split: "train" (without masks), "valid" or "test".
 
     Raises:
-        InputError: The corpus cannot be read, a film is missing, or a box lies outside it.
+        InputError: The corpus cannot be read, a film is missing, the films differ in size, a mask has another size than its
+            film, or a box lies outside it.
     """
     images: dict[Path, list[PhantomFinding]] = {}
     for finding in read_findings(corpus, split):
         images.setdefault(finding.image, []).append(finding)
-    first = next(iter(images))
-    height, width = read_image(first).shape
-    for found in images.values():
+    headers = read_headers(list(images))
+    height, width = headers[0].height, headers[0].width
+    for found, header in zip(images.values(), headers, strict=True):
+        if (header.height, header.width) != (height, width):
+            raise InputError(
+                f"{found[0].where}: {found[0].image} has {header.width} x {header.height} pixels, other films {width} x "
+                f"{height}; make the corpus again"
+            )
         for finding in found:
-            x, y, w, h = finding.box
-            if min(x, y) < 0 or min(w, h) < 1 or x + w > width or y + h > height:
-                raise InputError(
-                    f"{finding.image}: the box {finding.box} of {finding.pathology} lies outside the image"
-                )
+            _refuse_outside(finding, header)
+    masks = [finding for found in images.values() for finding in found if finding.mask]
+    for finding, mask in zip(masks, read_headers([finding.mask for finding in masks if finding.mask]), strict=True):
+        if (mask.height, mask.width) != (height, width):
+            raise InputError(
+                f"{finding.where}: the mask {finding.mask} has {mask.width} x {mask.height} pixels, its film {width} x "
+                f"{height}; make them the same size"
+            )
     return GroundedImages(
         name=f"phantoms ({split})",
         frame=(height, width),
@@ -123,6 +133,15 @@ def read_phantoms(corpus: Path, split: str) -> GroundedImages:
             for found in images.values()
         ],
     )
+
+
+def _refuse_outside(finding: PhantomFinding, film: Header) -> None:
+    x, y, width, height = finding.box
+    if min(x, y) < 0 or min(width, height) < 1 or x + width > film.width or y + height > film.height:
+        raise InputError(
+            f"{finding.where}: the box {list(finding.box)} (x, y, width, height) of {finding.pathology} is empty or lies outside "
+            f"{finding.image} of {film.width} x {film.height} pixels; correct it, or make the corpus again"
+        )
 
 
 def read_cxr14(root: Path, list_file: Path) -> GroundedImages:

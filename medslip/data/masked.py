@@ -139,7 +139,7 @@ def read_phantom_masks(corpus: Path, pathology: str) -> MaskedImages:
     paths = [corpus / name for name in names]
     of_image = [masks.get(name, []) for name in names]
     refuse_duplicates(names, [int(row) + 2 for row in table.index], corpus / "findings.csv")
-    for path, files in tqdm(zip(paths, of_image, strict=True), "masks", len(paths), unit="image", leave=False):
+    for path, files in tqdm(zip(paths, of_image, strict=True), "masks", len(paths), unit="image", leave=False, disable=None):
         header = read_header(path)
         for file in files:
             mask = read_header(file)

@@ -432,10 +432,7 @@ def _bare(panel: Axes) -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
     FigureCanvasAgg(figure)
-    # Without the program's name the same numbers make the same file.
-    figure.savefig(partial, format="png", dpi=DPI, metadata={"Software": None})
-    partial.replace(path)
+    with written_whole(path) as partial:
+        # Without the program's name the same numbers make the same file.
+        figure.savefig(partial, format="png", dpi=DPI, metadata={"Software": None})

@@ -18,6 +18,7 @@ Scores of a finding:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -55,6 +56,34 @@ def attention_grids(maps: Floats, layers: Sequence[int] = (), heads: Sequence[in
     chosen = maps[..., list(layers) or slice(None), :, :, :][..., list(heads) or slice(None), :, :]
     mean: Floats = chosen.mean(axis=(-4, -3))
     return mean.reshape(*mean.shape[:-1], side, side)
+
+
+def interleave(grids: Sequence[Floats], centre: float) -> tuple[npt.NDArray[np.float64], float]:
+    """The maps of K * K copies of an image, each shifted by parts of a patch, laid over the image and averaged.
+
+    Between its points each map is interpolated bilinearly; their mean is given at all points of all maps.
+
+    Args:
+        grids: K * K of ... x g x g, in reading order: copy k, down or across, begins (k - (K - 1) / 2) / K cells further on.
+        centre: The point of a cell that a single map's value stands for; see ``heat_map``.
+
+    Returns:
+        ... x K g x K g, and the point of its cells that the values stand for, which may lie outside the cell.
+
+    Raises:
+        ValueError: The number of grids is no square.
+    """
+    k = math.isqrt(len(grids))
+    if k * k != len(grids):
+        raise ValueError(f"{len(grids)} grids are not K x K")
+    *batch, height, width = np.shape(grids[0])
+    fine = np.empty((*batch, k * height, k * width))
+    for index, grid in enumerate(grids):
+        fine[..., index // k :: k, index % k :: k] = grid
+    weights = 1 - np.abs(np.arange(1 - k, k)) / k
+    for axis in (-2, -1):
+        fine = ndimage.convolve1d(fine, weights / k, axis=axis, mode="nearest")
+    return fine, 0.5 + k * (centre - 0.5)
 
 
 def anatomy_grids(anatomies: Floats, icl_logits: Floats) -> Floats:

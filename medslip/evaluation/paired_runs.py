@@ -15,6 +15,7 @@ import pandas as pd
 
 from medslip.data.table import read_cells
 from medslip.errors import InputError
+from medslip.evaluation.run_folder import METRICS_FORMAT
 
 CLASSIFICATION = ("zero-shot classification", "fine-tuned classification")
 GROUNDING = "grounding"
@@ -114,7 +115,7 @@ def _read_metrics(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path}: file not found; give the folder of a finished run") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from None
-    if not isinstance(metrics, dict) or metrics.get("format") != "medslip-metrics":
+    if not isinstance(metrics, dict) or metrics.get("format") != METRICS_FORMAT:
         raise InputError(f"{path}: is no metrics.json of a run")
     return metrics
 

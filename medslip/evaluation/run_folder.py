@@ -23,6 +23,7 @@ from medslip.evaluation.classification import SCORES, ClassScores, MacroScores, 
 from medslip.evaluation.judgement import Judgement
 from medslip.evaluation.operating_points import OperatingPoint
 from medslip.evaluation.subgroups import Comparison
+from medslip.files import write_text, written_whole
 from medslip.version import __version__
 
 METRICS_FORMAT = "medslip-metrics"
@@ -39,12 +40,7 @@ def write_json(path: Path, data: Any) -> None:
 
     Numpy numbers and arrays, paths and tuples become what JSON has for them; NaN and infinities become null.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    text = json.dumps(_plain(data), indent=2, ensure_ascii=False, allow_nan=False)
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_text(path, json.dumps(_plain(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _plain(data: Any) -> Any:
@@ -230,11 +226,8 @@ def write_predictions(
         column = pd.Series(values).replace("", np.nan)
         if column.notna().any():
             columns[name] = column
-    path = Path(folder) / "predictions.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    pd.DataFrame(columns).to_csv(partial, index=False)
-    partial.replace(path)
+    with written_whole(Path(folder) / "predictions.csv") as partial:
+        pd.DataFrame(columns).to_csv(partial, index=False)
 
 
 def score_table(scores: Scores, leave_out: Sequence[str] = (), beside: tuple[str, Scores] | None = None) -> str:

@@ -16,7 +16,10 @@ from medslip.model.weights import load_strictly
 TrunkName = Literal["resnet18", "resnet50"]
 
 
-PATCH_CENTRE = 0.5 / 16
+PATCH = 16
+"""Pixels along each side of a patch: the trunk's stride."""
+
+PATCH_CENTRE = 0.5 / PATCH
 """The point of a patch that its features are centred on, as a share of its side: the middle of its first pixel.
 
 Every step of the trunk that halves the resolution pads on both sides, so its output i is centred on its input 2 i, and patch i

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medslip.errors import InputError
+from medslip.errors import InputError, one_line
 
 PACKAGE_PREFIX = "package:"
 
@@ -80,7 +80,7 @@ class TextEncoder:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(source)
             self._bert: Any = AutoModel.from_pretrained(source).float().eval().requires_grad_(False)
         except Exception as error:  # besides OSError and ValueError whatever the reader of the weights met
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+            reason = f"{type(error).__name__}: {one_line(error, 160)}"
             if Path(source).is_dir():
                 raise InputError(f"text.encoder: {source} holds no BERT that can be read ({reason})") from None
             raise InputError(

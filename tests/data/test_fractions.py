@@ -54,5 +54,5 @@ def test_everything_is_everything_and_seeds_differ():
 
 @pytest.mark.parametrize("fraction", [0.0, -0.1, 1.01, float("nan")])
 def test_a_fraction_out_of_range_is_refused(fraction):
-    with pytest.raises(InputError, match="label fraction"):
+    with pytest.raises(InputError, match=r"data\.fraction: .* is not above 0 and at most 1"):
         choose_fraction(["a"], fraction, 0)

@@ -89,7 +89,7 @@ def test_phantoms_are_grouped_by_image(tmp_path):
 
 @pytest.mark.parametrize("box", [(-1, 0, 4, 4), (60, 0, 5, 4), (0, 62, 4, 3), (3, 3, 0, 4)])
 def test_a_box_outside_its_image_is_refused(tmp_path, box):
-    with pytest.raises(InputError, match=r"a\.png: the box .* lies outside"):
+    with pytest.raises(InputError, match=r"findings\.jsonl: line 1: the box .* of mass .*outside .*a\.png of 64 x 64"):
         read_phantoms(write_corpus(tmp_path, box), "test")
 
 
@@ -98,7 +98,7 @@ def test_masks_of_another_size_or_without_a_pixel_are_refused(tmp_path):
     file = write_corpus(tmp_path, mask=False) / "masks/s1_mass.png"
     with pytest.raises(InputError, match="mask is empty"):
         read_mask(file, (64, 64))
-    with pytest.raises(InputError, match="64 x 64 pixels, its image 32 x 48"):
+    with pytest.raises(InputError, match="64 x 64 pixels, its image 32 x 48; make them the same size"):
         read_mask(file, (48, 32))
 
 

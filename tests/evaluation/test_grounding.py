@@ -17,6 +17,7 @@ from medslip.evaluation.grounding import (
     box_region,
     contrast_to_noise,
     heat_map,
+    interleave,
     match_boxes,
     mean_box_grid,
     overlap,
@@ -218,3 +219,32 @@ def test_a_true_box_is_found_once_and_by_the_most_confident():
     assert match_boxes(boxes, np.array([0.2, 0.5, 0.2, 0.1]), truth, 0.4).tolist() == [False, True, True, False]
     assert match_boxes(boxes, np.array([0.6, 0.5, 0.2, 0.3]), truth, 0.3).tolist() == [True, False, False, True]
     assert match_boxes(np.empty((0, 4)), np.empty(0), truth, 0.3).tolist() == []
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.sampled_from([1, 2, 4]), st.integers(0, 2**16), st.floats(0, 0.5))
+def test_maps_of_shifted_copies_are_averaged_where_they_lie(k, seed, centre):
+    """A map shifted to a wrong place would make finer maps worse than coarse ones."""
+    grids = np.random.default_rng(seed).random((k * k, 5, 5))
+    fine, at = interleave(list(grids), centre)
+    assert fine.shape == (5 * k, 5 * k)
+    cells = np.arange(5 * k)
+
+    def value(grid, start, axis):  # a single map at the fine map's points, by numpy
+        position = (cells + at) / k - start - centre
+        return np.apply_along_axis(lambda line: np.interp(position, np.arange(5), line), axis, grid)
+
+    starts = [(index - (k - 1) / 2) / k for index in range(k)]
+    expected = np.mean(
+        [value(value(grids[k * i + j], starts[i], 0), starts[j], 1) for i in range(k) for j in range(k)], axis=0
+    )
+    inner = slice(k, -k)  # beyond the outermost points of a single map both go on level, by different cells
+    assert np.allclose(fine[inner, inner], expected[inner, inner])
+
+
+def test_a_heat_map_peaks_at_the_point_that_its_cell_stands_for():
+    grid = np.zeros((4, 4))
+    grid[2, 1] = 1
+    for centre, peak in ((0.5, (20, 12)), (0.0, (16, 8))):
+        row, column = np.argwhere(heat_map(grid, 32, 32, centre) == 1).mean(axis=0) + 0.5
+        assert (row, column) == pytest.approx(peak, abs=0.6)

@@ -94,7 +94,6 @@ def test_table_gives_predictions_scores_and_figures(config, capsys):
         "roc.png",
         "precision_recall.png",
         "calibration.png",
-        "report.html",
     }
     assert parse(ZeroshotConfig, ["--config", str(config.output / "config.yaml")]) == config
     assert metrics["calibration"]["classes"][0]["ece"] is not None

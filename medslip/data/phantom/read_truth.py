@@ -24,6 +24,7 @@ class PhantomFinding:
         anatomy: Vocabulary name.
         box: x, y, width, height in pixels of the film.
         mask: A PNG of one bit a pixel; None where the line names none.
+        where: File and line, for messages.
     """
 
     image: Path
@@ -33,6 +34,7 @@ class PhantomFinding:
     anatomy: str
     box: tuple[int, int, int, int]
     mask: Path | None
+    where: str
 
 
 def read_findings(corpus: Path, split: str) -> list[PhantomFinding]:
@@ -55,12 +57,13 @@ def read_findings(corpus: Path, split: str) -> list[PhantomFinding]:
         )
     found = []
     for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        where = f"{path}: line {number}"
         try:
             line = json.loads(text)
             if line["split"] == split:
-                found.append(_finding(corpus, line, patients))
+                found.append(_finding(corpus, line, patients, where))
         except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}: line {number}: is no finding ({error}); make the corpus again") from None
+            raise InputError(f"{where}: is no finding ({error}); make the corpus again") from None
     if not found:
         raise InputError(f"{path}: holds no finding of split {split!r}")
     return found
@@ -79,12 +82,19 @@ def _patients(path: Path) -> dict[str, str]:
         return {row["study"]: row["patient"] for row in reader}
 
 
-def _finding(corpus: Path, line: dict[str, Any], patients: dict[str, str]) -> PhantomFinding:
+def _finding(corpus: Path, line: dict[str, Any], patients: dict[str, str], where: str) -> PhantomFinding:
     pathology, anatomy = line["pathology"], line["anatomy"]
     if pathology not in PATHOLOGIES or anatomy not in ANATOMIES:
         raise ValueError(f"{pathology!r} at {anatomy!r} is not in the vocabulary")
     x, y, width, height = (int(value) for value in line["box"])
     mask = corpus / line["mask"] if line["mask"] else None
     return PhantomFinding(
-        corpus / line["image"], line["study"], patients[line["study"]], pathology, anatomy, (x, y, width, height), mask
+        image=corpus / line["image"],
+        study=line["study"],
+        patient=patients[line["study"]],
+        pathology=pathology,
+        anatomy=anatomy,
+        box=(x, y, width, height),
+        mask=mask,
+        where=where,
     )
