@@ -206,6 +206,11 @@ def _plain(message: str) -> str:
         (r"<class '(?:\w+\.)*(\w+)'>", r"\1"),
         (r"Expected a typing\.Literal\[(.*?)\]", r"Expected one of \1"),
         (r"Expected a (\w+)\.", r"Expected \1."),
+        (
+            r"Does not validate against any of the Union subtypes\s+Subtypes: \[(\w+), NoneType\]\s+Errors:"
+            r"(?:\s+- Expected a \w+)+\s+Given value type: \w+\s+Given value:",
+            r"Expected \1 or null. Got value:",
+        ),
         (r' in "<unicode string>",', " at"),
         (r"Unexpected config:.*", "Holds no keys; a config file is YAML with lines like output: FOLDER"),
     ):

@@ -79,6 +79,19 @@ def test_side_car_repeats_the_card_and_nothing_else_is_left(saved, card):
     assert {entry.name for entry in path.parent.iterdir()} == {"best.safetensors", "best.json"}
 
 
+def test_a_score_that_is_nan_is_null_in_the_side_car(saved, card, tmp_path):
+    """A class without positives in validation has no AUROC; NaN would make the side-car no JSON."""
+    path = tmp_path / "nan.safetensors"
+    save_checkpoint(path, saved[1], replace(card, provenance={"validation": {"auroc": float("nan"), "total": 1.5}}))
+
+    def refuse(word):
+        raise AssertionError(f"{word} is no JSON")
+
+    side_car = json.loads(path.with_suffix(".json").read_text(), parse_constant=refuse)
+    assert side_car["provenance"]["validation"] == {"auroc": None, "total": 1.5}
+    assert load_checkpoint(path).card.provenance["validation"]["auroc"] is None
+
+
 def test_checkpoint_is_one_file_that_can_be_moved(saved, tmp_path, card):
     moved = tmp_path / "elsewhere" / "weights.safetensors"
     moved.parent.mkdir()

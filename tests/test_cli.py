@@ -17,6 +17,7 @@ from medslip import cli
 from medslip.cli import main, parse, run_task
 from medslip.errors import InputError
 from medslip.tasks.run_start import config_to_dict
+from medslip.tasks.zeroshot_cls import ZeroshotConfig
 from medslip.version import __version__
 
 
@@ -92,6 +93,18 @@ def test_defaults_yaml_and_overrides_in_that_order(ran, tmp_path):
     ]
 
 
+def test_a_key_may_be_typed_with_dashes_but_a_name_of_the_users_keeps_its_own(ran):
+    """--names.covid-19 would ask for a class covid_19, which no data set has."""
+    assert main(["toy", "--inner.number", "1", "--names.covid-19=a-b", "--names.covid_19", "c"]) == 0
+    assert [config.names for config in ran] == [{"covid-19": "a-b", "covid_19": "c"}]
+
+
+def test_a_prompt_of_its_own_may_have_dashes():
+    config = parse(ZeroshotConfig, ["--prompt.covid-19=ground-glass opacities", "--batch-size", "3"])
+    assert config.prompt == {"covid-19": "ground-glass opacities"}
+    assert config.batch_size == 3
+
+
 def test_resolved_config_repeats_the_run(ran, tmp_path):
     """config.yaml of a run folder must read back as the very config that ran."""
     config = Config(Inner(5, "square", None), tmp_path / "ü", {"a: b": "c, {d}"}, True)
@@ -108,6 +121,7 @@ def test_resolved_config_repeats_the_run(ran, tmp_path):
         (["extra"], ["extra"]),
         (["--inner.number", "three"], ["inner.number", "int", "three"]),
         (["--inner.number", "1.5"], ["inner.number", "1.5"]),
+        (["--inner.ratio", "half"], ["inner.ratio: Expected float or null. Got value: half"]),
         (["--inner.kind", "oval"], ["inner.kind", "'round', 'square'", "oval"]),
         (["--inner.number", "-1"], ["inner.number", "less than 0"]),
         (["--names", "text"], ["names"]),

@@ -85,12 +85,16 @@ def read_box(image: str, label: str, cells: tuple[str, str, str, str], where: st
     Raises:
         InputError: They are not four numbers, or the box is empty or lies outside the frame.
     """
+    shown = ", ".join(cells)
     try:
         x, y, width, height = (float(value) for value in cells)
     except ValueError:
-        raise InputError(f"{where}: the box {cells} is not four numbers") from None
+        raise InputError(f"{where}: the box {shown} is not four numbers: x, y, width, height") from None
     if not all(isfinite(value) for value in (x, y, width, height)) or min(width, height) <= 0:
-        raise InputError(f"{where}: the box {cells} is empty or endless; width and height must be above 0")
+        raise InputError(f"{where}: the box {shown} is empty or endless; width and height must be above 0")
     if min(x, y) < -_ROUNDING or max(x + width, y + height) > BOX_FRAME + _ROUNDING:
-        raise InputError(f"{where}: the box {cells} lies outside the image of {BOX_FRAME} x {BOX_FRAME} pixels")
+        raise InputError(
+            f"{where}: the box {shown} (x, y, width, height) lies outside the image of {BOX_FRAME} x {BOX_FRAME} pixels; "
+            "correct it, or leave the row out"
+        )
     return Box(image, label, x, y, width, height)

@@ -68,19 +68,6 @@ def refuse_shared(splits: Mapping[str, LabelledImages]) -> None:
                     )
 
 
-def refuse_empty_classes(images: LabelledImages) -> None:
-    """Refuse a class that cannot be learnt: no image that has it, or none that has not.
-
-    Raises:
-        InputError: Naming the class.
-    """
-    for name, missing in _empty_classes(images).items():
-        raise InputError(
-            f"{images.name}: class {name} is {missing} in none of the {len(images)} images; take more images, or leave the "
-            f"class out (of a table, with table.classes {{{name}: ''}})"
-        )
-
-
 def refuse_without_scores(images: LabelledImages) -> None:
     """Refuse images that no score can be computed on, as each class is empty; single empty classes are left to the scores.
 
@@ -92,8 +79,8 @@ def refuse_without_scores(images: LabelledImages) -> None:
         name, missing = next(iter(empty.items()))
         others = f", and {len(empty) - 1} more classes are no better" if len(empty) > 1 else ""
         raise InputError(
-            f"{images.name}: class {name} is {missing} in none of the {len(images)} images{others}; nothing can be scored, "
-            "take more images"
+            f"{images.name}: class {name} is {missing} in none of the {len(images)} images{others}; nothing can be learnt or "
+            "scored, take more images"
         )
 
 

@@ -139,8 +139,8 @@ def _refuse_outside(finding: PhantomFinding, film: Header) -> None:
     x, y, width, height = finding.box
     if min(x, y) < 0 or min(width, height) < 1 or x + width > film.width or y + height > film.height:
         raise InputError(
-            f"{finding.where}: the box {list(finding.box)} (x, y, width, height) of {finding.pathology} is empty or lies outside "
-            f"{finding.image} of {film.width} x {film.height} pixels; correct it, or make the corpus again"
+            f"{finding.where}: the box {list(finding.box)} (x, y, width, height) of {finding.pathology} is empty or lies "
+            f"outside {finding.image} of {film.width} x {film.height} pixels; correct it, or make the corpus again"
         )
 
 

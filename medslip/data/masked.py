@@ -135,11 +135,16 @@ def read_phantom_masks(corpus: Path, pathology: str) -> MaskedImages:
         if finding["pathology"] == pathology and finding["image"] in kept:
             masks.setdefault(finding["image"], []).append(corpus / finding["mask"])
     if not masks:
-        raise InputError(f"{corpus}/findings.jsonl: no phantom has a mask of {pathology!r}")
+        raise InputError(
+            f"{corpus}/findings.jsonl: no validation or test phantom has a mask of {pathology!r}; take another finding, or "
+            "draw more phantoms"
+        )
     paths = [corpus / name for name in names]
     of_image = [masks.get(name, []) for name in names]
     refuse_duplicates(names, [int(row) + 2 for row in table.index], corpus / "findings.csv")
-    for path, files in tqdm(zip(paths, of_image, strict=True), "masks", len(paths), unit="image", leave=False, disable=None):
+    for path, files in tqdm(
+        zip(paths, of_image, strict=True), "masks", len(paths), unit="image", leave=False, disable=None
+    ):
         header = read_header(path)
         for file in files:
             mask = read_header(file)

@@ -25,6 +25,7 @@ from medslip.evaluation.calibration import ClassCalibration
 from medslip.evaluation.classification import ClassScores, Scores
 from medslip.evaluation.comparison import Difference
 from medslip.evaluation.subgroups import AttributeScores
+from medslip.files import written_whole
 
 DPI = 150
 BLUE, ORANGE, GREEN, SKY, PURPLE, RED = "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#CC79A7", "#D55E00"

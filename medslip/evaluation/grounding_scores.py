@@ -264,6 +264,8 @@ def _resample(groups: Sequence[_Group], patients: int, resamples: int, seed: int
 def _group_scores(
     name: str, owner: npt.NDArray[np.intp], values: npt.NDArray[np.float64], resampled: npt.NDArray[np.float64]
 ) -> GroupScores:
+    if len(np.unique(owner)) < 2:
+        resampled = resampled[:0]  # one patient alone is the same in every resample: no interval, not one without width
     model, prior = MAPS.index("model"), MAPS.index("prior")
     difference, differences = values[model] - values[prior], resampled[:, model] - resampled[:, prior]
     return GroupScores(

@@ -1,12 +1,14 @@
-"""The whole main job on phantom chests: draw, prepare, pre-train, classify held-out phantoms zero-shot."""
+"""The whole job on phantom chests: draw, prepare, pre-train; classify, ground and segment phantoms held out; one report."""
 
 from __future__ import annotations
 
+import math
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from medslip.data.images import read_image
 from medslip.data.labelled import LabelledImages
@@ -16,25 +18,32 @@ from medslip.data.table import read_table
 from medslip.errors import InputError
 from medslip.evaluation.classification import Scores, score, summarise
 from medslip.evaluation.figures import Tile, overview
+from medslip.evaluation.grounding import heat_map, interleave
+from medslip.evaluation.grounding_report import chance_table
+from medslip.evaluation.report import write_report
 from medslip.evaluation.run_folder import score_table
 from medslip.evaluation.thumbnails import thumbnail_regression
+from medslip.model.image_encoder import PATCH_CENTRE
+from medslip.model.medslip import MeDSLIPOutput
 from medslip.predictor import Predictor, present_probability
-from medslip.tasks import make_phantom, prepare_data, pretrain, zeroshot_cls
+from medslip.tasks import finetune_seg, ground, make_phantom, prepare_data, pretrain, zeroshot_cls
 from medslip.tasks.run_start import PHANTOM, PHANTOM_PREPARED, RUNS, differences
 from medslip.vocabulary import PATHOLOGIES
 
 THUMBNAIL = 16
+SHIFTS = 2  # as ground.py takes
+LEAST_TO_SEGMENT = 200
 
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Draw phantoms, prepare them, pre-train, and classify held-out ones zero-shot. What is there already is used again.
+    """Draw phantoms, prepare them, pre-train, classify and ground held-out ones zero-shot, fine-tune. What is there stays.
 
     Attributes:
         corpus: Where the phantoms are drawn.
         prepared: Where they are prepared.
-        output: Folder of the two runs, pretrain/ and zeroshot_cls/.
-        studies: Phantoms to draw, of which about a fifth is held out.
+        output: Folder of the runs, pretrain/, zeroshot_cls/, ground/ and finetune_seg/, and of their common report.html.
+        studies: Phantoms to draw, of which about a quarter is held out; below 200 too few have masks to fine-tune.
         epochs: Of pre-training; None takes the demo's own.
         seed: Of everything.
     """
@@ -53,14 +62,25 @@ def run(config: DemoConfig) -> None:
     Raises:
         InputError: A folder holds something else.
     """
-    print(f"1/4  phantom chests -> {config.corpus}")
+    print(f"1/6  phantom chests -> {config.corpus}")
     make_phantom.run(make_phantom.MakePhantomConfig(config.corpus, config.studies, seed=config.seed))
-    print(f"2/4  reports and graphs -> triplets -> {config.prepared}")
+    print(f"2/6  reports and graphs -> triplets -> {config.prepared}")
     _prepare(config)
-    print(f"3/4  pre-training -> {config.output / 'pretrain'}")
+    print(f"3/6  pre-training -> {config.output / 'pretrain'}")
     checkpoint = _pretrain(config)
-    print(f"4/4  zero-shot classification of held-out phantoms -> {config.output / 'zeroshot_cls'}")
-    _classify(config, checkpoint)
+    print(f"4/6  zero-shot classification of held-out phantoms -> {config.output / 'zeroshot_cls'}")
+    classified = _classify(config, checkpoint)
+    print(f"5/6  grounding of held-out phantoms -> {config.output / 'ground'}")
+    grounded = _ground(config, checkpoint)
+    print(f"6/6  fine-tuning for segmentation, on other phantoms -> {config.output / 'finetune_seg'}")
+    runs = [checkpoint.parent, classified, grounded]
+    if config.studies < LEAST_TO_SEGMENT:
+        print(f"left out: of fewer than {LEAST_TO_SEGMENT} studies too few have masks")
+    else:
+        runs.append(_segment(config, checkpoint))
+    report = write_report(config.output, "MeDSLIP on phantom chests", runs)
+    print(f"\nphantoms  {config.corpus}/contact_sheet.png\nmodel     {checkpoint}\nreport    {report}")
+    print("next      python scripts/zeroshot_cls.py --help")
 
 
 def _prepare(config: DemoConfig) -> None:
@@ -90,7 +110,7 @@ def _pretrain(config: DemoConfig) -> Path:
     return pretrain.run(replace(wanted, resume=True))
 
 
-def _classify(config: DemoConfig, checkpoint: Path) -> None:
+def _classify(config: DemoConfig, checkpoint: Path) -> Path:
     folder = config.output / "zeroshot_cls"
     if (folder / "metrics.json").is_file():
         shutil.rmtree(folder)  # an earlier demo's, made anew in seconds
@@ -104,9 +124,37 @@ def _classify(config: DemoConfig, checkpoint: Path) -> None:
         f"thumbnails: AUROC of a logistic regression on {THUMBNAIL} x {THUMBNAIL} thumbnails, supervised by the same "
         f"training images; mean {summarise(baseline).auroc:.3f}"
     )
-    print(f"\nphantoms       {config.corpus}/contact_sheet.png\nmodel          {checkpoint}")
-    print(f"losses         {config.output}/pretrain/losses.png\nscores         {folder}/metrics.json, roc.png")
-    print(f"where it looks {folder}/answers.png\nnext           python scripts/zeroshot_cls.py --help")
+    write_report(folder)  # again, now with the answers
+    return folder
+
+
+def _ground(config: DemoConfig, checkpoint: Path) -> Path:
+    wanted = ground.held_out_phantoms(config.corpus, checkpoint, config.output / "ground")
+    folder = config.output / "ground"
+    if not _is_done(folder, wanted, checkpoint):
+        groups = ground.run(wanted, show=False)
+        print(f"findings larger than one patch\n{chance_table(groups['larger'][-1])}")
+    return folder
+
+
+def _segment(config: DemoConfig, checkpoint: Path) -> Path:
+    folder = config.output / "finetune_seg"
+    wanted = finetune_seg.phantom_config(config.corpus, checkpoint, folder)
+    if not _is_done(folder, wanted, checkpoint):
+        finetune_seg.run(wanted)
+    return folder
+
+
+def _is_done(folder: Path, wanted: object, checkpoint: Path) -> bool:
+    """Whether an earlier demo left this run with these weights; what it left of another is removed."""
+    done = folder / "metrics.json"
+    if not done.is_file():
+        return False
+    if done.stat().st_mtime >= checkpoint.stat().st_mtime and not differences(folder, wanted):
+        print(f"{folder}: already there")
+        return True
+    shutil.rmtree(folder)
+    return False
 
 
 def _thumbnail_scores(config: DemoConfig) -> Scores:
@@ -136,17 +184,24 @@ def draw_answers(path: Path, corpus: Path, checkpoint: Path, columns: int = 4, r
     predictor = Predictor.load(checkpoint)
     images = [finding.image for finding in findings]
     tiles: list[Tile] = []
-    for _, output in predictor.outputs(images, with_attention=True):
-        assert output.pathology_attention is not None, "asked for"
-        probability = present_probability(output.pathology_logits)
-        for maps, answer in zip(output.pathology_attention.float().cpu().numpy(), probability, strict=True):
+    for outputs in predictor.shifted_outputs(images, SHIFTS):
+        maps, centre = interleave([_attention(output) for output in outputs], PATCH_CENTRE)
+        probability = np.mean([present_probability(output.pathology_logits) for output in outputs], axis=0)
+        for grid, answer in zip(maps, probability, strict=True):
             finding = findings[len(tiles)]
-            column = PATHOLOGIES.index(finding.pathology)
-            side = round(maps.shape[1] ** 0.5)
-            heat = maps[column].reshape(side, side)
+            column, image = PATHOLOGIES.index(finding.pathology), read_image(finding.image)
+            height, width = image.shape
             title = f"{finding.pathology}: {answer[column]:.2f}"
-            tiles.append(Tile(read_image(finding.image), title, heat / heat.max(), [finding.box]))
+            tiles.append(Tile(image, title, heat_map(grid[column], height, width, centre), [finding.box]))
     overview(path, tiles, columns)
+
+
+def _attention(output: MeDSLIPOutput) -> npt.NDArray[np.float32]:
+    """B x P x g x g."""
+    assert output.pathology_attention is not None, "asked for"
+    maps: npt.NDArray[np.float32] = output.pathology_attention.float().cpu().numpy()
+    side = math.isqrt(maps.shape[-1])
+    return maps.reshape(*maps.shape[:-1], side, side)
 
 
 def embedded_default() -> DemoConfig:

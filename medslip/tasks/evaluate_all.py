@@ -33,11 +33,13 @@ class ClassificationSet:
 
     Attributes:
         data: Which images.
+        validation: Images, not among them, that operating points and recalibration are chosen on; None: neither.
         prompt: Free-text queries: one as "class: text", or several as {class: text}.
         fibrosis: ChestX-ray14's Fibrosis has no pathology of its own: ask the "published" catch-all, or by its own "prompt".
     """
 
     data: ImagesConfig = field(default_factory=ImagesConfig)
+    validation: ImagesConfig | None = None
     prompt: dict[str, str] | str = field(default_factory=dict)
     fibrosis: Literal["published", "prompt"] = "published"
 
@@ -50,6 +52,7 @@ class GroundingSet:
         data: Which images.
         layers: Decoder layers whose attention is averaged, from 0; none named means all.
         heads: Attention heads of these layers, from 0; none named means all.
+        shifts: K: maps of K x K copies, shifted by parts of a patch, are averaged; 1 takes the image as it is.
         anatomy: Whether to multiply in the anatomy stream's map.
         threshold: Of the model's map, 0 to 1, for IoU, Dice and boxes; None chooses it on images that are not scored.
         box_iou: IoU, 0 to 1, at which a predicted box finds a true one.
@@ -58,9 +61,14 @@ class GroundingSet:
     data: GroundedDataConfig = field(default_factory=GroundedDataConfig)
     layers: list[int] = field(default_factory=list)
     heads: list[int] = field(default_factory=list)
+    shifts: Literal[1, 2, 4, 8] = 2
     anatomy: bool = False
     threshold: float | None = None
     box_iou: float = 0.3
+
+    def __post_init__(self) -> None:
+        # What grounding would refuse is refused here, before any other data set is evaluated.
+        GroundConfig(threshold=self.threshold, box_iou=self.box_iou)
 
 
 @dataclass(frozen=True)
@@ -195,6 +203,7 @@ def _classify(
         asked = ZeroshotConfig(
             **_common(config),
             data=entry.data,
+            validation=entry.validation,
             prompt=entry.prompt,
             fibrosis=entry.fibrosis,
             text_encoder=config.text_encoder,

@@ -197,7 +197,10 @@ def run(config: FinetuneSegConfig, show: bool = True) -> Path:
     for name, split in splits.items():
         if not split.marked.any() or (config.choose_by == "dice_balanced" and split.marked.all()):
             which = "every one" if split.marked.any() else "none"
-            raise InputError(f"{data.name}: {which} of the {len(split)} images to {name} has a mask of {data.finding}")
+            raise InputError(
+                f"{data.name}: {which} of the {len(split)} images to {name} has a mask of {data.finding}; change "
+                "the fractions, or take more images"
+            )
     marked = splits["train"].marked
     strata = ["marked" if there else "empty" for there in marked]
     chosen = choose_labels(strata, marked, config.data.fraction, config.seeds)

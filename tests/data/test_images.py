@@ -11,7 +11,7 @@ from PIL import Image
 from skimage.exposure import equalize_hist
 
 from medslip.data.equalise import histogram_equalise
-from medslip.data.images import read_image
+from medslip.data.images import read_header, read_image
 from medslip.errors import InputError
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -305,6 +305,34 @@ def test_real_dicom_radiographs_have_bright_bones_on_a_dark_ground(shared):
         spine = grey[middle, int(0.46 * width) : int(0.54 * width)].mean()
         right_lung = grey[middle, int(0.22 * width) : int(0.34 * width)].mean()
         assert spine > right_lung + 20, file.name
+
+
+# Headers
+
+
+@pytest.mark.parametrize(("missing", "words"), [("PixelData", "pixel data"), ("Rows", "rows and columns")])
+def test_header_of_a_dicom_file_without_an_image_is_refused(tmp_path, missing, words):
+    """A report or a stripped file would be found only when its pixels are wanted, hours later."""
+    from pydicom import dcmread
+
+    dataset = dcmread(io.BytesIO(dicom_bytes(RAMP, PatientID="p1")))
+    del dataset[missing]
+    dataset.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    with pytest.raises(InputError, match=rf"a\.dcm: holds no image \(no DICOM {words}\); remove it from the list"):
+        read_header(tmp_path / "a.dcm")
+    (tmp_path / "whole.dcm").write_bytes(dicom_bytes(RAMP[:8], PatientID="p1"))
+    header = read_header(tmp_path / "whole.dcm")
+    assert (header.patient, header.height, header.width) == ("p1", 8, 16)
+
+
+def test_header_has_the_size_of_the_image_as_it_is_read(tmp_path):
+    """A mask of a turned photograph would be refused, or laid on its side."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name, options in (("plain.png", {}), ("turned.png", {"exif": exif}), ("turned.jpg", {"exif": exif})):
+        path = save(tmp_path / name, Image.fromarray(RAMP[:8]), **options)
+        header = read_header(path)
+        assert (header.height, header.width) == read_image(path).shape
 
 
 # Histogram equalisation

@@ -62,7 +62,7 @@ def test_taken_images_keep_their_own_masks_also_in_a_worker(corpus):
 
 
 def test_a_finding_without_masks_is_refused(corpus):
-    with pytest.raises(InputError, match="no phantom has a mask of 'hernia'"):
+    with pytest.raises(InputError, match="no validation or test phantom has a mask of 'hernia'"):
         read_phantom_masks(corpus, "hernia")
 
 

@@ -126,6 +126,22 @@ def test_png_form(tmp_path: Path) -> None:
     assert labels.tolist() == [[1], [0]]
 
 
+def test_dicom_images_have_masks_that_are_pictures(tmp_path: Path) -> None:
+    """A DICOM mask would be looked for, which nobody has."""
+    mask = np.zeros((8, 6), np.uint8)
+    mask[2:4, 5] = 255
+    table = write_pictures(tmp_path, mask)
+    write_dicom(tmp_path / "images" / "a.dcm", np.full((8, 6), 9, np.uint8), HEADER, uid_of("a"))
+    table.write_text("image_path\nimages/a.dcm\nimages/b.png\n")
+    masked = read_masks(table)
+    assert [path.name for path in masked.paths] == ["a.dcm", "b.png"]
+    assert masked.marked.tolist() == [True, False]
+    np.testing.assert_array_equal(masked.mask(0), mask > 0)
+    (tmp_path / "masks" / "a.png").unlink()
+    with pytest.raises(InputError, match=r"list.csv: line 2: mask .*masks/a.png not found"):
+        read_masks(table)
+
+
 def test_png_mask_of_another_size_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"masks/a.png: the mask has 8 x 6 pixels, its image .*a.png 6 x 8"):
         read_masks(write_pictures(tmp_path, np.zeros((6, 8), np.uint8)))

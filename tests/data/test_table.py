@@ -108,3 +108,20 @@ def test_real_small_set(shared: Path) -> None:
     assert table.images.labels is not None
     assert int(table.normal.sum()) == 243
     assert (table.normal == (table.images.labels == 0).all(axis=1)).all()
+
+
+@pytest.mark.parametrize("asked", [["covid-19"], ["COVID-19"]])
+def test_a_class_that_a_prompt_answers_for_needs_no_pathology(tmp_path, asked):
+    """Its labels would be refused, or left out without a word."""
+    columns = write(tmp_path, COLUMNS.replace("Lung Opacity", "Covid-19"))
+    with pytest.raises(InputError, match="column 'Covid-19' holds labels of an unknown class"):
+        read_table(columns)
+    images = read_table(columns, asked=asked).images
+    assert images.classes == ("effusion", "Covid-19")
+    assert images.labels.tolist() == [[1, 0], [0, -1], [-1, 1]]
+    listed = write(tmp_path, LIST.replace("|Effusion", "|Covid-19"))
+    with pytest.raises(InputError, match="line 2: unknown class 'Covid-19'"):
+        read_table(listed, LISTED)
+    images = read_table(listed, LISTED, asked=asked).images
+    assert images.classes == ("Edema", "Covid-19")
+    assert images.labels.tolist() == [[1, 1], [0, 0], [-1, -1]]

@@ -180,3 +180,11 @@ def test_files_and_tables(tmp_path):
     assert f"{groups[0].scores['prior']['pointing'].value:.3f}" in lines[2]
     contrast = next(line for line in chance_table(groups[1]).splitlines() if line.startswith("contrast"))
     assert contrast.split()[-4:] == ["-", "-", "-", "-"]
+
+
+def test_a_group_of_one_patient_has_no_interval():
+    """Resampling one patient gives the same value each time: an interval without width would look certain."""
+    answers = random_cases(0, 3)
+    first, both = score_groups({"one": np.array([0]), "both": np.arange(3)}, answers, ["a", "b", "b"], 50)
+    assert all(score.interval is None for score in first.scores["model"].values())
+    assert both.scores["model"]["pixel_auroc"].interval is not None

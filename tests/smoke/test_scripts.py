@@ -23,12 +23,12 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def demonstrated(tmp_path_factory):
-    """A shortened demo: 60 phantoms, 1 epoch."""
+    """A shortened demo: 250 phantoms, 1 epoch."""
     folder = tmp_path_factory.mktemp("demo")
     before = Path.cwd()
     os.chdir(folder)
     try:
-        demo.run(DemoConfig(studies=60, epochs=1))
+        demo.run(DemoConfig(studies=250, epochs=1))
     finally:
         os.chdir(before)
     return folder
@@ -42,17 +42,23 @@ def test_demo_ends_in_scores_figures_and_a_checkpoint(demonstrated):
     for name in ("predictions.csv", "roc.png", "precision_recall.png", "answers.png", "config.yaml"):
         assert (zeroshot / name).stat().st_size > 0
     assert (demonstrated / "runs" / "phantom" / "pretrain" / "best.safetensors").is_file()
+    assert (demonstrated / "runs" / "phantom" / "ground" / "overlays.png").is_file()
+    assert "dice_marked" in json.loads((demonstrated / "runs/phantom/finetune_seg/metrics.json").read_text())["scores"]
+    page = (demonstrated / "runs" / "phantom" / "report.html").read_text()
+    for run in ("pretrain", "zeroshot_cls", "ground", "finetune_seg"):
+        assert run in page
 
 
 def test_demo_uses_again_what_is_there(demonstrated, monkeypatch, capsys):
     """A second run of the README's first line must not train again."""
     monkeypatch.chdir(demonstrated)
     stamp = (demonstrated / "runs/phantom/pretrain/best.safetensors").stat().st_mtime_ns
-    demo.run(DemoConfig(studies=60, epochs=1))
+    demo.run(DemoConfig(studies=250, epochs=1))
     assert (demonstrated / "runs/phantom/pretrain/best.safetensors").stat().st_mtime_ns == stamp
     said = capsys.readouterr().out
     assert "already prepared" in said
     assert "already trained" in said
+    assert said.count("already there") == 3  # the phantoms, grounding, fine-tuning
     assert "thumbnails" in said
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from medslip.cli import parse, run_task
 from medslip.errors import InputError
+from medslip.tasks import ground, zeroshot_cls
 from medslip.tasks.evaluate_all import EvaluateAllConfig, phantom_config, run
 from medslip.tasks.make_phantom import MakePhantomConfig
 from medslip.tasks.make_phantom import run as make_phantom
@@ -37,7 +38,18 @@ def config(corpus: Path, tiny_checkpoint: Path, tmp_path: Path) -> EvaluateAllCo
     return replace(made, classification=few, grounding=places, resamples=5, workers=0, device="cpu")
 
 
-def test_every_layout_is_in_one_table_beside_its_own_run(config, capsys):
+@pytest.fixture
+def no_figures(monkeypatch):
+    """Drawing takes longer than everything else here; the tests of the single tasks draw."""
+    for module, names in (
+        (zeroshot_cls, ("roc_curves", "precision_recall_curves", "draw_judgement")),
+        (ground, ("overview",)),
+    ):
+        for name in names:
+            monkeypatch.setattr(module, name, lambda *arguments: None)
+
+
+def test_every_layout_is_in_one_table_beside_its_own_run(config, no_figures, capsys):
     """A data set would be missing, or its number differ from its own run's."""
     output = run(config)
     page = (output / "results.md").read_text()
@@ -62,7 +74,7 @@ def test_every_layout_is_in_one_table_beside_its_own_run(config, capsys):
     assert [state["state"] for state in states] == ["done"] * 5
 
 
-def test_what_is_missing_is_named_and_what_is_broken_does_not_stop_the_others(config, tmp_path, capsys):
+def test_what_is_missing_is_named_and_what_is_broken_does_not_stop_the_others(config, no_figures, tmp_path, capsys):
     (tmp_path / "broken").mkdir()
     entry = config.classification["covidx"]
     sets = {

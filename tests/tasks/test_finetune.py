@@ -258,7 +258,7 @@ def test_a_patient_in_two_splits_is_refused(cls, corpus):
 @pytest.mark.parametrize(
     ("task", "change", "words"),
     [
-        ("finetune_seg", ["--data.pathology", "hernia"], "no phantom has a mask of 'hernia'"),
+        ("finetune_seg", ["--data.pathology", "hernia"], "phantom has a mask of 'hernia'"),
         ("finetune_seg", ["--data.fraction", "1.5"], "data.fraction: 1.5 is not above 0 and at most 1"),
         ("finetune_seg", ["--data.fraction", "0.001", "--seeds", "[0,1,2,3,4,5]"], "without any finding"),
         ("finetune_seg", ["--data.test_fraction", "0"], "test_fraction"),

@@ -1,0 +1,341 @@
+"""Input that cannot be used, given to the scripts: one line that names file and row or key, status 2, no folder."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pydicom
+import pytest
+from PIL import Image
+
+from medslip.cli import run_task
+from medslip.tasks.make_phantom import MakePhantomConfig
+from medslip.tasks.make_phantom import run as make_phantom
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Phantoms in every publisher's layout."""
+    return make_phantom(
+        MakePhantomConfig(
+            tmp_path_factory.mktemp("phantom") / "corpus",
+            studies=60,
+            valid_fraction=0.3,
+            test_fraction=0.4,
+            side=64,
+            workers=1,
+        )
+    )
+
+
+@pytest.fixture
+def corpus(drawn: Path, tmp_path: Path) -> Path:
+    """A copy of them, to be damaged."""
+    return Path(shutil.copytree(drawn, tmp_path / "corpus"))
+
+
+@pytest.fixture
+def refused(tiny_checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a task with input that it must refuse; gives the one line that it said."""
+
+    def run(task: str, *arguments: object) -> str:
+        output = tmp_path / "run"
+        given = ["--checkpoint", tiny_checkpoint, "--device", "cpu", "--output", output, *arguments]
+        if task.startswith("finetune"):
+            given += ["--data.side", 32, "--data.workers", 0, "--train.epochs", 1]
+        else:
+            given += ["--workers", 0, "--resamples", 5]
+        status = run_task(task, list(map(str, given)))
+        said = [line for line in re.split(r"[\r\n]", capfd.readouterr().err) if line.strip() and "%|" not in line]
+        assert len(said) == 1, said
+        assert said[0].startswith("error: ")
+        assert status == 2
+        assert not output.exists()
+        return said[0]
+
+    return run
+
+
+def edit(path: Path, old: str, new: str, line: int = 0) -> Path:
+    """Replace a pattern where it first stands, in the whole file or in one line, counted from 1."""
+    lines = path.read_text().splitlines(keepends=True)
+    place = slice(line - 1, line) if line else slice(None)
+    text, count = re.subn(old, new, "".join(lines[place]), count=1, flags=re.MULTILINE)
+    assert count, f"{path} has no {old}"
+    lines[place] = [text]
+    path.write_text("".join(lines))
+    return path
+
+
+def line_with(path: Path, pattern: str) -> int:
+    """The first line in which a pattern stands, from 1."""
+    return next(number for number, line in enumerate(path.read_text().splitlines(), 1) if re.search(pattern, line))
+
+
+def repeat(path: Path, line: int) -> int:
+    """Write one line of a list again at its end; returns the number of the new line."""
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines, lines[line - 1]]) + "\n")
+    return len(lines) + 1
+
+
+@pytest.mark.parametrize("task", ["finetune_seg", "zeroshot_cls"])
+@pytest.mark.parametrize(("runs", "words"), [("4000 200", "pixel 4200"), ("1 2 3", "'1 2 3'"), ("5 0", "length 0")])
+def test_run_lengths_that_leave_the_image(corpus, refused, task, runs, words):
+    """A mask would be cut off or wrapped round in silence."""
+    table = corpus / "siim_acr" / "train-rle.csv"
+    edit(table, r",[^,\n]*$", f",{runs}", line=5)
+    error = refused(task, "--data.kind", "siim_acr", "--data.path", table.parent)
+    assert f"{table}: line 5: " in error
+    assert words in error
+
+
+@pytest.mark.parametrize("task", ["ground", "zeroshot_cls"])
+@pytest.mark.parametrize("box", ["900,900,300,100", "-20,5,30,30", "5,5,0,30", "5,5,nan,30"])
+def test_box_outside_an_rsna_image(corpus, refused, task, box):
+    table = corpus / "rsna" / "stage_2_train_labels.csv"
+    line = line_with(table, ",1$")
+    edit(table, r",.*,1$", f",{box},1", line=line)
+    error = refused(task, "--data.kind", "rsna", "--data.path", table.parent)
+    assert f"{table}: line {line}: the box " in error
+
+
+def test_box_outside_a_chestxray14_image(corpus, refused):
+    table = corpus / "cxr14" / "BBox_List_2017.csv"
+    edit(table, r"(,[A-Za-z]+,).*?,", r"\g<1>2000.0,", line=3)
+    error = refused("ground", "--data.kind", "cxr14", "--data.path", table.parent)
+    assert f"{table}: line 3: the box " in error
+    assert "outside the image of 1024 x 1024" in error
+
+
+@pytest.mark.parametrize("box", [[60, 2, 8, 8], [-1, 2, 8, 8], [2, 2, 0, 8]])
+def test_box_outside_a_phantom(corpus, refused, box):
+    findings = corpus / "findings.jsonl"
+    line = line_with(findings, '"split": "valid"')
+    edit(findings, r'"box": \[.*?\]', f'"box": {json.dumps(box)}', line=line)
+    error = refused("ground", "--data.path", corpus)
+    assert f"{findings}: line {line}: the box {box}" in error
+    assert "make the corpus again" in error
+
+
+def marked(corpus: Path, split: str, pathology: str = "") -> tuple[int, dict[str, str]]:
+    """The first finding of a split, and its line."""
+    findings = corpus / "findings.jsonl"
+    line = line_with(findings, f'"split": "{split}", "pathology": "{pathology}')
+    return line, json.loads(findings.read_text().splitlines()[line - 1])
+
+
+def test_mask_of_another_size_than_a_phantom(corpus, refused):
+    """Pixels would be compared with those of another place."""
+    line, finding = marked(corpus, "test")
+    Image.new("1", (64, 60), 1).save(corpus / finding["mask"])
+    error = refused("ground", "--data.path", corpus)
+    assert f"{corpus}/findings.jsonl: line {line}: the mask {corpus / finding['mask']} has 64 x 60 pixels" in error
+    assert "make them the same size" in error
+    error = refused(
+        "finetune_seg", "--data.kind", "phantom", "--data.path", corpus, "--data.pathology", finding["pathology"]
+    )
+    assert (
+        f"{corpus / finding['mask']}: the mask has 64 x 60 pixels, its image {corpus / finding['image']} 64 x 64"
+        in error
+    )
+    assert "make them the same size" in error
+
+
+def pictures(folder: Path, size: tuple[int, int] = (32, 32)) -> Path:
+    """The PNG form of SIIM-ACR: three images, the last mask of a size of one's choice."""
+    for part in ("images", "masks"):
+        (folder / part).mkdir(parents=True)
+        for index in range(3):
+            shape = size if (part, index) == ("masks", 2) else (32, 32)
+            Image.new("L", shape, 255).save(folder / part / f"{index}.png")
+    table = folder / "list.csv"
+    table.write_text("image_path\n" + "".join(f"images/{index}.png\n" for index in range(3)))
+    return table
+
+
+@pytest.mark.parametrize("task", ["finetune_seg", "zeroshot_cls"])
+def test_mask_of_another_size_than_a_picture(tmp_path, refused, task):
+    table = pictures(tmp_path / "siim", (30, 32))
+    error = refused(task, "--data.kind", "siim_acr", "--data.path", table)
+    assert f"{table.parent}/masks/2.png: the mask has 30 x 32 pixels" in error
+    assert "make them the same size" in error
+
+
+def strip_pixels(path: Path) -> Path:
+    dataset = pydicom.dcmread(path)
+    del dataset.PixelData
+    dataset.save_as(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("task", "kind"),
+    [("zeroshot_cls", "rsna"), ("ground", "rsna"), ("zeroshot_cls", "siim_acr"), ("finetune_seg", "siim_acr")],
+)
+def test_dicom_without_pixels(corpus, refused, task, kind):
+    path = strip_pixels(sorted((corpus / kind).rglob("*.dcm"))[7])
+    error = refused(task, "--data.kind", kind, "--data.path", corpus / kind)
+    assert f"{path}: holds no image (no DICOM pixel data); remove it from the list" in error
+
+
+def test_dicom_without_pixels_in_a_folder(corpus, refused):
+    path = strip_pixels(sorted((corpus / "rsna").rglob("*.dcm"))[0])
+    error = refused("zeroshot_cls", "--data.kind", "folder", "--data.path", path.parent)
+    assert f"{path}: holds no image" in error
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "path", "words"),
+    [
+        ("covidx", "covidx/test.txt", "covidx", "listed twice, also in line 4"),
+        ("cxr14", "cxr14/test_list.txt", "cxr14", "listed twice, also in line 4"),
+        ("siim_acr", "siim_acr/train-rle.csv", "siim_acr", "stands in line 4 too, and not as another mask"),
+        ("rsna", "rsna/stage_2_train_labels.csv", "rsna", "has the same box twice"),
+        ("table", "findings.csv", "findings.csv", "listed twice, also in line 4"),
+    ],
+)
+def test_image_listed_twice(corpus, refused, kind, name, path, words):
+    """It would count double, or be learnt from and tested on."""
+    last = repeat(corpus / name, 4)
+    error = refused("zeroshot_cls", "--data.kind", kind, "--data.path", corpus / path)
+    assert f"{corpus / name}: line {last}: " in error
+    assert words in error
+
+
+def test_image_listed_twice_among_masks(corpus, tmp_path, refused):
+    table = pictures(tmp_path / "siim")
+    table.write_text(table.read_text() + "images/../images/1.png\n")
+    error = refused("finetune_seg", "--data.kind", "siim_acr", "--data.path", table)
+    assert f"{table}: line 5: image {table.parent}/images/1.png is listed twice, also in line 3" in error
+    last = repeat(corpus / "findings.csv", line_with(corpus / "findings.csv", ",valid,"))
+    error = refused("finetune_seg", "--data.kind", "phantom", "--data.path", corpus, "--data.pathology", "effusion")
+    assert f"{corpus}/findings.csv: line {last}: image " in error
+
+
+def covidx(corpus: Path) -> list[object]:
+    """Arguments that fine-tune on the lists of COVIDx."""
+    arguments: list[object] = []
+    for part in ("train", "valid", "test"):
+        arguments += [f"--data.{part}.kind", "covidx", f"--data.{part}.path", corpus / "covidx"]
+        arguments += [f"--data.{part}.split", part]
+    return arguments
+
+
+def test_patient_in_two_splits(corpus, refused):
+    """The test would be on what was learnt from."""
+    train, test = (corpus / "covidx" / f"{name}.txt" for name in ("train", "test"))
+    patient = train.read_text().split()[0]
+    edit(test, r"^p\d+", patient, line=2)
+    first, second = train.read_text().split()[1], test.read_text().splitlines()[1].split()[1]
+    error = refused("finetune_cls", *covidx(corpus))
+    assert f"patient {patient} is in train and in test ({first} and {second}); keep it in one of them" in error
+    assert "COVIDx CXR-4 (test.txt)" in error
+
+
+def test_patient_of_the_scored_images_among_the_validation_images(corpus, refused):
+    table = corpus / "findings.csv"
+    arguments = [
+        f"--{part}.{key}={value}"
+        for part in ("data", "validation")
+        for key, value in (("kind", "table"), ("path", table))
+    ]
+    patient = table.read_text().splitlines()[line_with(table, ",test,") - 1].split(",")[2]
+    edit(table, r",p\d+,valid,", f",{patient},valid,")
+    error = refused("zeroshot_cls", *arguments, "--data.split", "test", "--validation.split", "valid")
+    assert "keep it in one of them" in error
+    assert patient in error
+
+
+@pytest.mark.parametrize("name", ["train", "val", "test"])
+def test_class_that_no_image_has(corpus, refused, name):
+    """Training would learn that there is nothing, and its test would be without a score."""
+    path = corpus / "covidx" / f"{name}.txt"
+    path.write_text(path.read_text().replace("positive", "negative"))
+    for other in ("train", "val", "test"):
+        if other != name:
+            edit(corpus / "covidx" / f"{other}.txt", "negative", "positive", line=1)
+    error = refused("finetune_cls", *covidx(corpus))
+    assert f"COVIDx CXR-4 ({name}.txt): class COVID-19 is present in none of the " in error
+    assert "take more images" in error
+
+
+def test_finding_that_no_phantom_has(corpus, refused):
+    arguments = ["--data.kind", "phantom", "--data.path", corpus, "--data.pathology", "pneumonia"]
+    assert f"{corpus}/findings.jsonl: no validation or test phantom has a mask of 'pneumonia'" in refused(
+        "finetune_seg", *arguments
+    )
+
+
+def test_masks_that_are_all_empty(corpus, refused):
+    table = corpus / "siim_acr" / "train-rle.csv"
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([lines[0], *(f"{line.split(',')[0]},-1" for line in lines[1:])]))
+    error = refused("finetune_seg", "--data.kind", "siim_acr", "--data.path", table.parent)
+    assert "train-rle.csv" in error
+    assert "has a mask of Pneumothorax; change the fractions, or take more images" in error
+
+
+KEYS = [
+    ("ground", "threshold"),
+    ("ground", "box_iou"),
+    ("ground", "data.aside"),
+    ("zeroshot_cls", "specificity"),
+    ("finetune_cls", "specificity"),
+    ("finetune_cls", "data.fraction"),
+    ("finetune_seg", "data.fraction"),
+    ("finetune_cls", "data.valid_fraction"),
+    ("finetune_seg", "data.test_fraction"),
+]
+
+
+@pytest.mark.parametrize(("task", "key"), KEYS)
+@pytest.mark.parametrize("value", ["1.5", "-0.1", "nan", ".nan"])
+def test_share_outside_0_to_1(refused, task, key, value):
+    """Every comparison with nan is false: it would pass for a threshold, and every score would be of nothing."""
+    error = refused(task, f"--{key}={value}")
+    assert key.rpartition(".")[2] in error
+    assert value.lstrip(".") in error
+    assert "Union" not in error
+    assert "subtypes" not in error
+
+
+def test_threshold_outside_0_to_1_in_a_yaml(refused, tmp_path):
+    (tmp_path / "all.yaml").write_text("grounding: {phantom: {threshold: 1.5}}\n")
+    error = refused("evaluate_all", "--config", tmp_path / "all.yaml")
+    assert f"{tmp_path}/all.yaml: " in error
+    assert "threshold: 1.5 is outside 0..1" in error
+
+
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+@pytest.mark.parametrize("content", [b"", b"<html>not found</html>"])
+def test_file_that_is_no_image_is_found_before_the_training(corpus, refused, part, content, monkeypatch):
+    """It would be found after hours of training, at the first look at the test images."""
+    monkeypatch.setattr("medslip.tasks.finetune.Fit.run", lambda *_: pytest.fail("trained"))
+    path = sorted((corpus / "covidx" / part).iterdir())[-1]
+    path.write_bytes(content)
+    for name in ("train", "val", "test"):
+        edit(corpus / "covidx" / f"{name}.txt", "negative", "positive", line=1)
+    assert f"{path}: " in refused("finetune_cls", *covidx(corpus))
+
+
+def test_film_that_is_no_image_is_found_before_the_training(corpus, refused, monkeypatch):
+    monkeypatch.setattr("medslip.tasks.finetune.Fit.run", lambda *_: pytest.fail("trained"))
+    _, finding = marked(corpus, "test", "effusion")
+    (corpus / finding["image"]).write_bytes(b"<html>not found</html>")
+    error = refused("finetune_seg", "--data.kind", "phantom", "--data.path", corpus, "--data.pathology", "effusion")
+    assert f"{corpus / finding['image']}: neither PNG, JPEG nor DICOM" in error
+
+
+def test_image_that_is_cut_short_leaves_no_run_folder(corpus, refused):
+    """Its header is whole, so it is met on the way: what was begun must not look like a run."""
+    path = sorted((corpus / "covidx" / "train").iterdir())[0]
+    path.write_bytes(path.read_bytes()[:600])
+    for name in ("train", "val", "test"):
+        edit(corpus / "covidx" / f"{name}.txt", "negative", "positive", line=1)
+    arguments = [*covidx(corpus), "--train.batch_size", 64]
+    assert f"{path}: damaged or cut short" in refused("finetune_cls", *arguments)

@@ -1,0 +1,64 @@
+"""Files that are written whole or not at all, and JSON that every reader accepts."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medslip.files import to_json, write_text, written_whole
+
+
+def test_a_file_appears_only_when_it_is_whole(tmp_path):
+    """Another program, or a resumed run, would read half of it."""
+    path = tmp_path / "new" / "a.csv"
+    with written_whole(path) as partial:
+        partial.write_text("half")
+        assert not path.exists()
+        assert partial.name == "a.csv.partial"
+    assert path.read_text() == "half"
+    assert [file.name for file in path.parent.iterdir()] == ["a.csv"]
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+@pytest.mark.parametrize("begun", [True, False])
+def test_after_an_error_the_earlier_file_stands_and_nothing_else(tmp_path, error, begun):
+    path = tmp_path / "a.txt"
+    path.write_text("earlier")
+
+    def fail() -> None:
+        with written_whole(path) as partial:
+            if begun:
+                partial.write_text("half")
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
+    assert path.read_text() == "earlier"
+    assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_text_is_written_in_utf_8_whatever_the_locale(tmp_path):
+    write_text(tmp_path / "a.txt", "Ödem\n")
+    assert (tmp_path / "a.txt").read_bytes() == "Ödem\n".encode()
+
+
+def test_nan_and_infinities_become_null_at_every_depth():
+    """Python writes NaN as it is, which browsers and other languages refuse as JSON."""
+    data = {"a": [1.5, math.nan, (math.inf, {"b": -math.inf})], "c": None, "d": "NaN", "e": True}
+    assert json.loads(to_json(data)) == {"a": [1.5, None, [None, {"b": None}]], "c": None, "d": "NaN", "e": True}
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+        max_leaves=10,
+    )
+)
+def test_everything_else_comes_back_as_it_was(data):
+    assert json.loads(to_json(data)) == data
