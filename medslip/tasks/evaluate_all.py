@@ -220,7 +220,7 @@ def _ground(
     config: EvaluateAllConfig, name: str, entry: GroundingSet
 ) -> Callable[[Path], Classified | Grounded | None]:
     options: dict[str, Any] = {
-        key: getattr(entry, key) for key in ("layers", "heads", "anatomy", "threshold", "box_iou")
+        key: getattr(entry, key) for key in ("layers", "heads", "shifts", "anatomy", "threshold", "box_iou")
     }
 
     def look(folder: Path) -> Grounded:
@@ -293,7 +293,7 @@ def phantom_config(corpus: Path, checkpoint: Path | None, output: Path | None) -
     return EvaluateAllConfig(
         checkpoint,
         {
-            "phantom": ClassificationSet(table),
+            "phantom": ClassificationSet(table, validation=replace(table, split="valid")),
             "cxr14": ClassificationSet(ImagesConfig("cxr14", corpus / CXR14_FOLDER)),
             "rsna": ClassificationSet(ImagesConfig("rsna", corpus / RSNA_FOLDER)),
             "siim_acr": ClassificationSet(ImagesConfig("siim_acr", corpus / SIIM_FOLDER)),

@@ -1,0 +1,220 @@
+"""Does the pre-trained trunk beat one from scratch, where a tenth of the phantoms have labels?
+
+    python benchmarks/finetuning.py CHECKPOINT [--tasks segmentation classification probe] [--studies 2000]
+        [--epochs 10] [--tuning_epochs 5] [--passes 4]
+        [--corpus data_file/phantom_seed1] [--output runs/finetuning]
+
+CHECKPOINT is a best.safetensors that scripts/pretrain.py or scripts/demo.py made from phantoms. The phantoms here are drawn
+from another seed than the demo's, so the pre-training saw none of them. Three tasks, each with both starts:
+
+- segmentation: a U-Net on the trunk finds the pneumothorax; test Dice.
+- classification: trunk, fourth stage and linear head find all 18 findings; test macro AUROC.
+- probe: one linear layer on the frozen trunk's averaged features; test macro AUROC.
+
+The learning rate is chosen for each start by the validation score of a seed that is not scored: of three rates, and of the
+next one for as long as the best lies at an edge, each for TUNING_EPOCHS. Then three seeds at that rate, for EPOCHS; a seed
+learns from the same images, in the same order, with the same head, whatever the start. Prints a table of test scores, and
+whether the validation still rose at the end.
+
+An epoch is PASSES passes over the labelled images and a validation; segmentation has five times as many passes, as it has a
+fifth of the images: pneumothorax is in a tenth of the phantoms, and a U-Net that sees nine empty masks to each marked one
+answers "nothing" for longer than this takes. So half of its pictures are marked.
+
+Everything is in bfloat16. Runs that the output folder has already are not repeated; name another one to change a rate or
+TUNING_EPOCHS.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from medslip.checkpoints import load_checkpoint
+from medslip.data.masked import read_phantom_masks
+from medslip.tasks import finetune_cls, finetune_seg, make_phantom
+from medslip.tasks.finetune import StartConfig
+from medslip.training.engine import TrainConfig, read_log
+from medslip.training.optim import OptimConfig
+
+STARTS = ("medslip", "random")
+TUNING_SEED, SEEDS = 100, (0, 1, 2)
+FRACTION = 0.1
+FINDING = "pneumothorax"
+RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+FIRST_RATES = {"segmentation": (3e-4, 1e-3, 3e-3), "classification": (1e-4, 3e-4, 1e-3), "probe": (1e-3, 3e-3, 1e-2)}
+"""Tried for each start; the neighbours among RATES where the best of them is at an edge."""
+
+REPORTED = {
+    "segmentation": ("dice_marked", "dice_balanced"),
+    "classification": ("auroc",),
+    "probe": ("auroc",),
+}
+"""Test scores in the table; the validation chooses by balanced Dice or by AUROC."""
+
+CHOSEN_BY = {"segmentation": "validation_dice", "classification": "validation_auroc", "probe": "validation_auroc"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all runs have in common.
+
+    Attributes:
+        checkpoint: The pre-trained weights.
+        corpus: The phantoms to learn from and to test on.
+        output: Holds a folder a run.
+        epochs: Validations a run.
+        tuning_epochs: Validations of a run that tries a learning rate.
+        passes: Passes over the labelled images before each.
+    """
+
+    checkpoint: Path
+    corpus: Path
+    output: Path
+    epochs: int
+    tuning_epochs: int
+    passes: int
+
+    def run(self, task: str, start: str, rate: float, seeds: Sequence[int], epochs: int) -> Path:
+        """Fine-tune at one learning rate, unless that was done before; returns the run folder."""
+        folder = self.output / f"{task}_{start}_{rate:g}_seeds_{'_'.join(map(str, seeds))}"
+        if (folder / "metrics.json").exists():
+            return folder
+        card = load_checkpoint(self.checkpoint).card
+        pretrained = start == "medslip"
+        changes: dict[str, Any] = {
+            "checkpoint": self.checkpoint if pretrained else None,
+            "start": StartConfig("medslip" if pretrained else "random", trunk=card.model.trunk),
+            "train": TrainConfig(epochs=epochs, batch_size=8, precision="bfloat16"),
+            "optim": OptimConfig(
+                learning_rate=rate, warmup_learning_rate=0.0, final_learning_rate=0.0, warmup_steps=20
+            ),
+            "seeds": tuple(seeds),
+            "resamples": 100,
+            "output": folder,
+        }
+        # As many steps an epoch for both tasks: segmentation learns from a fifth of the images.
+        passes = self.passes * (5 if task == "segmentation" else 1)
+        shared: dict[str, Any] = {"fraction": FRACTION, "passes": passes, "side": card.transform.side}
+        began = time.monotonic()
+        if task == "segmentation":
+            segmentation = finetune_seg.phantom_config(self.corpus, None, None)
+            pictures: dict[str, Any] = {"kind": "siim_acr", "path": half_marked(self.corpus)}
+            data = replace(segmentation.data, valid_fraction=0.15, test_fraction=0.3, **pictures, **shared)
+            finetune_seg.run(replace(segmentation, data=data, bridge=128, **changes), show=False)
+        else:
+            classification = finetune_cls.phantom_config(self.corpus, None, None)
+            parts = replace(classification.data, valid_fraction=0.2, **shared)
+            changes |= {"data": parts, "linear_probe": task == "probe"}
+            finetune_cls.run(replace(classification, **changes), show=False)
+        print(f"{folder.name}: {time.monotonic() - began:.0f} s", flush=True)
+        return folder
+
+
+def half_marked(corpus: Path) -> Path:
+    """A CSV of pictures with masks: a phantom of every patient with a pneumothorax, and of as many others."""
+    folder = corpus / f"{FINDING}_pictures"
+    table = folder / "pictures.csv"
+    if table.exists():
+        return table
+    phantoms = read_phantom_masks(corpus, FINDING)
+    # Such a CSV names no patients, so that each has one picture here.
+    ordered = np.argsort(~phantoms.marked, kind="stable")
+    alone = ordered[~pd.Series(phantoms.patients).iloc[ordered].duplicated().to_numpy()]
+    chosen = alone[: 2 * phantoms.marked[alone].sum()]
+    (folder / "masks").mkdir(parents=True, exist_ok=True)
+    names = [f"{phantoms.paths[index].stem}.png" for index in chosen]
+    for name, index in zip(names, chosen, strict=True):
+        Image.open(phantoms.paths[index]).save(folder / name)
+        Image.fromarray(np.uint8(255) * phantoms.mask(index)).save(folder / "masks" / name)
+    pd.DataFrame({"image_path": names}).to_csv(table, index=False)
+    return table
+
+
+def validations(folder: Path, task: str, seed: int) -> list[float]:
+    """The validation score after each epoch."""
+    log = read_log(folder / f"seed_{seed}" / "log.jsonl")
+    return [entry[CHOSEN_BY[task]] for entry in log if entry["kind"] == "validation"]
+
+
+def tune(plan: Plan, task: str, start: str) -> tuple[float, dict[float, float]]:
+    """The rate that validates best with the tuning seed, and what each one that was tried had."""
+    found: dict[float, float] = {}
+    wanted = list(FIRST_RATES[task])
+    while wanted:
+        rate = wanted.pop(0)
+        found[rate] = max(
+            validations(plan.run(task, start, rate, (TUNING_SEED,), plan.tuning_epochs), task, TUNING_SEED)
+        )
+        if not wanted:
+            place = RATES.index(max(found, key=lambda tried: found[tried]))
+            wanted = [rate for rate in RATES[max(0, place - 1) : place + 2] if rate not in found]
+    return max(found, key=lambda tried: found[tried]), dict(sorted(found.items()))
+
+
+def table(values: dict[str, list[float]], name: str, rates: dict[str, float]) -> list[str]:
+    """Rows of one score: each start, and the difference."""
+    rows = [(start, f"{rates[start]:g}", np.array(values[start])) for start in STARTS]
+    rows.append(("pre-trained - scratch", "", rows[0][2] - rows[1][2]))
+    return [
+        f"| {name} | {start} | {rate} | "
+        + " | ".join(f"{value:.3f}" for value in (*scores, scores.mean(), scores.std(ddof=1)))
+        + " |"
+        for start, rate, scores in rows
+    ]
+
+
+def main() -> None:
+    """Tune, train, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--tasks", nargs="+", choices=list(REPORTED), default=list(REPORTED))
+    parser.add_argument("--studies", type=int, default=2000, help="phantoms to draw")
+    parser.add_argument("--epochs", type=int, default=10, help="validations a run")
+    parser.add_argument("--tuning_epochs", type=int, default=5, help="the same, of a run that tries a learning rate")
+    parser.add_argument("--passes", type=int, default=4, help="passes over the labels before each validation")
+    parser.add_argument("--corpus", type=Path, default=Path("data_file/phantom_seed1"), help="drawn if not there")
+    parser.add_argument("--output", type=Path, default=Path("runs/finetuning"))
+    options = parser.parse_args()
+    # Next to none train: fine-tuning takes the phantoms of the other two splits.
+    drawing = make_phantom.MakePhantomConfig(options.corpus, options.studies, 0.7, 0.299, seed=1)
+    corpus = make_phantom.run(drawing)
+    output = options.output / f"{options.studies}_studies_{options.epochs}_x_{options.passes}"
+    plan = Plan(options.checkpoint, corpus, output, options.epochs, options.tuning_epochs, options.passes)
+    seeds = " | ".join(f"seed {seed}" for seed in SEEDS)
+    lines = [f"| test score | start | learning rate | {seeds} | mean | deviation |", "|---" * (5 + len(SEEDS)) + "|"]
+    notes = []
+    for task in options.tasks:
+        folders, rates = {}, {}
+        for start in STARTS:
+            rates[start], tried = tune(plan, task, start)
+            folders[start] = plan.run(task, start, rates[start], SEEDS, plan.epochs)
+            shown = ", ".join(f"{rate:g}: {score:.3f}" for rate, score in tried.items())
+            notes.append(f"{task}, {start}: validation of the tuning seed by learning rate: {shown}")
+            for seed in SEEDS:
+                curve = validations(folders[start], task, seed)
+                late = len(curve) - max(1, len(curve) // 4)
+                notes.append(
+                    f"{task}, {start}, seed {seed}: best validation {max(curve[:late]):.3f} in the first {late} epochs, "
+                    f"{max(curve[late:]):.3f} in the last {len(curve) - late} (mean {np.mean(curve[late:]):.3f})"
+                )
+        scores = {start: json.loads((folder / "metrics.json").read_text()) for start, folder in folders.items()}
+        images = scores[STARTS[0]]["data"]
+        learnt = [len((folders[STARTS[0]] / f"seed_{seed}" / "train_list.txt").read_text().split()) for seed in SEEDS]
+        notes.append(f"{task}: {learnt} labelled, {images['valid']} validation and {images['test']} test images")
+        for name in REPORTED[task]:
+            values = {start: scores[start]["scores"][name]["values"] for start in STARTS}
+            lines += table(values, f"{task}: {name.replace('_', ' ')}", rates)
+        print("\n".join((*lines, "", *notes)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
