@@ -21,7 +21,8 @@ fifth of the images: pneumothorax is in a tenth of the phantoms, and a U-Net tha
 answers "nothing" for longer than this takes. So half of its pictures are marked.
 
 Everything is in bfloat16. Runs that the output folder has already are not repeated; name another one to change a rate or
-TUNING_EPOCHS.
+TUNING_EPOCHS. On two cores, a thread for each of two tasks at once: classification 30 minutes, segmentation with --epochs 7
+22 minutes, the probe with --epochs 6 --tuning_epochs 3 9 minutes.
 """
 
 from __future__ import annotations
