@@ -77,13 +77,15 @@ def interleave(grids: Sequence[Floats], centre: float) -> tuple[npt.NDArray[np.f
     if k * k != len(grids):
         raise ValueError(f"{len(grids)} grids are not K x K")
     *batch, height, width = np.shape(grids[0])
-    fine = np.empty((*batch, k * height, k * width))
+    # Each map goes on level beyond its own edge; otherwise the outermost copy would speak for all of them there.
+    fine = np.empty((*batch, k * (height + 2), k * (width + 2)))
     for index, grid in enumerate(grids):
-        fine[..., index // k :: k, index % k :: k] = grid
+        edged = np.pad(grid, [(0, 0)] * len(batch) + [(1, 1), (1, 1)], mode="edge")
+        fine[..., index // k :: k, index % k :: k] = edged
     weights = 1 - np.abs(np.arange(1 - k, k)) / k
     for axis in (-2, -1):
         fine = ndimage.convolve1d(fine, weights / k, axis=axis, mode="nearest")
-    return fine, 0.5 + k * (centre - 0.5)
+    return fine[..., k:-k, k:-k], 0.5 + k * (centre - 0.5)
 
 
 def anatomy_grids(anatomies: Floats, icl_logits: Floats) -> Floats:
