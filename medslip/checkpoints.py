@@ -152,6 +152,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
 FINETUNED_FORMAT = "medslip-finetuned"
 """What the best.safetensors of a fine-tuning calls itself."""
 
+FINETUNED_VERSION = 1
+"""Of its card."""
+
 
 @dataclass(frozen=True)
 class FineTuned:
@@ -189,7 +192,7 @@ def load_finetuned(path: Path | str) -> FineTuned:
     tensors, metadata = read_tensors(Path(path))
     try:
         card = json.loads(metadata.get("card", "{}"))
-        if (card.get("format"), card.get("version")) != (FINETUNED_FORMAT, 1):
+        if (card.get("format"), card.get("version")) != (FINETUNED_FORMAT, FINETUNED_VERSION):
             raise InputError(f"{path}: no fine-tuned model; give the best.safetensors of finetune_seg or finetune_cls")
         name, threshold, model = card["start"]["trunk"], None, nn.Module()
         trunk, transform = Trunk(name), EvaluationTransform.from_dict(card["transform"])

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
@@ -35,13 +37,18 @@ def write_text(path: Path, text: str) -> None:
 
 
 def to_json(data: Any, indent: int | None = None) -> str:
-    """As JSON: NaN and infinities, for which JSON has no word, become null."""
-    return json.dumps(_finite(data), indent=indent, allow_nan=False)
+    """As JSON, after ``plain``."""
+    return json.dumps(plain(data), indent=indent, allow_nan=False)
 
 
-def _finite(data: Any) -> Any:
+def plain(data: Any) -> Any:
+    """What JSON has for it: numpy numbers and arrays, paths and tuples too; NaN and infinities become None."""
     if isinstance(data, Mapping):
-        return {key: _finite(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [_finite(value) for value in data]
+        return {str(key): plain(value) for key, value in data.items()}
+    if isinstance(data, np.ndarray | np.generic):
+        return plain(data.tolist())
+    if isinstance(data, list | tuple | set | frozenset):
+        return [plain(value) for value in data]
+    if isinstance(data, Path):
+        return str(data)
     return None if isinstance(data, float) and not math.isfinite(data) else data

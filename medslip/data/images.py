@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,11 +111,9 @@ def read_header(path: Path) -> Header:
     if not is_dicom(path):
         return Header("", "", math.nan, "", *_picture_size(path))
     dataset, has_pixels = _open_header(path)
-    try:
+    with _naming_damage(path):
         patient, sex, age, view = (str(dataset.get(name) or "").strip() for name in _HEADER_TAGS[:4])
         height, width = (int(dataset.get(name) or 0) for name in _HEADER_TAGS[4:])
-    except Exception as error:
-        raise InputError(f"{path}: damaged DICOM file ({one_line(error, _LONGEST)}); get the file again") from None
     if not height or not width or not has_pixels:
         missing = "pixel data" if height and width else "rows and columns"
         raise InputError(f"{path}: holds no image (no DICOM {missing}); remove it from the list")
@@ -216,13 +215,14 @@ def _to_8_bit(values: npt.NDArray[Any]) -> Grey:
     return (values.astype(np.float32) * np.float32(255 / ((1 << depth) - 1)) + 0.5).astype(np.uint8)
 
 
-def _open_dicom(path: Path) -> Dataset:
+@contextmanager
+def _naming_damage(path: Path) -> Iterator[None]:
+    """A DICOM file that cannot be parsed becomes an InputError with its name."""
     # Here, not above: importing pydicom takes longer than reading a PNG.
-    import pydicom
     from pydicom.errors import InvalidDicomError
 
     try:
-        return pydicom.dcmread(path, force=path.suffix.lower() in _DICOM_SUFFIXES)
+        yield
     except InvalidDicomError:
         raise InputError(f"{path}: not a DICOM file; remove it or give it its right suffix") from None
     # A damaged file can make pydicom fail anywhere, with many kinds of exception.
@@ -230,9 +230,15 @@ def _open_dicom(path: Path) -> Dataset:
         raise InputError(f"{path}: damaged DICOM file ({one_line(error, _LONGEST)}); get the file again") from None
 
 
+def _open_dicom(path: Path) -> Dataset:
+    import pydicom
+
+    with _naming_damage(path):
+        return pydicom.dcmread(path, force=path.suffix.lower() in _DICOM_SUFFIXES)
+
+
 def _open_header(path: Path) -> tuple[Dataset, bool]:
     """What stands before the pixels, and whether any follow."""
-    from pydicom.errors import InvalidDicomError
     from pydicom.filereader import read_partial
     from pydicom.tag import BaseTag, Tag
 
@@ -244,24 +250,16 @@ def _open_header(path: Path) -> tuple[Dataset, bool]:
         found.append(tag)
         return True
 
-    try:
-        with path.open("rb") as file:
-            force = path.suffix.lower() in _DICOM_SUFFIXES
-            tags: list[BaseTag | int] = [Tag(name) for name in _HEADER_TAGS]
-            return read_partial(file, at_pixels, force=force, specific_tags=tags), bool(found)
-    except InvalidDicomError:
-        raise InputError(f"{path}: not a DICOM file; remove it or give it its right suffix") from None
-    # A damaged file can make pydicom fail anywhere, with many kinds of exception.
-    except Exception as error:
-        raise InputError(f"{path}: damaged DICOM file ({one_line(error, _LONGEST)}); get the file again") from None
+    with _naming_damage(path), path.open("rb") as file:
+        force = path.suffix.lower() in _DICOM_SUFFIXES
+        tags: list[BaseTag | int] = [Tag(name) for name in _HEADER_TAGS]
+        return read_partial(file, at_pixels, force=force, specific_tags=tags), bool(found)
 
 
 def _read_dicom(path: Path) -> Grey:
     dataset = _open_dicom(path)
-    try:
+    with _naming_damage(path):
         has_pixels = "PixelData" in dataset
-    except Exception as error:
-        raise InputError(f"{path}: damaged DICOM file ({one_line(error, _LONGEST)}); get the file again") from None
     if not has_pixels:
         raise InputError(f"{path}: holds no image (no DICOM pixel data); remove it from the list")
     frame = _first_frame(path, dataset)

@@ -51,6 +51,11 @@ def patient_index(patients: Sequence[str]) -> npt.NDArray[np.intp]:
     return index
 
 
+def count_patients(owner: npt.NDArray[np.intp]) -> int:
+    """How many patients ``patient_index`` numbered."""
+    return int(owner.max(initial=-1)) + 1
+
+
 def resample_patients(patients: int, resamples: int, seed: int, block: int = 32) -> Iterator[Counts]:
     """Draw the resamples, a block at a time.
 

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 
-from medslip.evaluation.bootstrap import Interval, named_intervals, patient_index, resampled_sums
+from medslip.evaluation.bootstrap import Interval, count_patients, named_intervals, patient_index, resampled_sums
 from medslip.evaluation.classification import Floats, why_undefined
 
 BINS = 10
@@ -181,7 +181,7 @@ class _Binned:
     ) -> None:
         known = label >= 0
         self._label, self._probability = label[known], probability[known].astype(np.float64)
-        patients, owner = int(owner.max(initial=-1)) + 1, owner[known]
+        patients, owner = count_patients(owner), owner[known]
         edges = np.unique(np.quantile(self._probability, np.arange(1, BINS) / BINS)) if len(owner) else np.empty(0)
         self._bin = np.searchsorted(edges, self._probability, side="left")
         self._bins = len(edges) + 1

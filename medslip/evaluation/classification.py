@@ -26,6 +26,7 @@ from tqdm import tqdm
 from medslip.evaluation.bootstrap import (
     Counts,
     Interval,
+    count_patients,
     named_intervals,
     patient_index,
     resample_patients,
@@ -160,7 +161,7 @@ def score(
     owner = patient_index([""] * len(labels) if patients is None else patients)
     if len(owner) != len(labels):
         raise ValueError(f"{len(owner)} patients for {len(labels)} images")
-    count = int(owner.max(initial=-1)) + 1
+    count = count_patients(owner)
     rankings = [Ranking(labels[:, k], probabilities[:, k], owner) for k in range(len(classes))]
     resampled = _resample(rankings, count, resamples if count > 1 else 0, seed)
     once = np.ones((1, count), np.int32)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from medslip.evaluation.bootstrap import Interval, patient_index, percentile_interval, resampled_sums
+from medslip.evaluation.bootstrap import Interval, count_patients, patient_index, percentile_interval, resampled_sums
 from medslip.evaluation.classification import SCORES, Scores, score
 from medslip.evaluation.segmentation import SCORES as SEGMENTATION_SCORES
 
@@ -218,7 +218,7 @@ def _over_classes(values: Floats, members: Sequence[Sequence[int]]) -> Floats:
 
 def _means(values: Sequence[Pair], patients: Sequence[str], resamples: int, seed: int) -> tuple[_Paired, list[int]]:
     owner = patient_index(patients)
-    number = int(owner.max(initial=-1)) + 1
+    number = count_patients(owner)
     a, b, differences, cases = [], [], [], np.zeros(values[0][0].shape[1], np.int64)
     for of_a, of_b in values:
         counted = ~(np.isnan(of_a) | np.isnan(of_b))

@@ -10,7 +10,9 @@ from typing import Any
 import pandas as pd
 
 from medslip.evaluation.comparison import Difference
+from medslip.evaluation.grounding_report import GROUNDING_WORDS
 from medslip.evaluation.run_folder import METRICS_FORMAT, METRICS_VERSION, environment, write_json
+from medslip.evaluation.text_table import aligned, number
 from medslip.files import written_whole
 
 SCORE_WORDS = {
@@ -18,12 +20,7 @@ SCORE_WORDS = {
     "average_precision": "average precision",
     "max_f1": "maximum F1",
     "accuracy": "accuracy there",
-    "pointing": "pointing game",
-    "pointing_patch": "pointing game, published rule",
-    "pixel_auroc": "AUROC of pixels",
-    "contrast_to_noise": "contrast-to-noise ratio",
-    "iou": "IoU",
-    "dice": "Dice",
+    **GROUNDING_WORDS,
     "dice_marked": "Dice, images with a mask",
     "iou_marked": "IoU, images with a mask",
     "empty_right": "images without a mask left empty",
@@ -76,19 +73,11 @@ def show_differences(panels: Sequence[Panel]) -> str:
 def _table(panel: Panel) -> str:
     lines = [[panel.title, "n", "A", "B", "B - A [95 % interval]", ""]]
     for name, entry in zip(panel.names, panel.entries, strict=True):
-        lines.append(
-            [name, f"{entry.cases:,}", _number(entry.a), _number(entry.b), _with_interval(entry), "*" * entry.clear]
-        )
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = ["  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]) for name, *cells in lines]
-    return "\n".join([text[0], "-" * len(text[0]), *text[1:]])
+        lines.append([name, f"{entry.cases:,}", number(entry.a), number(entry.b), _signed(entry), "*" * entry.clear])
+    return "\n".join(aligned(lines))
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _with_interval(entry: Difference) -> str:
+def _signed(entry: Difference) -> str:
     if entry.value is None:
         return "-"
     span = "" if entry.interval is None else f" [{entry.interval.low:+.3f}, {entry.interval.high:+.3f}]"

@@ -12,6 +12,8 @@ import pandas as pd
 
 from medslip.evaluation.grounding_scores import CASE_SCORES, MAPS, SCORES, CaseScores, GroupScores, Score
 from medslip.evaluation.run_folder import METRICS_FORMAT, METRICS_VERSION, environment, write_json
+from medslip.evaluation.text_table import aligned, number, with_interval
+from medslip.files import written_whole
 
 SIZES = ("larger", "smaller")
 """Findings whose largest box has more area than one patch, and the others."""
@@ -19,7 +21,7 @@ SIZES = ("larger", "smaller")
 ALL = "all findings"
 """The group of every class's cases."""
 
-_WORDS = {
+GROUNDING_WORDS = {
     "pointing": "pointing game",
     "pointing_patch": "pointing game, published rule",
     "pixel_auroc": "AUROC of pixels",
@@ -28,6 +30,7 @@ _WORDS = {
     "dice": "Dice",
     "box_precision": "average precision of boxes",
 }
+"""Score -> what people call it."""
 
 
 def write_grounding_metrics(
@@ -89,11 +92,8 @@ def write_case_scores(
         table |= {f"{name}_{key}": values[:, k] for k, key in enumerate(CASE_SCORES)}
         table[f"{name}_boxes"] = [len(case.found) for case in answers[name]]
         table[f"{name}_boxes_found"] = [int(case.found.sum()) for case in answers[name]]
-    path = Path(folder) / "scores.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    pd.DataFrame(table).to_csv(partial, index=False, float_format="%.6g")
-    partial.replace(path)
+    with written_whole(Path(folder) / "scores.csv") as partial:
+        pd.DataFrame(table).to_csv(partial, index=False, float_format="%.6g")
 
 
 def class_table(groups: Sequence[GroupScores]) -> str:
@@ -107,7 +107,10 @@ def class_table(groups: Sequence[GroupScores]) -> str:
         "box AP",
     ]  # fmt: skip
     rows = [[group.name, f"{group.findings:,}", *_cells(group)] for group in groups]
-    return _aligned([header, *rows], last_apart=rows[-1][0] == ALL)
+    text = aligned([header, *rows])
+    if rows[-1][0] == ALL:
+        text.insert(-1, text[1])
+    return "\n".join(text)
 
 
 def chance_table(group: GroupScores) -> str:
@@ -119,34 +122,22 @@ def chance_table(group: GroupScores) -> str:
     header = [group.name, "model [95 % interval]", "uniform", "prior", "above prior [95 % interval]"]
     rows = [
         [
-            _WORDS[key],
-            _with_interval(group.scores["model"][key]),
-            _number(group.scores["uniform"][key]),
-            _number(group.scores["prior"][key]),
-            _with_interval(group.above_prior[key]),
+            GROUNDING_WORDS[key],
+            _shown(group.scores["model"][key]),
+            number(group.scores["uniform"][key].value),
+            number(group.scores["prior"][key].value),
+            _shown(group.above_prior[key]),
         ]
         for key in SCORES
     ]
-    return _aligned([header, *rows])
+    return "\n".join(aligned([header, *rows]))
 
 
 def _cells(group: GroupScores) -> list[str]:
     model = group.scores["model"]
-    chance = [_number(group.scores[name]["pointing"]) for name in ("uniform", "prior")]
-    return [_with_interval(model["pointing"]), *chance, *(_number(model[key]) for key in SCORES[1:])]
+    chance = [number(group.scores[name]["pointing"].value) for name in ("uniform", "prior")]
+    return [_shown(model["pointing"]), *chance, *(number(model[key].value) for key in SCORES[1:])]
 
 
-def _number(score: Score) -> str:
-    return "-" if score.value is None else f"{score.value:.3f}"
-
-
-def _with_interval(score: Score) -> str:
-    span = "" if score.interval is None else f" [{score.interval.low:.3f}, {score.interval.high:.3f}]"
-    return _number(score) + span
-
-
-def _aligned(lines: list[list[str]], last_apart: bool = False) -> str:
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = ["  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]) for name, *cells in lines]
-    rule = "-" * len(text[0])
-    return "\n".join([text[0], rule, *text[1:-1], *([rule] if last_apart else []), text[-1]])
+def _shown(score: Score) -> str:
+    return with_interval(score.value, score.interval)

@@ -15,7 +15,14 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from medslip.evaluation.bootstrap import Counts, Interval, patient_index, percentile_interval, resample_patients
+from medslip.evaluation.bootstrap import (
+    Counts,
+    Interval,
+    count_patients,
+    patient_index,
+    percentile_interval,
+    resample_patients,
+)
 from medslip.evaluation.grounding import (
     THRESHOLDS,
     Rectangle,
@@ -237,7 +244,7 @@ def score_groups(
         Groups that have cases, in order.
     """
     owner = patient_index(patients)
-    number = int(owner.max(initial=-1)) + 1
+    number = count_patients(owner)
     kept = {name: np.asarray(chosen, np.intp) for name, chosen in groups.items() if len(chosen)}
     prepared = [_Group(answers, chosen, owner) for chosen in kept.values()]
     resampled = _resample(prepared, number, resamples if number > 1 else 0, seed)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medslip.data.labelled import LabelledImages
+from medslip.evaluation.bootstrap import count_patients, patient_index
 from medslip.evaluation.calibration import (
     BINS,
     SIMULATIONS,
@@ -101,7 +102,7 @@ def judge(
     if validation is not None:
         others, answers = validation
         known = _labels(others)
-        about = {"name": others.name, "images": len(others), "patients": _patients(others)}
+        about = {"name": others.name, "images": len(others), "patients": count_patients(patient_index(others.patients))}
         platt = tuple(fit_platt(known[:, k], answers[:, k]) for k in range(len(classes)))
         recalibrated = calibration(classes, labels, recalibrate(probabilities, platt), patients, resamples, seed)
         thresholds = choose_thresholds(known, answers, specificity)
@@ -143,8 +144,3 @@ def _labels(images: LabelledImages) -> npt.NDArray[np.int8]:
     if images.labels is None:
         raise ValueError(f"{images.name}: has no labels")
     return images.labels
-
-
-def _patients(images: LabelledImages) -> int:
-    named = {patient for patient in images.patients if patient}
-    return len(named) + sum(not patient for patient in images.patients)

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from medslip.evaluation.bootstrap import Interval, named_intervals, patient_index, resampled_sums
+from medslip.evaluation.bootstrap import Interval, count_patients, named_intervals, patient_index, resampled_sums
 from medslip.evaluation.classification import Floats, score, why_undefined
 
 RULES = ("specificity", "max_f1")
@@ -193,7 +193,7 @@ def _confusion(
     threshold: float | None,
 ) -> Floats:
     """Patients x (true positives, false negatives, false positives, true negatives)."""
-    patients, known = int(owner.max(initial=-1)) + 1, label >= 0
+    patients, known = count_patients(owner), label >= 0
     missed = probability[known] < (np.inf if threshold is None else threshold)
     place = owner[known] * 4 + 2 * (label[known] == 0) + missed
     return np.bincount(place, minlength=patients * 4).reshape(patients, 4).astype(np.float64)

@@ -8,7 +8,7 @@ from pathlib import PurePath
 from typing import Any
 
 from medslip.evaluation.classification import SCORES
-from medslip.evaluation.grounding_report import ALL, SIZES
+from medslip.evaluation.grounding_report import ALL, GROUNDING_WORDS, SIZES
 from medslip.evaluation.grounding_scores import MAPS
 from medslip.evaluation.grounding_scores import SCORES as GROUNDING_SCORES
 from medslip.evaluation.report_judgement import judgement_blocks
@@ -246,18 +246,9 @@ def _beside_chance(group: Mapping[str, Any]) -> Table:
         shown, others = cell(model[key]), [as_mapping(scores[name]).get(key) for name in chance]
         plot = _unit_plot(shown, [as_mapping(other).get("value") for other in others])
         cells = [Cell(cell(other).text, cell(other).key, cell(other).note) for other in others]
-        rows.append((Cell(_GROUNDING_WORDS.get(key, words(key))), shown, plot, *cells, cell(above.get(key))))
+        rows.append((Cell(GROUNDING_WORDS.get(key, words(key))), shown, plot, *cells, cell(above.get(key))))
     columns = (str(group.get("name")), "model", _UNIT, *chance, "above the prior")
     return Table(columns, tuple(rows), plots={_UNIT: ("0", "1")})
-
-
-_GROUNDING_WORDS = {
-    "pointing": "pointing game",
-    "pointing_patch": "pointing game, published rule",
-    "pixel_auroc": "AUROC of pixels",
-    "contrast_to_noise": "contrast-to-noise ratio",
-    "box_precision": "average precision of boxes",
-}
 
 
 def _by_class(classes: Sequence[Mapping[str, Any]], every: Mapping[str, Any]) -> Table:
@@ -265,7 +256,7 @@ def _by_class(classes: Sequence[Mapping[str, Any]], every: Mapping[str, Any]) ->
     columns = {"class": ("name",), "findings": ("findings",), "pointing game": ("scores", "model", "pointing")}
     columns |= {name: ("scores", name, "pointing", "value") for name in MAPS[1:]}
     for key in GROUNDING_SCORES[1:]:
-        columns[_GROUNDING_WORDS.get(key, words(key))] = ("scores", "model", key, "value")
+        columns[GROUNDING_WORDS.get(key, words(key))] = ("scores", "model", key, "value")
     return picked_table(classes, columns, "pointing game", [every] if every else [])
 
 

@@ -10,6 +10,7 @@ from medslip.evaluation.classification import SCORES, ClassScores, MacroScores, 
 from medslip.evaluation.grounding_report import ALL, SIZES
 from medslip.evaluation.grounding_scores import MAPS, GroupScores
 from medslip.evaluation.grounding_scores import SCORES as GROUNDING_SCORES
+from medslip.evaluation.text_table import with_interval
 
 _CLASSIFICATION = {"auroc": "AUC", "max_f1": "F1", "accuracy": "ACC", "average_precision": "average precision"}
 _GROUNDING = {
@@ -163,7 +164,7 @@ def _by_class(entry: Classified) -> str:
 
 
 def _cells(entry: ClassScores | MacroScores) -> list[str]:
-    return [_cell(getattr(entry, score), entry.intervals.get(score)) for score in _CLASSIFICATION]
+    return [with_interval(getattr(entry, score), entry.intervals.get(score)) for score in _CLASSIFICATION]
 
 
 def _grounding(grounded: Sequence[Grounded]) -> str:
@@ -176,18 +177,12 @@ def _grounding(grounded: Sequence[Grounded]) -> str:
                         [entry.name, f"{size} than a patch", f"{group.findings:,}"] if which == MAPS[0] else [""] * 3
                     )
                     scores = [group.scores[which][score] for score in _GROUNDING]
-                    lines.append([*about, which, *(_cell(score.value, score.interval) for score in scores)])
+                    lines.append([*about, which, *(with_interval(score.value, score.interval) for score in scores)])
     return _markdown(["data set", "findings", "n", "map", *_GROUNDING.values()], lines)
 
 
 def _ends(interval: Interval | None) -> tuple[float | None, float | None]:
     return (None, None) if interval is None else (interval.low, interval.high)
-
-
-def _cell(value: float | None, interval: Interval | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.3f}" + ("" if interval is None else f" [{interval.low:.3f}, {interval.high:.3f}]")
 
 
 def _markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import platform
 import subprocess
@@ -18,12 +17,12 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from medslip.evaluation.bootstrap import Interval
-from medslip.evaluation.classification import SCORES, ClassScores, MacroScores, Scores, summarise
+from medslip.evaluation.classification import ClassScores, MacroScores, Scores, summarise
 from medslip.evaluation.judgement import Judgement
 from medslip.evaluation.operating_points import OperatingPoint
 from medslip.evaluation.subgroups import Comparison
-from medslip.files import write_text, written_whole
+from medslip.evaluation.text_table import aligned, number, with_interval
+from medslip.files import plain, write_text, written_whole
 from medslip.version import __version__
 
 METRICS_FORMAT = "medslip-metrics"
@@ -40,21 +39,7 @@ def write_json(path: Path, data: Any) -> None:
 
     Numpy numbers and arrays, paths and tuples become what JSON has for them; NaN and infinities become null.
     """
-    write_text(path, json.dumps(_plain(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def _plain(data: Any) -> Any:
-    if isinstance(data, Mapping):
-        return {str(key): _plain(value) for key, value in data.items()}
-    if isinstance(data, np.ndarray | np.generic):
-        return _plain(data.tolist())
-    if isinstance(data, list | tuple | set | frozenset):
-        return [_plain(value) for value in data]
-    if isinstance(data, Path):
-        return str(data)
-    if isinstance(data, float) and not math.isfinite(data):
-        return None
-    return data
+    write_text(path, json.dumps(plain(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def environment(device: str = "cpu") -> dict[str, Any]:
@@ -254,9 +239,9 @@ def score_table(scores: Scores, leave_out: Sequence[str] = (), beside: tuple[str
             summarise(other),
             *(summarise(other, (n,)) for n in leave_out if n in names),
         ]
-        column = [name, *(_number(entry.auroc) for entry in entries)]
+        column = [name, *(number(entry.auroc) for entry in entries)]
         lines = [[*line, cell] for line, cell in zip(lines, column, strict=True)]
-    text = _aligned(lines)
+    text = aligned(lines)
     text.insert(len(names) + 2, text[1])
     text += [f"not in the mean: {name} ({why})" for name, why in macros[0].left_out.items()]
     return "\n".join(text)
@@ -273,15 +258,15 @@ def judgement_table(judgement: Judgement) -> str:
     chosen = bool(judgement.points)
     lines = [["class", "ECE [95 % interval]", "if perfect", *(["recalibrated"] if chosen else []), "Brier"]]
     for entry in judgement.calibration:
-        cells = f"{_number(entry.ece)} {_span(entry.intervals.get('ece'))}".strip(), _number(entry.chance_ece)
-        lines.append([entry.name, *cells, *([""] if chosen else []), _number(entry.brier)])
+        cells = with_interval(entry.ece, entry.intervals.get("ece")), number(entry.chance_ece)
+        lines.append([entry.name, *cells, *([""] if chosen else []), number(entry.brier)])
     for line, platt, after in zip(lines[1:], judgement.platt, judgement.recalibrated, strict=False):
-        line[3] = "-" if platt is None else _number(after.ece)
+        line[3] = "-" if platt is None else number(after.ece)
     if chosen:
         lines[0] += ["threshold", "sensitivity [95 % interval]", "specificity", "PPV", "NPV"]
         for line, points in zip(lines[1:], judgement.points, strict=True):
             line += _point_cells(points.at_specificity)
-    text = _aligned(lines)
+    text = aligned(lines)
     if chosen:
         known = (judgement.validation or {})["name"]
         text.append(f"thresholds: specificity of at least {judgement.specificity:g} on {known}")
@@ -294,34 +279,19 @@ def judgement_table(judgement: Judgement) -> str:
 
 
 def _point_cells(point: OperatingPoint) -> list[str]:
-    sensitivity = f"{_number(point.sensitivity)} {_span(point.intervals.get('sensitivity'))}".strip()
+    sensitivity = with_interval(point.sensitivity, point.intervals.get("sensitivity"))
     others = (point.specificity, point.ppv, point.npv)
-    return [_number(point.chosen.threshold), sensitivity, *map(_number, others)]
+    return [number(point.chosen.threshold), sensitivity, *map(number, others)]
 
 
 def _comparison(comparison: Comparison) -> str:
-    means = ", ".join(f"{mean.group} {_number(mean.value)} {_span(mean.interval)}".strip() for mean in comparison.means)
+    means = ", ".join(f"{mean.group} {with_interval(mean.value, mean.interval)}" for mean in comparison.means)
     count = len(comparison.classes)
     classes = f"mean of {count} class{'' if count == 1 else 'es'}"
-    gap = "" if comparison.gap is None else f"; gap {_number(comparison.gap)} {_span(comparison.interval)}".rstrip()
+    gap = "" if comparison.gap is None else f"; gap {with_interval(comparison.gap, comparison.interval)}"
     return f"{means}{gap} ({classes})"
 
 
-def _aligned(lines: list[list[str]]) -> list[str]:
-    """Lines of equal columns, the first one ruled off."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = ["  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]) for name, *cells in lines]
-    return [text[0], "-" * len(text[0]), *text[1:]]
-
-
 def _cells(entry: ClassScores | MacroScores) -> list[str]:
-    auroc, precision, f1, accuracy = (_number(getattr(entry, key)) for key in SCORES)
-    return [f"{auroc} {_span(entry.intervals.get('auroc'))}".strip(), f1, accuracy, precision]
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _span(interval: Interval | None) -> str:
-    return "" if interval is None else f"[{interval.low:.3f}, {interval.high:.3f}]"
+    others = (entry.max_f1, entry.accuracy, entry.average_precision)
+    return [with_interval(entry.auroc, entry.intervals.get("auroc")), *map(number, others)]

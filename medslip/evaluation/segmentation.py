@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from medslip.evaluation.bootstrap import Interval, patient_index, percentile_interval, resample_patients
+from medslip.evaluation.bootstrap import Interval, count_patients, named_intervals, patient_index, resampled_sums
 
 THRESHOLDS: tuple[float, ...] = tuple(step / 20 for step in range(1, 20))
 """Thresholds that are tried: 0.05 to 0.95."""
@@ -158,7 +158,7 @@ def score_segmentation(
     dice, iou = counts.dice[:, column], counts.iou[:, column]
     marked = counts.marked > 0
     owner = patient_index(patients)
-    number = int(owner.max(initial=-1)) + 1
+    number = count_patients(owner)
     resamples = resamples if number > 1 else 0
     # Each score is a mean of a value over the images that it counts: sums by patient, then weights.
     parts = {
@@ -168,34 +168,27 @@ def score_segmentation(
         "iou_marked": (iou, marked),
         "empty_right": (dice, ~marked),
     }
-    draws = [np.ones((1, number), np.int32), *resample_patients(number, resamples, seed)]
-    means = {name: _means(draws, owner, value, counted) for name, (value, counted) in parts.items()}
+    sums = [np.bincount(owner, value * counted, minlength=number) for value, counted in parts.values()]
+    weights = [np.bincount(owner, counted, minlength=number) for _, counted in parts.values()]
+    totals = np.stack([*sums, *weights], axis=1).astype(np.float64)
+    drawn = np.concatenate([totals.sum(axis=0, keepdims=True), resampled_sums(totals, resamples, seed)])
+    summed, weight = np.split(drawn, 2, axis=1)
+    mean = np.divide(summed, weight, out=np.full(summed.shape, np.nan), where=weight > 0)
+    means = dict(zip(parts, mean.T, strict=True))
     means["dice_balanced"] = (means["dice_marked"] + means["empty_right"]) / 2
     defined = {name: mean for name in SCORES if not np.isnan((mean := means[name])[0])}
-    found = {name: percentile_interval(mean[1:]) for name, mean in defined.items()}
     return SegmentationScores(
         images=len(marked),
         patients=number,
         marked=int(marked.sum()),
         threshold=threshold,
         values={name: float(mean[0]) for name, mean in defined.items()},
-        intervals={name: interval for name, interval in found.items() if interval is not None},
+        intervals=named_intervals(np.stack([means[name][1:] for name in SCORES], axis=1), SCORES),
         resamples=resamples,
         seed=seed,
         dice=dice,
         iou=iou,
     )
-
-
-def _means(
-    draws: Sequence[npt.NDArray[np.int32]], owner: npt.NDArray[np.intp], value: Floats, counted: npt.NDArray[np.bool_]
-) -> Floats:
-    """The mean over the counted images under each draw of patients, NaN where it counts none."""
-    number = draws[0].shape[1]
-    summed = np.bincount(owner, value * counted, minlength=number)
-    weight = np.bincount(owner, counted, minlength=number)
-    totals = [(counts @ summed, counts @ weight) for counts in draws]
-    return np.concatenate([np.where(w > 0, s / np.where(w > 0, w, 1), np.nan) for s, w in totals])
 
 
 def _ratio(part: npt.NDArray[np.int64], whole: npt.NDArray[np.int64]) -> Floats:

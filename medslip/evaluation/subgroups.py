@@ -21,6 +21,7 @@ from tqdm import tqdm
 from medslip.evaluation.bootstrap import (
     Counts,
     Interval,
+    count_patients,
     named_intervals,
     patient_index,
     percentile_interval,
@@ -174,7 +175,7 @@ def subgroups(
         for attribute, groups in attributes.items()
         if any(groups)
     }
-    count = int(owner.max(initial=-1)) + 1
+    count = count_patients(owner)
     once = np.ones((1, count), np.int32)
     values = {attribute: each.scores(once)[0] for attribute, each in found.items()}
     drawn: dict[str, list[Floats]] = {attribute: [] for attribute in found}

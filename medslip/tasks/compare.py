@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from medslip.errors import InputError
+from medslip.evaluation.bootstrap import count_patients, patient_index
 from medslip.evaluation.comparison import Difference, Key, compare_answers, compare_cases, compare_segmentations
 from medslip.evaluation.comparison_report import Panel, panels_of, show_differences, write_comparison
 from medslip.evaluation.figures import difference_plot
@@ -26,7 +27,7 @@ from medslip.evaluation.paired_runs import (
     open_run,
 )
 from medslip.evaluation.report import write_report
-from medslip.tasks.run_start import RUNS, begin_run, refuse_used, timestamp
+from medslip.tasks.run_start import RUNS, begin_run, refuse_less, refuse_used, timestamp
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,7 @@ class CompareConfig:
     positional = ("run_a", "run_b")
 
     def __post_init__(self) -> None:
-        for name in ("resamples", "seed"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name}: {getattr(self, name)} is less than 0")
+        refuse_less(self, resamples=0, seed=0)
 
 
 class _Compared(NamedTuple):
@@ -108,7 +107,7 @@ def run(config: CompareConfig, show: bool = True) -> list[Difference]:
         "seeds_only_b": [seed for seed in b.tables if seed not in seeds],
         "data": {
             "images": len(found.images.both),
-            "patients": len({name for name in found.patients if name}) + found.patients.count(""),
+            "patients": count_patients(patient_index(found.patients)),
             "images_only_a": found.images.only_first,
             "images_only_b": found.images.only_second,
             "classes_only_a": found.only_a,

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from medslip.data.images import read_image
 from medslip.data.labelled import LabelledImages
@@ -18,20 +16,17 @@ from medslip.data.table import read_table
 from medslip.errors import InputError
 from medslip.evaluation.classification import Scores, score, summarise
 from medslip.evaluation.figures import Tile, overview
-from medslip.evaluation.grounding import heat_map, interleave
+from medslip.evaluation.grounding import heat_map
 from medslip.evaluation.grounding_report import chance_table
 from medslip.evaluation.report import write_report
 from medslip.evaluation.run_folder import score_table
 from medslip.evaluation.thumbnails import thumbnail_regression
-from medslip.model.image_encoder import PATCH_CENTRE
-from medslip.model.medslip import MeDSLIPOutput
-from medslip.predictor import Predictor, present_probability
+from medslip.predictor import Predictor
 from medslip.tasks import finetune_seg, ground, make_phantom, prepare_data, pretrain, zeroshot_cls
 from medslip.tasks.run_start import PHANTOM, PHANTOM_PREPARED, RUNS, differences
 from medslip.vocabulary import PATHOLOGIES
 
 THUMBNAIL = 16
-SHIFTS = 2  # as ground.py takes
 LEAST_TO_SEGMENT = 200
 
 
@@ -182,26 +177,14 @@ def draw_answers(path: Path, corpus: Path, checkpoint: Path, columns: int = 4, r
             chosen[finding.pathology] = finding
     findings = list(chosen.values())[: columns * rows]
     predictor = Predictor.load(checkpoint)
-    images = [finding.image for finding in findings]
-    tiles: list[Tile] = []
-    for outputs in predictor.shifted_outputs(images, SHIFTS):
-        maps, centre = interleave([_attention(output) for output in outputs], PATCH_CENTRE)
-        probability = np.mean([present_probability(output.pathology_logits) for output in outputs], axis=0)
-        for grid, answer in zip(maps, probability, strict=True):
-            finding = findings[len(tiles)]
-            column, image = PATHOLOGIES.index(finding.pathology), read_image(finding.image)
-            height, width = image.shape
-            title = f"{finding.pathology}: {answer[column]:.2f}"
-            tiles.append(Tile(image, title, heat_map(grid[column], height, width, centre), [finding.box]))
+    asked = [PATHOLOGIES.index(finding.pathology) for finding in findings]
+    config = ground.held_out_phantoms(corpus, checkpoint, None)
+    tiles = []
+    for k, seen in enumerate(ground.maps(predictor, [finding.image for finding in findings], config, asked)):
+        finding, image = findings[k], read_image(findings[k].image)
+        heat = heat_map(seen.grids[k], image.shape[0], image.shape[1], seen.centre)
+        tiles.append(Tile(image, f"{finding.pathology}: {seen.probabilities[k]:.2f}", heat, [finding.box]))
     overview(path, tiles, columns)
-
-
-def _attention(output: MeDSLIPOutput) -> npt.NDArray[np.float32]:
-    """B x P x g x g."""
-    assert output.pathology_attention is not None, "asked for"
-    maps: npt.NDArray[np.float32] = output.pathology_attention.float().cpu().numpy()
-    side = math.isqrt(maps.shape[-1])
-    return maps.reshape(*maps.shape[:-1], side, side)
 
 
 def embedded_default() -> DemoConfig:

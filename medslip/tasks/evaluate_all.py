@@ -21,7 +21,7 @@ from medslip.files import write_text, written_whole
 from medslip.model.device import choose_device
 from medslip.tasks import ground, zeroshot_cls
 from medslip.tasks.ground import GroundConfig, GroundedDataConfig
-from medslip.tasks.run_start import PHANTOM, RUNS, begin_run, discard_start, refuse_used, timestamp
+from medslip.tasks.run_start import PHANTOM, RUNS, begin_run, discard_start, refuse_less, refuse_used, timestamp
 from medslip.tasks.weights import PublishedConfig, newest_phantom_checkpoint, open_weights
 from medslip.tasks.zeroshot_cls import ImagesConfig, ZeroshotConfig
 from medslip.training.distributed import Device
@@ -102,9 +102,7 @@ class EvaluateAllConfig:
     output: Path | None = None
 
     def __post_init__(self) -> None:
-        for name, least in {"resamples": 0, "seed": 0, "batch_size": 1, "workers": 0}.items():
-            if getattr(self, name) < least:
-                raise InputError(f"{name}: {getattr(self, name)} is less than {least}")
+        refuse_less(self, resamples=0, seed=0, batch_size=1, workers=0)
         for name in (*self.classification, *self.grounding):
             if Path(name).name != name or name == "..":
                 raise InputError(f"{name!r} cannot be a data set's name: its run folder is called after it")
@@ -210,8 +208,7 @@ def _classify(
             output=folder,
         )
         scores = zeroshot_cls.run(asked, show=False)
-        leave_out = ("Fibrosis",) if entry.data.kind in ("cxr14", "authors") else ()
-        return None if scores is None else Classified(name, scores, leave_out)
+        return None if scores is None else Classified(name, scores, zeroshot_cls.second_mean_without(entry.data))
 
     return classify
 
@@ -252,9 +249,7 @@ def _write(
     classified = [entry for entry in found if isinstance(entry, Classified)]
     grounded = [entry for entry in found if isinstance(entry, Grounded)]
     missing = [
-        f"{state['name']} ({state['task']}): {state['state']}: {state['why']}"
-        if state["state"] != "done"
-        else f"{state['name']} ({state['task']}): {state['why']}"
+        f"{state['name']} ({state['task']}): {'' if state['state'] == 'done' else state['state'] + ': '}{state['why']}"
         for state in states
         if state["why"]
     ]

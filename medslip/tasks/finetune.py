@@ -14,7 +14,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from medslip.checkpoints import Checkpoint, load_checkpoint, load_published_checkpoint
+from medslip.checkpoints import (
+    FINETUNED_FORMAT,
+    FINETUNED_VERSION,
+    Checkpoint,
+    load_checkpoint,
+    load_published_checkpoint,
+)
 from medslip.data.finetune_loading import Chosen, Shard
 from medslip.data.fractions import choose_fraction
 from medslip.data.splits import SPLITS, split_of
@@ -281,7 +287,13 @@ class Fit:
         best = self.folder / "best.safetensors"
 
         def save_best(progress: Progress, values: dict[str, float]) -> None:
-            about = {"format": "medslip-finetuned", "version": 1, **card, "step": progress.step, "validation": values}
+            about = {
+                "format": FINETUNED_FORMAT,
+                "version": FINETUNED_VERSION,
+                **card,
+                "step": progress.step,
+                "validation": values,
+            }
             write_tensors(best, objective.model.state_dict(), {"card": to_json(about)})
 
         trainer = Trainer(self.train, self.optim, self.world, self.folder, loss_names, validate, save_best)

@@ -57,7 +57,7 @@ from medslip.evaluation.report import write_report
 from medslip.model.image_encoder import PATCH_CENTRE
 from medslip.model.medslip import MeDSLIPOutput
 from medslip.predictor import Predictor, present_probability
-from medslip.tasks.run_start import PHANTOM, RUNS, begin_run, refuse_used, timestamp
+from medslip.tasks.run_start import PHANTOM, RUNS, begin_run, refuse_less, refuse_used, timestamp
 from medslip.tasks.weights import PublishedConfig, newest_phantom_checkpoint, open_weights
 from medslip.training.distributed import Device
 from medslip.vocabulary import pathology_index
@@ -141,9 +141,7 @@ class GroundConfig:
     output: Path | None = None
 
     def __post_init__(self) -> None:
-        for name, least in {"resamples": 0, "seed": 0, "batch_size": 1, "workers": 0}.items():
-            if getattr(self, name) < least:
-                raise InputError(f"{name}: {getattr(self, name)} is less than {least}")
+        refuse_less(self, resamples=0, seed=0, batch_size=1, workers=0)
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise InputError(f"threshold: {self.threshold} is outside 0..1")
         if not 0 < self.box_iou <= 1:
@@ -275,7 +273,7 @@ def look(predictor: Predictor, images: GroundedImages, config: GroundConfig) -> 
     column = {name: pathology_index(pathology) for name, pathology in zip(images.classes, pathologies, strict=True)}
     asked = sorted(set(column.values()))
     cases: list[Case] = []
-    for index, seen in enumerate(_maps(predictor, images.paths, config, asked)):
+    for index, seen in enumerate(maps(predictor, images.paths, config, asked)):
         path, patient = images.paths[index], images.patients[index] or str(images.paths[index])
         for finding in images.findings[index]:
             k = asked.index(column[finding.label])
@@ -295,7 +293,7 @@ def look(predictor: Predictor, images: GroundedImages, config: GroundConfig) -> 
 
 
 @dataclass(frozen=True)
-class _Seen:
+class Seen:
     """What the model says of one image, C pathologies asked: see ``Case``.
 
     Attributes:
@@ -311,15 +309,28 @@ class _Seen:
     probabilities: npt.NDArray[np.float64]
 
 
-def _maps(predictor: Predictor, paths: Sequence[Path], config: GroundConfig, columns: list[int]) -> Iterator[_Seen]:
-    """Of each image, the maps and probabilities of the pathologies in ``columns``; the latter as means over the shifts."""
+def maps(predictor: Predictor, paths: Sequence[Path], config: GroundConfig, columns: list[int]) -> Iterator[Seen]:
+    """Where the model looks, image by image.
+
+    Args:
+        predictor: The model.
+        paths: Image files.
+        config: For layers, heads, shifts and anatomy.
+        columns: Indices of C pathologies.
+
+    Yields:
+        The maps and probabilities of these pathologies; probabilities are means over the shifts.
+
+    Raises:
+        InputError: An image cannot be read.
+    """
     for outputs in predictor.shifted_outputs(paths, config.shifts):
         single = [_grids(output, columns, config) for output in outputs]
         grids, centre = interleave(single, PATCH_CENTRE)
         patches = np.mean(single, axis=0)
         answers = np.mean([present_probability(output.pathology_logits[:, columns]) for output in outputs], axis=0)
         for row in range(len(grids)):
-            yield _Seen(grids[row], centre, patches[row], answers[row])
+            yield Seen(grids[row], centre, patches[row], answers[row])
 
 
 def _grids(output: MeDSLIPOutput, columns: list[int], config: GroundConfig) -> Grid:

@@ -37,6 +37,21 @@ _FREE_TO_CHANGE = frozenset({"resume", "device", "data.workers", "train.save_eve
 """Keys that may differ when a run is resumed: they change no number."""
 
 
+def refuse_less(config: Any, **least: int) -> None:
+    """Refuse a config with a number that is too small.
+
+    Args:
+        config: A config dataclass.
+        least: Key -> the smallest number that makes sense.
+
+    Raises:
+        InputError: Naming the key.
+    """
+    for name, smallest in least.items():
+        if getattr(config, name) < smallest:
+            raise InputError(f"{name}: {getattr(config, name)} is less than {smallest}")
+
+
 def refuse_used(folder: Path) -> None:
     """Refuse a run folder that holds something already; a task asks this before it computes anything.
 

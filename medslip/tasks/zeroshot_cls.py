@@ -30,7 +30,7 @@ from medslip.evaluation.run_folder import (
 )
 from medslip.labels import UNKNOWN
 from medslip.predictor import Predictor
-from medslip.tasks.run_start import PHANTOM, RUNS, begin_run, refuse_used, timestamp
+from medslip.tasks.run_start import PHANTOM, RUNS, begin_run, refuse_less, refuse_used, timestamp
 from medslip.tasks.weights import PublishedConfig, newest_phantom_checkpoint, open_weights
 from medslip.training.distributed import Device
 from medslip.vocabulary import CLASS_PROMPTS, NORMALITY, PATHOLOGIES
@@ -107,9 +107,7 @@ class ZeroshotConfig:
     output: Path | None = None
 
     def __post_init__(self) -> None:
-        for name, least in {"resamples": 0, "seed": 0, "batch_size": 1, "workers": 0}.items():
-            if getattr(self, name) < least:
-                raise InputError(f"{name}: {getattr(self, name)} is less than {least}")
+        refuse_less(self, resamples=0, seed=0, batch_size=1, workers=0)
         refuse_bad_specificity(self.specificity)
         if self.validation is not None and self.validation.equalise != self.data.equalise:
             raise InputError("validation.equalise: differs from data.equalise; the images must be treated alike")
@@ -204,7 +202,7 @@ def run(config: ZeroshotConfig, show: bool = True) -> Scores | None:
     scores = score(
         images.classes, images.labels, probabilities[:, :scored], images.patients, config.resamples, config.seed
     )
-    leave_out = ("Fibrosis",) if config.data.kind in ("cxr14", "authors") else ()
+    leave_out = second_mean_without(config.data)
     judgement = judge(images, probabilities[:, :scored], chosen_on, config.specificity, config.resamples, config.seed)
     write_metrics(output, TASK, data, scores, leave_out, str(predictor.device), about, judgement)
     roc_curves(output / "roc.png", scores, images.labels, probabilities[:, :scored])
@@ -232,6 +230,11 @@ def draw_judgement(folder: Path, judgement: Judgement, scores: Scores) -> None:
     reliability_diagrams(folder / "calibration.png", judgement.calibration, judgement.recalibrated)
     if any("auroc" in by.comparisons for by in judgement.subgroups.values()):
         subgroup_forest(folder / "subgroups.png", judgement.subgroups, scores)
+
+
+def second_mean_without(config: ImagesConfig) -> tuple[str, ...]:
+    """Classes that papers leave out of a second mean: ChestX-ray14's Fibrosis, which has no pathology of its own."""
+    return ("Fibrosis",) if config.kind in ("cxr14", "authors") else ()
 
 
 def attributes_of(images: LabelledImages) -> dict[str, list[str] | npt.NDArray[np.float64]]:
