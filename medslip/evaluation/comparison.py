@@ -138,9 +138,10 @@ def compare_answers(
     a, b = (np.stack([_over_classes(_values(pair[which])[None], columns)[0] for pair in scores]) for which in (0, 1))
     resampled = np.mean([pair[1].resampled - pair[0].resampled for pair in scores], axis=0)
     paired = _Paired(
-        a.reshape(len(scores), -1),
-        b.reshape(len(scores), -1),
-        _over_classes(resampled, columns).reshape(len(resampled), -1),
+        *(
+            values.reshape(len(values), len(columns) * len(SCORES))
+            for values in (a, b, _over_classes(resampled, columns))
+        )
     )
     known = [int(count) for count in (labels >= 0).sum(axis=0)]
     counts = known + [first.images] * len(members)

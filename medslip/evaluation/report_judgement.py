@@ -106,6 +106,8 @@ def _attribute(entry: Mapping[str, Any]) -> tuple[Block, ...]:
     table: Table = picked_table(rows, columns, next((name for name in columns if name.startswith("mean ")), None))
     gaps = []
     for key, found in comparisons.items():
+        if found.get("gap") is None:
+            continue  # one group alone
         gap = number_at(found, ("gap",))
         many = len(as_list(found.get("classes")))
         gaps.append(

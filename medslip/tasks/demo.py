@@ -40,7 +40,7 @@ class DemoConfig:
         output: Folder of the runs, pretrain/, zeroshot_cls/, ground/ and finetune_seg/, and of their common report.html.
         studies: Phantoms to draw, of which about a quarter is held out; below 200 too few have masks to fine-tune.
         epochs: Of pre-training; None takes the demo's own.
-        seed: Of everything.
+        seed: Of the phantoms and of pre-training.
     """
 
     corpus: Path = PHANTOM

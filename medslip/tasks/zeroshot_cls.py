@@ -248,7 +248,7 @@ def _read_validation(images: LabelledImages, config: ZeroshotConfig) -> Labelled
         return None
     if images.labels is None:
         raise InputError(f"validation: {images.name} has no labels, so nothing is scored; leave validation out")
-    validation = read_images(config.validation)
+    validation = read_images(config.validation, free_text_queries(config.prompt))
     if validation.labels is None:
         raise InputError(f"{validation.name}: the validation images have no labels")
     if validation.classes != images.classes:

@@ -116,3 +116,12 @@ def test_findings_of_one_patient_have_no_interval():
     alone, several = compare_cases([Key("", k, "iou") for k in "xy"], [(first, second)], ["p", "q", "q"], 20)
     assert (alone.value, alone.interval, alone.clear) == (1, None, False)
     assert several.clear
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_without_resamples_or_with_one_patient_there_is_no_interval(alone):
+    """A comparison of few images would end in a traceback."""
+    labels, first, second, patients = made(2)
+    of = ["p"] * len(patients) if alone else patients
+    entries = compare_answers(CLASSES, labels, [(first, second)], of, resamples=50 if alone else 0)
+    assert all(entry.interval is None and entry.value is not None for entry in entries)

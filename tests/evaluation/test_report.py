@@ -25,6 +25,7 @@ from medslip.evaluation.classification import score
 from medslip.evaluation.grounding_report import write_grounding_metrics
 from medslip.evaluation.grounding_scores import MAPS, CaseScores, score_groups
 from medslip.evaluation.report import write_report
+from medslip.evaluation.report_judgement import judgement_blocks
 from medslip.evaluation.report_values import MISSING, number
 from medslip.evaluation.run_folder import write_json, write_metrics, write_predictions, write_unscored_metrics
 from medslip.files import to_json
@@ -364,7 +365,7 @@ def browse(page: Path, *options: str) -> tuple[str, str]:
         command = [
             browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
             "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
-            "--enable-logging=stderr", "--virtual-time-budget=5000", f"--user-data-dir={profile}", *options, page.as_uri(),
+            "--enable-logging=stderr", "--virtual-time-budget=60000", f"--user-data-dir={profile}", *options, page.as_uri(),
         ]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
     return done.stdout, done.stderr
@@ -416,3 +417,13 @@ def test_the_macro_row_stays_below(tmp_path):
     page = Page(write_report(folder))
     labels = [row[0] for row in page.rows if row]
     assert labels.index("Hernia") + 1 == next(k for k, name in enumerate(labels) if name.startswith("mean of"))
+
+
+def test_a_single_subgroup_has_no_gap():
+    """With one view in the data the page would say that it lies above itself."""
+    group = {"name": "PA", "images": 9, "patients": 9, "compared": True}
+    mean = {"group": "PA", "value": 0.8, "interval": None}
+    one = {"classes": ["mass"], "means": [mean], "highest": "PA", "lowest": "PA", "gap": None, "interval": None}
+    shown, *_ = judgement_blocks("subgroups", {"view": {"groups": [group], "comparisons": {"auroc": one}}})
+    assert "0.8" in str(shown)
+    assert "above" not in str(shown)

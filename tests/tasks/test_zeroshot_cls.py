@@ -334,3 +334,13 @@ def test_empty_free_text_is_refused(prompt):
     """The class would be asked by its name alone, or by nothing."""
     with pytest.raises(InputError, match="prompt: class"):
         zeroshot_cls.free_text_queries(prompt)
+
+
+def test_a_class_that_a_prompt_answers_for_can_be_validated(validated):
+    """The scored images may have a class outside the vocabulary; so may those that choose its threshold."""
+    table = pd.read_csv(validated.data.path).assign(Novel=[0, 1] * 6)
+    table.to_csv(validated.data.path, index=False)
+    asked = replace(validated, prompt={"Novel": "a new kind of haze"})
+    others = zeroshot_cls._read_validation(read_images(asked.data, ["Novel"]), asked)
+    assert others is not None
+    assert "Novel" in others.classes
