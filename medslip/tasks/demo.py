@@ -27,7 +27,8 @@ from medslip.tasks.run_start import PHANTOM, PHANTOM_PREPARED, RUNS, differences
 from medslip.vocabulary import PATHOLOGIES
 
 THUMBNAIL = 16
-LEAST_TO_SEGMENT = 200
+ENOUGH_TO_SEGMENT = 1000
+"""Of fewer studies, chance can leave a split without any mask."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class DemoConfig:
         corpus: Where the phantoms are drawn.
         prepared: Where they are prepared.
         output: Folder of the runs, pretrain/, zeroshot_cls/, ground/ and finetune_seg/, and of their common report.html.
-        studies: Phantoms to draw, of which about a quarter is held out; below 200 too few have masks to fine-tune.
+        studies: Phantoms to draw, of which about a quarter is held out; of some hundreds too few may have masks to fine-tune.
         epochs: Of pre-training; None takes the demo's own.
         seed: Of the phantoms and of pre-training.
     """
@@ -69,10 +70,12 @@ def run(config: DemoConfig) -> None:
     grounded = _ground(config, checkpoint)
     print(f"6/6  fine-tuning for segmentation, on other phantoms -> {config.output / 'finetune_seg'}")
     runs = [checkpoint.parent, classified, grounded]
-    if config.studies < LEAST_TO_SEGMENT:
-        print(f"left out: of fewer than {LEAST_TO_SEGMENT} studies too few have masks")
-    else:
+    try:
         runs.append(_segment(config, checkpoint))
+    except InputError as error:
+        if config.studies >= ENOUGH_TO_SEGMENT:
+            raise
+        print(f"left out: {error}")
     report = write_report(config.output, "MeDSLIP on phantom chests", runs)
     print(f"\nphantoms  {config.corpus}/contact_sheet.png\nmodel     {checkpoint}\nreport    {report}")
     print("next      python scripts/zeroshot_cls.py --help")

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from medslip.cli import TASKS, run_task
+from medslip.errors import InputError
 from medslip.tasks import demo
 from medslip.tasks.demo import DemoConfig
 
@@ -23,12 +24,12 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def demonstrated(tmp_path_factory):
-    """A shortened demo: 250 phantoms, 1 epoch."""
+    """A shortened demo: 320 phantoms, 1 epoch."""
     folder = tmp_path_factory.mktemp("demo")
     before = Path.cwd()
     os.chdir(folder)
     try:
-        demo.run(DemoConfig(studies=250, epochs=1))
+        demo.run(DemoConfig(studies=320, epochs=1))
     finally:
         os.chdir(before)
     return folder
@@ -53,7 +54,7 @@ def test_demo_uses_again_what_is_there(demonstrated, monkeypatch, capsys):
     """A second run of the README's first line must not train again."""
     monkeypatch.chdir(demonstrated)
     stamp = (demonstrated / "runs/phantom/pretrain/best.safetensors").stat().st_mtime_ns
-    demo.run(DemoConfig(studies=250, epochs=1))
+    demo.run(DemoConfig(studies=320, epochs=1))
     assert (demonstrated / "runs/phantom/pretrain/best.safetensors").stat().st_mtime_ns == stamp
     said = capsys.readouterr().out
     assert "already prepared" in said
@@ -133,3 +134,28 @@ def test_each_task_has_its_script():
 def test_run_config_is_plain_yaml(demonstrated):
     config = yaml.safe_load((demonstrated / "runs/phantom/pretrain/config.yaml").read_text())
     assert config["train"]["epochs"] == 1
+
+
+@pytest.mark.parametrize("studies", [100, 5000])
+def test_a_small_demo_goes_on_without_masks_and_a_large_one_says_what_is_wrong(studies, tmp_path, monkeypatch, capsys):
+    """Few phantoms may leave no mask to learn from; that must not cost the report of everything else."""
+    monkeypatch.setattr(demo.make_phantom, "run", lambda config: None)
+    monkeypatch.setattr(demo, "_prepare", lambda config: None)
+    monkeypatch.setattr(demo, "_pretrain", lambda config: tmp_path / "pretrain" / "best.safetensors")
+    for name in ("pretrain", "run"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.json").write_text('{"task": "a run"}')
+    for step in ("_classify", "_ground"):
+        monkeypatch.setattr(demo, step, lambda config, checkpoint: tmp_path / "run")
+
+    def refuse(config, checkpoint):
+        raise InputError("none of the 3 images to test has a mask")
+
+    monkeypatch.setattr(demo, "_segment", refuse)
+    if studies == 5000:
+        with pytest.raises(InputError, match="none of the 3 images"):
+            demo.run(DemoConfig(output=tmp_path, studies=studies))
+        return
+    demo.run(DemoConfig(output=tmp_path, studies=studies))
+    assert "left out: none of the 3 images" in capsys.readouterr().out
+    assert (tmp_path / "report.html").is_file()
