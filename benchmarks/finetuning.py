@@ -1,8 +1,7 @@
 """Does the pre-trained trunk beat one from scratch, where a tenth of the phantoms have labels?
 
     python benchmarks/finetuning.py CHECKPOINT [--tasks segmentation classification probe] [--studies 2000]
-        [--epochs 10] [--tuning_epochs 5] [--passes 4]
-        [--corpus data_file/phantom_seed1] [--output runs/finetuning]
+        [--epochs 10] [--tuning_epochs 5] [--passes 4] [--corpus FOLDER] [--output runs/finetuning]
 
 CHECKPOINT is a best.safetensors that scripts/pretrain.py or scripts/demo.py made from phantoms. The phantoms here are drawn
 from another seed than the demo's, so the pre-training saw none of them. Three tasks, each with both starts:
@@ -16,9 +15,7 @@ next one for as long as the best lies at an edge, each for TUNING_EPOCHS. Then t
 learns from the same images, in the same order, with the same head, whatever the start. Prints a table of test scores, and
 whether the validation still rose at the end.
 
-An epoch is PASSES passes over the labelled images and a validation; segmentation has five times as many passes, as it has a
-fifth of the images: pneumothorax is in a tenth of the phantoms, and a U-Net that sees nine empty masks to each marked one
-answers "nothing" for longer than this takes. So half of its pictures are marked.
+An epoch is PASSES passes over the labelled images and a validation.
 
 Everything is in bfloat16. Runs that the output folder has already are not repeated; name another one to change a rate or
 TUNING_EPOCHS. On two cores, a thread for each of two tasks at once: classification 30 minutes, segmentation with --epochs 7
@@ -36,11 +33,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from PIL import Image
 
 from medslip.checkpoints import load_checkpoint
-from medslip.data.masked import read_phantom_masks
 from medslip.tasks import finetune_cls, finetune_seg, make_phantom
 from medslip.tasks.finetune import StartConfig
 from medslip.training.engine import TrainConfig, read_log
@@ -102,14 +96,11 @@ class Plan:
             "resamples": 100,
             "output": folder,
         }
-        # As many steps an epoch for both tasks: segmentation learns from a fifth of the images.
-        passes = self.passes * (5 if task == "segmentation" else 1)
-        shared: dict[str, Any] = {"fraction": FRACTION, "passes": passes, "side": card.transform.side}
+        shared: dict[str, Any] = {"fraction": FRACTION, "passes": self.passes, "side": card.transform.side}
         began = time.monotonic()
         if task == "segmentation":
             segmentation = finetune_seg.phantom_config(self.corpus, None, None)
-            pictures: dict[str, Any] = {"kind": "siim_acr", "path": half_marked(self.corpus)}
-            data = replace(segmentation.data, valid_fraction=0.15, test_fraction=0.3, **pictures, **shared)
+            data = replace(segmentation.data, pathology=FINDING, valid_fraction=0.15, test_fraction=0.3, **shared)
             finetune_seg.run(replace(segmentation, data=data, bridge=128, **changes), show=False)
         else:
             classification = finetune_cls.phantom_config(self.corpus, None, None)
@@ -118,26 +109,6 @@ class Plan:
             finetune_cls.run(replace(classification, **changes), show=False)
         print(f"{folder.name}: {time.monotonic() - began:.0f} s", flush=True)
         return folder
-
-
-def half_marked(corpus: Path) -> Path:
-    """A CSV of pictures with masks: a phantom of every patient with a pneumothorax, and of as many others."""
-    folder = corpus / f"{FINDING}_pictures"
-    table = folder / "pictures.csv"
-    if table.exists():
-        return table
-    phantoms = read_phantom_masks(corpus, FINDING)
-    # Such a CSV names no patients, so that each has one picture here.
-    ordered = np.argsort(~phantoms.marked, kind="stable")
-    alone = ordered[~pd.Series(phantoms.patients).iloc[ordered].duplicated().to_numpy()]
-    chosen = alone[: 2 * phantoms.marked[alone].sum()]
-    (folder / "masks").mkdir(parents=True, exist_ok=True)
-    names = [f"{phantoms.paths[index].stem}.png" for index in chosen]
-    for name, index in zip(names, chosen, strict=True):
-        Image.open(phantoms.paths[index]).save(folder / name)
-        Image.fromarray(np.uint8(255) * phantoms.mask(index)).save(folder / "masks" / name)
-    pd.DataFrame({"image_path": names}).to_csv(table, index=False)
-    return table
 
 
 def validations(folder: Path, task: str, seed: int) -> list[float]:
@@ -182,12 +153,13 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10, help="validations a run")
     parser.add_argument("--tuning_epochs", type=int, default=5, help="the same, of a run that tries a learning rate")
     parser.add_argument("--passes", type=int, default=4, help="passes over the labels before each validation")
-    parser.add_argument("--corpus", type=Path, default=Path("data_file/phantom_seed1"), help="drawn if not there")
+    parser.add_argument("--corpus", type=Path, help="drawn if not there; data_file/phantom_seed1_STUDIES")
     parser.add_argument("--output", type=Path, default=Path("runs/finetuning"))
     options = parser.parse_args()
     # Next to none train: fine-tuning takes the phantoms of the other two splits.
-    drawing = make_phantom.MakePhantomConfig(options.corpus, options.studies, 0.7, 0.299, seed=1)
-    corpus = make_phantom.run(drawing)
+    corpus = options.corpus or Path(f"data_file/phantom_seed1_{options.studies}")
+    drawing = make_phantom.MakePhantomConfig(corpus, options.studies, 0.7, 0.299, seed=1)
+    make_phantom.run(drawing)
     output = options.output / f"{options.studies}_studies_{options.epochs}_x_{options.passes}"
     plan = Plan(options.checkpoint, corpus, output, options.epochs, options.tuning_epochs, options.passes)
     seeds = " | ".join(f"seed {seed}" for seed in SEEDS)

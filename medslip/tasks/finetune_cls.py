@@ -46,12 +46,10 @@ from medslip.tasks.finetune import (
 )
 from medslip.tasks.run_start import (
     PHANTOM,
-    RUNS,
+    agreed_folder,
     begin_run,
     config_to_dict,
     nothing_half_written,
-    refuse_used,
-    timestamp,
 )
 from medslip.tasks.weights import newest_phantom_checkpoint
 from medslip.tasks.zeroshot_cls import (
@@ -180,43 +178,70 @@ def run(config: FinetuneClsConfig, show: bool = True) -> Path:
     Raises:
         InputError: The checkpoint, an image, the labels or the config cannot be used.
     """
-    output = config.output or RUNS / "finetune_cls" / timestamp()
-    refuse_used(output)
-    start, checkpoint = open_start(config.start, config.checkpoint, config.data.side)
-    splits = _read(config.data)
-    labels = splits["train"].labels
-    assert labels is not None
-    strata = [" ".join(map(str, row)) for row in labels.tolist()]
-    chosen = choose_labels(strata, (labels == PRESENT).any(axis=1), config.data.fraction, config.seeds)
-    config = replace(config, checkpoint=checkpoint, output=output)
-    with nothing_half_written(output), processes(config.device) as world:
-        if world.is_main:
-            begin_run(output, config)
-            for name in ("valid", "test"):
-                write_names(output / f"{name}_list.txt", splits[name].paths)
-        world.wait()
-        train, valid = (_part(splits[name], name, config) for name in ("train", "valid"))
-        runs: dict[int, dict[str, float]] = {}
-        report: dict[str, Any] = {}
-        for seed in config.seeds:
-            classification = _Classification(config, seed, start, train, valid, world)
-            report = classification.report
-            if world.is_main and seed == config.seeds[0]:
-                print(show_start(report))
-            scores, shown = classification.run(chosen[seed], splits["test"])
-            runs[seed] = _values(scores)
-            if world.is_main and show:
-                print(f"seed {seed}, test images\n{score_table(scores)}\n\n{shown}\n")
-        if world.is_main:
-            about = {"name": splits["test"].name, "fraction": config.data.fraction, "linear_probe": config.linear_probe}
-            about |= {name: len(split) for name, split in splits.items()}
-            table = write_summary(output, TASK, about, runs, report, str(world.device))
-            if show:
-                print(f"{table}\n\nweights, predictions, metrics and figures: {output}")
-            page = write_report(output)
-            if show:
-                print(f"report: {page}")
+    with processes(config.device) as world:
+        output = agreed_folder(config.output, "finetune_cls", world)
+        start, checkpoint = open_start(config.start, config.checkpoint, config.data.side)
+        splits = _read(config.data)
+        labels = splits["train"].labels
+        assert labels is not None
+        strata = [" ".join(map(str, row)) for row in labels.tolist()]
+        chosen = choose_labels(strata, (labels == PRESENT).any(axis=1), config.data.fraction, config.seeds)
+        config = replace(config, checkpoint=checkpoint, output=output)
+        with nothing_half_written(output):
+            world.wait()  # all have seen the folder empty before one writes
+            if world.is_main:
+                begin_run(output, config)
+                for name in ("valid", "test"):
+                    write_names(output / f"{name}_list.txt", splits[name].paths)
+            world.wait()
+            runs, report = _run_seeds(config, start, splits, chosen, world, show)
+            if world.is_main:
+                about = {
+                    "name": splits["test"].name,
+                    "fraction": config.data.fraction,
+                    "linear_probe": config.linear_probe,
+                }
+                about |= {name: len(split) for name, split in splits.items()}
+                table = write_summary(output, TASK, about, runs, report, str(world.device))
+                page = write_report(output)
+                if show:
+                    print(f"{table}\n\nweights, predictions, metrics and figures: {output}\nreport: {page}")
     return output
+
+
+def _run_seeds(
+    config: FinetuneClsConfig,
+    start: Start,
+    splits: dict[str, LabelledImages],
+    chosen: dict[int, Chosen],
+    world: Processes,
+    show: bool,
+) -> tuple[dict[int, dict[str, float]], dict[str, Any]]:
+    """Seed -> test scores; and what was loaded."""
+    train, valid = (_part(splits[name], name, config) for name in ("train", "valid"))
+    runs: dict[int, dict[str, float]] = {}
+    report: dict[str, Any] = {}
+    for seed in config.seeds:
+        classification = _Classification(config, seed, start, train, valid, world)
+        report = classification.report
+        if world.is_main and not runs:
+            print(show_start(report))
+        if world.is_main and (unseen := _unseen(train, chosen[seed])):
+            print(
+                f"seed {seed}: none of the {len(chosen[seed])} labelled images has {', '.join(unseen)}; this is learnt "
+                "as never there, and stays in the mean"
+            )
+        scores, shown = classification.run(chosen[seed], splits["test"])
+        runs[seed] = _values(scores)
+        if world.is_main and show:
+            print(f"seed {seed}, test images\n{score_table(scores)}\n\n{shown}\n")
+    return runs, report
+
+
+def _unseen(train: _Part, chosen: Chosen) -> list[str]:
+    """Classes that no image of a share of the labels has."""
+    seen = (train.labels[chosen] == PRESENT).any(axis=0)
+    return [name for name, there in zip(train.data.classes, seen, strict=True) if not there]
 
 
 def _values(scores: Scores) -> dict[str, float]:
@@ -348,7 +373,8 @@ class _Classification:
         validated, _ = self._examine(self._valid, self._valid_loader)
         shown = ""
         if self._world.is_main:
-            about = {"name": test.name, "part": "test", "learnt_from": len(chosen)}
+            unseen = _unseen(self._train, chosen)
+            about = {"name": test.name, "part": "test", "learnt_from": len(chosen), "never_labelled_present": unseen}
             extra = {"seed": self._seed, "validation": best, "start": self.report}
             judgement = judge(test, probabilities, (self._valid.data, validated), config.specificity, config.resamples)
             shown = judgement_table(judgement)

@@ -57,12 +57,10 @@ from medslip.tasks.finetune import (
 )
 from medslip.tasks.run_start import (
     PHANTOM,
-    RUNS,
+    agreed_folder,
     begin_run,
     config_to_dict,
     nothing_half_written,
-    refuse_used,
-    timestamp,
 )
 from medslip.tasks.weights import newest_phantom_checkpoint
 from medslip.training.distributed import Device, Processes, processes
@@ -181,10 +179,61 @@ def run(config: FinetuneSegConfig, show: bool = True) -> Path:
     Raises:
         InputError: The checkpoint, an image, a mask or the config cannot be used.
     """
-    output = config.output or RUNS / "finetune_seg" / timestamp()
-    refuse_used(output)
-    start, checkpoint = open_start(config.start, config.checkpoint, config.data.side)
-    data = _read(config.data)
+    with processes(config.device) as world:
+        output = agreed_folder(config.output, "finetune_seg", world)
+        start, checkpoint = open_start(config.start, config.checkpoint, config.data.side)
+        data = _read(config.data)
+        splits = _split(data, config)
+        marked = splits["train"].marked
+        strata = ["marked" if there else "empty" for there in marked]
+        chosen = choose_labels(strata, marked, config.data.fraction, config.seeds)
+        config = replace(config, checkpoint=checkpoint, output=output)
+        with nothing_half_written(output):
+            world.wait()  # all have seen the folder empty before one writes
+            if world.is_main:
+                begin_run(output, config)
+                for name in ("valid", "test"):
+                    write_names(output / f"{name}_list.txt", splits[name].paths)
+            world.wait()
+            runs, report = _run_seeds(config, start, splits, chosen, world)
+            if world.is_main:
+                about = {"name": data.name, "finding": data.finding, "fraction": config.data.fraction}
+                about |= {name: len(split) for name, split in splits.items()}
+                table = write_summary(output, TASK, about, runs, report, str(world.device))
+                page = write_report(output)
+                if show:
+                    print(f"{table}\n\nweights, predictions, metrics and figures: {output}\nreport: {page}")
+    return output
+
+
+def _run_seeds(
+    config: FinetuneSegConfig,
+    start: Start,
+    splits: dict[str, MaskedImages],
+    chosen: dict[int, Chosen],
+    world: Processes,
+) -> tuple[dict[int, dict[str, float]], dict[str, Any]]:
+    """Seed -> test scores; and what was loaded."""
+    train, valid = (_part(splits[name], name, config) for name in ("train", "valid"))
+    runs: dict[int, dict[str, float]] = {}
+    report: dict[str, Any] = {}
+    for seed in config.seeds:
+        segmenter = _Segmentation(config, seed, start, train, valid, world)
+        report = segmenter.report
+        if world.is_main and not runs:
+            print(show_start(report))
+        scores = segmenter.run(chosen[seed], splits["test"])
+        runs[seed] = {**scores.values, "dice_of_predicting_nothing": 1 - scores.marked / scores.images}
+        if world.is_main and not scores.values["dice_marked"]:
+            print(
+                f"seed {seed}: the best epoch finds no marked pixel of any test image; learn for longer (--train.epochs, "
+                "--data.passes), from more labels, or at another --optim.learning_rate"
+            )
+    return runs, report
+
+
+def _split(data: MaskedImages, config: FinetuneSegConfig) -> dict[str, MaskedImages]:
+    """Train, valid and test, each with something to find."""
     parts = split_patients(
         data.patients,
         [str(path) for path in data.paths],
@@ -201,35 +250,7 @@ def run(config: FinetuneSegConfig, show: bool = True) -> Path:
                 f"{data.name}: {which} of the {len(split)} images to {name} has a mask of {data.finding}; change "
                 "the fractions, or take more images"
             )
-    marked = splits["train"].marked
-    strata = ["marked" if there else "empty" for there in marked]
-    chosen = choose_labels(strata, marked, config.data.fraction, config.seeds)
-    config = replace(config, checkpoint=checkpoint, output=output)
-    with nothing_half_written(output), processes(config.device) as world:
-        if world.is_main:
-            begin_run(output, config)
-            for name in ("valid", "test"):
-                write_names(output / f"{name}_list.txt", splits[name].paths)
-        world.wait()
-        train, valid = (_part(splits[name], name, config) for name in ("train", "valid"))
-        runs, report = {}, {}
-        for seed in config.seeds:
-            segmenter = _Segmentation(config, seed, start, train, valid, world)
-            report = segmenter.report
-            if world.is_main and seed == config.seeds[0]:
-                print(show_start(report))
-            scores = segmenter.run(chosen[seed], splits["test"])
-            runs[seed] = {**scores.values, "dice_of_predicting_nothing": 1 - scores.marked / scores.images}
-        if world.is_main:
-            about = {"name": data.name, "finding": data.finding, "fraction": config.data.fraction}
-            about |= {name: len(split) for name, split in splits.items()}
-            table = write_summary(output, TASK, about, runs, report, str(world.device))
-            if show:
-                print(f"{table}\n\nweights, predictions, metrics and figures: {output}")
-            page = write_report(output)
-            if show:
-                print(f"report: {page}")
-    return output
+    return splits
 
 
 def _read(config: SegmentationDataConfig) -> MaskedImages:

@@ -14,6 +14,7 @@ import yaml
 
 from medslip.errors import InputError, one_line
 from medslip.files import write_text
+from medslip.training.distributed import Processes
 
 RUNS = Path("runs")
 """Where runs go unless the user says otherwise."""
@@ -62,6 +63,22 @@ def refuse_used(folder: Path) -> None:
         raise InputError(f"{folder}: exists and is not empty; name another --output")
 
 
+def agreed_folder(wanted: Path | None, task: str, world: Processes) -> Path:
+    """One run folder for all processes: as wanted, or named after the main process's time.
+
+    Args:
+        wanted: The folder; None for runs/TASK/DATE-TIME.
+        task: What the runs of this kind are called.
+        world: The processes.
+
+    Raises:
+        InputError: In every process, where the folder is in use.
+    """
+    folder: Path = world.gather(wanted or RUNS / task / timestamp())[0]
+    refuse_used(folder)
+    return folder
+
+
 def begin_run(folder: Path, config: Any, resume: bool = False) -> Path:
     """Make the run folder and write config.yaml into it; a resumed run keeps its own.
 
@@ -96,7 +113,6 @@ def discard_start(folder: Path) -> None:
 @contextmanager
 def nothing_half_written(folder: Path) -> Iterator[None]:
     """Remove a run folder again where its input is refused before it holds any weights: there is nothing to lose in it."""
-    refuse_used(folder)
     try:
         yield
     except InputError:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -191,6 +194,45 @@ def test_the_same_seed_gives_the_same_weights(cls):
     )
     weights = [read_tensors(run / "seed_0" / "best.safetensors")[0] for run in (one, other)]
     assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+
+
+def test_processes_agree_on_one_run_folder(corpus, tiny_checkpoint, tmp_path):
+    """Each process would name a folder after its own clock, or refuse the one that another has begun."""
+    script = Path(__file__).parents[2] / "scripts" / "finetune_seg.py"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", str(script)]
+    command += [
+        "--checkpoint",
+        str(tiny_checkpoint),
+        "--data.kind",
+        "phantom",
+        "--data.path",
+        str(corpus),
+        "--bridge",
+        "16",
+    ]
+    command += ["--data.pathology", "effusion", "--data.side", "32", "--data.workers", "0", "--train.epochs", "1"]
+    command += ["--resamples", "0", "--device", "cpu", "--data.valid_fraction", "0.2", "--data.test_fraction", "0.2"]
+    quiet = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[1])}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, env=quiet, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (folder,) = (tmp_path / "runs" / "finetune_seg").iterdir()
+    assert (folder / "metrics.json").is_file()
+
+
+def test_a_share_without_a_class_says_so(cls, corpus, tmp_path, capsys):
+    """A class that was never shown would look like one that cannot be learnt."""
+    table = pd.read_csv(corpus / "findings.csv")
+    table["image"] = [str(corpus / name) for name in table["image"]]
+    table["mass"] = (table["split"] == "test").astype(int) * (np.arange(len(table)) % 4 == 2)
+    table.to_csv(tmp_path / "table.csv", index=False)
+    data = replace(
+        cls.data,
+        train=replace(cls.data.train, path=tmp_path / "table.csv"),
+        test=replace(cls.data.test, path=tmp_path / "table.csv"),
+    )
+    output = finetune_cls.run(replace(cls, data=data, train=replace(cls.train, epochs=1)), show=False)
+    assert "labelled images has mass" in capsys.readouterr().out
+    assert json.loads((output / "seed_0" / "metrics.json").read_text())["data"]["never_labelled_present"] == ["mass"]
 
 
 def test_the_checkpoint_trunk_is_what_is_loaded(tiny_checkpoint):
