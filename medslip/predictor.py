@@ -141,7 +141,7 @@ class Predictor:
     def _batches(self, images: Sequence[Path]) -> Iterator[Batch]:
         transform = self.checkpoint.card.transform
         loader = evaluation_loader(list(images), transform, self._batch, self._workers, equalise=self._equalise)
-        yield from tqdm(loader, total=len(loader), desc="images", unit="batch", leave=False)
+        yield from tqdm(loader, total=len(loader), desc="images", unit="batch", leave=False, disable=None)
 
 
 def present_probability(logits: Tensor) -> npt.NDArray[np.float32]:

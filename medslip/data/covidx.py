@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from medslip.data.checks import refuse_duplicates, refuse_shared
+from medslip.data.checks import refuse_duplicates
 from medslip.data.labelled import LabelledImages
-from medslip.data.splits import SPLITS, split_name
+from medslip.data.splits import split_name
 from medslip.errors import InputError
 from medslip.labels import ABSENT, PRESENT
 
@@ -52,17 +52,6 @@ def read_labelled(root: Path, split: str = "test") -> LabelledImages:
         sexes=list(unknown),
         ages=np.full(len(rows), np.nan),
     )
-
-
-def read_splits(root: Path) -> dict[str, LabelledImages]:
-    """All three lists: train, valid and test.
-
-    Raises:
-        InputError: As for read_labelled, or a patient is in two lists.
-    """
-    splits = {split: read_labelled(root, split) for split in SPLITS}
-    refuse_shared(splits)
-    return splits
 
 
 def _read_lines(source: Path) -> list[tuple[int, str]]:

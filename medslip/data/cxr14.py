@@ -15,6 +15,7 @@ import pandas as pd
 
 from medslip.data.boxes import Box, read_box
 from medslip.data.checks import refuse_duplicates, refuse_repeated_files
+from medslip.data.images import OLDEST
 from medslip.data.labelled import LabelledImages
 from medslip.data.table import read_cells
 from medslip.errors import InputError
@@ -27,7 +28,6 @@ CLASSES: tuple[str, ...] = tuple(CXR14_CLASSES)
 NO_FINDING = "No Finding"
 
 _BOX_SPELLINGS = {"Infiltrate": "Infiltration"}
-_OLDEST = 120  # years; beyond it the published age is a typing error (411, 148, ...)
 
 
 def read_labelled(root: Path, list_file: Path | None = None) -> LabelledImages:
@@ -228,4 +228,4 @@ def _patient_of(name: str) -> str:
 def _ages(column: pd.Series) -> npt.NDArray[np.float64]:
     """Years; older releases write 058Y."""
     ages = pd.to_numeric(column.str.rstrip("Y"), errors="coerce").to_numpy(np.float64)
-    return np.where(ages <= _OLDEST, ages, np.nan)
+    return np.where(ages <= OLDEST, ages, np.nan)

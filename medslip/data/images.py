@@ -118,7 +118,7 @@ def read_header(path: Path) -> Header:
         missing = "pixel data" if height and width else "rows and columns"
         raise InputError(f"{path}: holds no image (no DICOM {missing}); remove it from the list")
     sex = sex.upper()
-    return Header(patient, sex if sex in ("M", "F") else "", _years(age), view.upper(), height, width)
+    return Header(patient, sex if sex in ("M", "F") else "", years(age), view.upper(), height, width)
 
 
 def _picture_size(path: Path) -> tuple[int, int]:
@@ -180,8 +180,12 @@ def uid_of(name: str) -> str:
     return str(generate_uid(entropy_srcs=[name]))
 
 
-def _years(age: str) -> float:
-    """A DICOM age in years: "043Y", "006M"; some publishers write "43"."""
+OLDEST = 120
+"""Years; a higher age is a typing error, of which published tables have some (148, 411)."""
+
+
+def years(age: str) -> float:
+    """A DICOM age in years, "043Y" or "006M"; some publishers write "43". NaN for anything else."""
     number, unit = (age[:-1], age[-1]) if age[-1:].isalpha() else (age, "Y")
     per_year = {"Y": 1, "M": 12, "W": 52, "D": 365}.get(unit.upper())
     return int(number) / per_year if number.isdecimal() and per_year else math.nan

@@ -1,8 +1,8 @@
 """SIIM-ACR Pneumothorax in the publisher's layout, and the common PNG form.
 
 Layout: train-rle.csv (a row a mask, "-1" for none), dicom-images-train/<study>/<series>/<ImageId>.dcm. PNG form: a CSV
-file with a column image_path, and a folder of masks of the images' file names (a DICOM's mask is a PNG), white where the
-pneumothorax is.
+file with a column image_path and, where patients have several images, patient; and a folder of masks of the images' file
+names (a DICOM's mask is a PNG), white where the pneumothorax is.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def read_masks(path: Path, images: Path | None = None, masks: Path | None = None
         masks: PNG form: the folder of masks. None takes a folder "masks" beside the CSV file.
 
     Returns:
-        Images in table order. An image whose file names no patient counts as one.
+        Images in table order. An image of which neither table nor file names a patient counts as one.
 
     Raises:
         InputError: A file is missing or not as published, a run length leaves the image, a mask has another size
@@ -195,6 +195,7 @@ def _read_pictures(source: Path, images: Path, masks: Path) -> _Read:
     if "image_path" not in table.columns:
         raise InputError(f"{source}: has no column 'image_path'")
     names = table["image_path"].tolist()
+    patients = table["patient"].str.strip().tolist() if "patient" in table.columns else [""] * len(names)
     lines = range(2, len(names) + 2)
     refuse_duplicates(names, lines, source)
     paths = [images / name for name in names]
@@ -216,7 +217,7 @@ def _read_pictures(source: Path, images: Path, masks: Path) -> _Read:
         paths=paths,
         read_mask=MaskFiles(paths, [[file] for file in files]),
         marked=np.array(marked),
-        patients=[header.patient or name for header, name in zip(headers, names, strict=True)],
+        patients=[said or header.patient or name for said, header, name in zip(patients, headers, names, strict=True)],
     )
     return masked, headers
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from medslip.data.image_labels import pathology_of
+from medslip.data.images import OLDEST, years
 from medslip.data.labelled import LabelledImages
 from medslip.data.splits import split_name
 from medslip.errors import InputError
@@ -43,8 +44,9 @@ class TableLayout:
         study: Column of studies. Without one, every image is a study of its own.
         split: Column of splits (train, valid, test).
         view: Column of view names.
-        sex: Column of sexes (M, F).
-        age: Column of ages in years.
+        sex: Column of sexes: M or male, F or female, in any case; anything else is unknown.
+        age: Column of ages in years, such as 43 or 43.5, or as DICOM writes them (043Y, 006M); nothing, "nan" or "unknown"
+            is unknown.
     """
 
     image: str = "image"
@@ -118,11 +120,13 @@ def read_table(
     table = read_cells(path)
     columns = _columns(table, layout, path)
     known = frozenset(name.lower() for name in asked)
-    if split is not None:
-        table = _rows_of_split(table, columns, split, path)
+    # Of all rows: the splits of a table have the same classes, whatever each happens to hold.
     classes, labels, normal = (
         _listed_findings(table, layout, path, known) if layout.findings else _class_columns(table, layout, path, known)
     )
+    if split is not None:
+        kept = _rows_of_split(table, columns, split, path)
+        table, labels, normal = table[kept], labels[kept], normal[kept]
     names = table[layout.image].tolist()
     splits = None
     if columns["split"]:
@@ -135,13 +139,36 @@ def read_table(
             labels=labels,
             patients=_texts(table, columns["patient"]),
             views=_texts(table, columns["view"]),
-            sexes=[text[:1].upper() for text in _texts(table, columns["sex"])],
-            ages=pd.to_numeric(pd.Series(_texts(table, columns["age"])), errors="coerce").to_numpy(np.float64),
+            sexes=[_SEXES.get(text.lower(), "") for text in _texts(table, columns["sex"])],
+            ages=_ages(table, columns["age"], path),
         ),
         studies=_texts(table, columns["study"]) if columns["study"] else names,
         splits=splits,
         normal=normal,
     )
+
+
+_SEXES = {"m": "M", "male": "M", "f": "F", "female": "F"}
+_NO_AGE = frozenset({"", "nan", "unknown"})
+
+
+def _ages(table: pd.DataFrame, column: str, path: Path) -> npt.NDArray[np.float64]:
+    """Years, NaN where unknown."""
+    found = np.full(len(table), np.nan)
+    if not column:
+        return found
+    for row, (line, text) in enumerate(_lines(table[column].str.strip().str.lower())):
+        if text in _NO_AGE:
+            continue
+        try:
+            found[row] = float(text)
+        except ValueError:
+            found[row] = years(text)
+        if not 0 <= found[row] <= OLDEST:
+            raise InputError(
+                f"{path}: line {line}, column {column!r}: {text!r} is no age; write years, or leave it empty where unknown"
+            )
+    return found
 
 
 _OPTIONAL = ("patient", "study", "split", "view", "sex", "age")
@@ -162,14 +189,15 @@ def _columns(table: pd.DataFrame, layout: TableLayout, path: Path) -> dict[str, 
     return columns
 
 
-def _rows_of_split(table: pd.DataFrame, columns: Mapping[str, str], split: str, path: Path) -> pd.DataFrame:
+def _rows_of_split(table: pd.DataFrame, columns: Mapping[str, str], split: str, path: Path) -> npt.NDArray[np.bool_]:
+    """Which rows are of a split."""
     if not columns["split"]:
         raise InputError(f"{path}: has no column 'split' to choose {split!r} from")
     wanted = split_name(split, "split")
     kept = [split_name(text, f"{path}: line {line}") == wanted for line, text in _lines(table[columns["split"]])]
     if not any(kept):
         raise InputError(f"{path}: no row is of the split {split!r}")
-    return table[np.asarray(kept)]
+    return np.asarray(kept)
 
 
 def _lines(column: pd.Series) -> list[tuple[int, str]]:

@@ -287,7 +287,7 @@ def _cumulate(counts: Counts, owner: npt.NDArray[np.intp]) -> Counts:
 def _resample(rankings: Sequence[Ranking], patients: int, resamples: int, seed: int) -> Floats:
     result = np.empty((resamples, len(rankings), len(SCORES)))
     done = 0
-    with tqdm(total=resamples, desc="bootstrap", unit="resample", delay=2, leave=False) as bar:
+    with tqdm(total=resamples, desc="bootstrap", unit="resample", delay=2, leave=False, disable=None) as bar:
         for counts in resample_patients(patients, resamples, seed):
             for k, ranking in enumerate(rankings):
                 result[done : done + len(counts), k], _ = ranking.scores(counts)

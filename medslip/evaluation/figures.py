@@ -71,6 +71,23 @@ def precision_recall_curves(
     _small_multiples(path, "PR", scores, labels, probabilities)
 
 
+@dataclass(frozen=True)
+class BoxCurve:
+    """Precision against recall of one map's boxes.
+
+    Attributes:
+        name: Of the map.
+        recall: k, rising.
+        precision: k.
+        average: Average precision.
+    """
+
+    name: str
+    recall: npt.NDArray[np.float64]
+    precision: npt.NDArray[np.float64]
+    average: float
+
+
 def _small_multiples(
     path: Path,
     kind: Literal["ROC", "PR"],
@@ -211,6 +228,29 @@ def subgroup_forest(path: Path, subgroups: Mapping[str, AttributeScores], scores
     panel.set_xlabel("AUROC, mean over the same classes; dotted: all images", fontsize=9)
     _bare(panel)
     panel.spines["left"].set_visible(False)
+    _save(figure, path)
+
+
+def box_curves(path: Path, panels: Mapping[str, Sequence[BoxCurve]]) -> None:
+    """Draw precision against recall of predicted boxes.
+
+    Args:
+        path: The PNG to write.
+        panels: Title -> the curves of a panel.
+    """
+    figure = Figure(figsize=(0.5 + 3.2 * len(panels), 3.6), layout="constrained")
+    drawn = figure.subplots(1, len(panels), squeeze=False).ravel()
+    for panel, (title, curves) in zip(drawn, panels.items(), strict=True):
+        _square(panel)
+        panel.set_title(title, fontsize=9)
+        for curve, colour in zip(curves, (BLUE, GREY, RED), strict=False):
+            # Up to the recall of the surest box, the precision is that box's; a map without boxes has no curve.
+            recall, precision = np.r_[curve.recall[:1] * 0, curve.recall], np.r_[curve.precision[:1], curve.precision]
+            panel.plot(recall, precision, color=colour, linewidth=1.5, label=f"{curve.name}, {curve.average:.3f}")
+            panel.plot(recall[-1:], precision[-1:], "o", color=colour, markersize=3.5)
+        panel.legend(fontsize=7, frameon=False, title="average precision", title_fontsize=7)
+    figure.supxlabel("Recall", fontsize=10)
+    figure.supylabel("Precision", fontsize=10)
     _save(figure, path)
 
 

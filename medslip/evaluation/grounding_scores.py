@@ -198,6 +198,23 @@ class _Ranking:
         return np.divide(gained, total, out=np.full(len(counts), np.nan), where=total > 0)
 
 
+def precision_recall(cases: Sequence[CaseScores]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Recall and precision of the boxes of some cases, down to each confidence that one was predicted with.
+
+    Args:
+        cases: Of one map.
+
+    Returns:
+        Two arrays of k confidences, the highest first; recall rises.
+    """
+    confidence = np.concatenate([case.confidences for case in cases])
+    found = np.concatenate([case.found for case in cases])
+    order = np.argsort(-confidence, kind="stable")
+    last = np.flatnonzero(np.diff(confidence[order], append=-np.inf))  # equal confidences count together
+    true = found[order].cumsum()[last].astype(np.float64)
+    return true / sum(case.boxes for case in cases), true / (last + 1)
+
+
 class _Group:
     """Some cases, ready to be scored under any weights."""
 
@@ -259,7 +276,7 @@ def _resample(groups: Sequence[_Group], patients: int, resamples: int, seed: int
     """Resamples x groups x MAPS x SCORES."""
     result = np.empty((resamples, len(groups), len(MAPS), len(SCORES)))
     done = 0
-    with tqdm(total=resamples, desc="bootstrap", unit="resample", delay=2, leave=False) as bar:
+    with tqdm(total=resamples, desc="bootstrap", unit="resample", delay=2, leave=False, disable=None) as bar:
         for counts in resample_patients(patients, resamples, seed):
             for k, group in enumerate(groups):
                 result[done : done + len(counts), k] = group.scores(counts)

@@ -51,6 +51,7 @@ _MOST_FILES = 200
 _FIGURES = {
     "answers.png": "Where the model looks: its attention in colour, the true box, its probability.",
     "overlays.png": "Best, median and worst cases: the model's map in colour over the image, and what is true.",
+    "box_precision_recall.png": "Predicted boxes, cut from each map at its threshold, from the surest down; the dot: all.",
     "subgroups.png": "Scores within parts of the data, with 95 % intervals.",
     "losses.png": "The course of training.",
     "roc.png": "Receiver operating characteristic of each class; the dotted line is chance.",

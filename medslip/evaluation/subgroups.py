@@ -180,7 +180,7 @@ def subgroups(
     values = {attribute: each.scores(once)[0] for attribute, each in found.items()}
     drawn: dict[str, list[Floats]] = {attribute: [] for attribute in found}
     total = resamples if count > 1 and found else 0
-    with tqdm(total=total, desc="subgroups", unit="resample", delay=2, leave=False) as bar:
+    with tqdm(total=total, desc="subgroups", unit="resample", delay=2, leave=False, disable=None) as bar:
         for counts in resample_patients(count, total, seed):
             for attribute, each in found.items():
                 drawn[attribute].append(each.scores(counts))

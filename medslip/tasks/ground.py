@@ -24,7 +24,7 @@ from medslip.data.grounded import (
 from medslip.data.image_labels import class_pathologies
 from medslip.data.images import read_image
 from medslip.errors import InputError
-from medslip.evaluation.figures import Tile, overview
+from medslip.evaluation.figures import BoxCurve, Tile, box_curves, overview
 from medslip.evaluation.grounding import (
     anatomy_grids,
     attention_grids,
@@ -50,6 +50,7 @@ from medslip.evaluation.grounding_scores import (
     MapPair,
     Truth,
     choose_threshold,
+    precision_recall,
     score_case,
     score_groups,
 )
@@ -201,7 +202,8 @@ class Case:
 def run(config: GroundConfig, show: bool = True) -> Mapping[str, Sequence[GroupScores]]:
     """Ground; returns the scores of larger and of smaller findings: every class, then all.
 
-    The run folder then holds config.yaml, scores.csv (a line a finding), metrics.json, overlays.png and report.html.
+    The run folder then holds config.yaml, scores.csv (a line a finding), metrics.json, overlays.png,
+    box_precision_recall.png and report.html.
 
     Args:
         config: What to ground with what.
@@ -374,7 +376,7 @@ def _answer(case: Case, chance: Mapping[str, Mapping[str, MapPair]], name: str) 
 def _thresholds(cases: Sequence[Case], chance: Mapping[str, Mapping[str, MapPair]]) -> dict[str, float]:
     """For each map, the threshold of best mean IoU over these cases."""
     curves: dict[str, list[Grid]] = {name: [] for name in MAPS}
-    for case in tqdm(cases, desc="threshold", unit="finding", leave=False, mininterval=1):
+    for case in tqdm(cases, desc="threshold", unit="finding", leave=False, mininterval=1, disable=None):
         region = case.truth().region
         for name in MAPS:
             iou, _ = overlap(_answer(case, chance, name).heat_map(*case.frame), region)
@@ -388,7 +390,7 @@ def _score(
     """Every map's scores of every case, and whether its finding is larger than one patch."""
     answers: dict[str, list[CaseScores]] = {name: [] for name in MAPS}
     larger = []
-    for case in tqdm(cases, desc="scores", unit="finding", leave=False, mininterval=1):
+    for case in tqdm(cases, desc="scores", unit="finding", leave=False, mininterval=1, disable=None):
         truth = case.truth()
         larger.append(truth.is_large(len(case.patches)))
         for name in MAPS:
@@ -454,6 +456,26 @@ def _write(
     }
     write_grounding_metrics(output, data, groups, config.resamples, config.seed, str(predictor.device), extra)
     overview(output / "overlays.png", _tiles(cases, answers["model"]), _TILES)
+    box_curves(
+        output / "box_precision_recall.png",
+        {
+            f"findings {size} than one patch": _box_curves(groups[size][-1], of_size, answers)
+            for size, of_size in zip(SIZES, (larger, ~larger), strict=True)
+            if groups[size]
+        },
+    )
+
+
+def _box_curves(
+    every: GroupScores, chosen: npt.NDArray[np.bool_], answers: Mapping[str, Sequence[CaseScores]]
+) -> list[BoxCurve]:
+    """Of each map, over all findings of one size."""
+    curves = []
+    for name in MAPS:
+        recall, precision = precision_recall([case for case, there in zip(answers[name], chosen, strict=True) if there])
+        average = every.scores[name]["box_precision"].value
+        curves.append(BoxCurve(name, recall, precision, 0.0 if average is None else average))
+    return curves
 
 
 def _tiles(cases: Sequence[Case], answers: Sequence[CaseScores]) -> list[Tile]:

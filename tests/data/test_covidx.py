@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medslip.data.covidx import read_labelled, read_splits
+from medslip.data.covidx import read_labelled
 from medslip.errors import InputError
 
 LISTS = {
@@ -28,8 +28,8 @@ def write_layout(root: Path, **changed: list[str]) -> Path:
 
 
 def test_labels_patients_and_folders_of_each_list(tmp_path: Path) -> None:
-    splits = read_splits(write_layout(tmp_path))
-    assert list(splits) == ["train", "valid", "test"]
+    root = write_layout(tmp_path)
+    splits = {split: read_labelled(root, split) for split in ("train", "valid", "test")}
     labels = {name: images.labels for name, images in splits.items()}
     assert labels["valid"] is not None
     assert labels["valid"].tolist() == [[0], [1]]
@@ -43,11 +43,6 @@ def test_blanks_in_patients_files_and_sources(tmp_path: Path) -> None:
     images = read_labelled(write_layout(tmp_path))
     assert [path.name for path in images.paths] == ["e.png", "f 1.png"]
     assert images.patients == ["7", "COVID 19 (8)"]
-
-
-def test_a_patient_of_two_lists_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"patient 3 is in train and in test"):
-        read_splits(write_layout(tmp_path, test=["3 e.png negative rsna"]))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from medslip.data import covidx, rsna, siim_acr
+from medslip.data.checks import refuse_shared
 from medslip.data.images import read_image
 from medslip.data.phantom.rsna_layout import OPACITIES
 from medslip.tasks.make_phantom import MakePhantomConfig, run
@@ -78,7 +79,8 @@ def test_siim_masks_are_those_of_the_pneumothoraces(
 
 def test_covidx_lists_are_patient_disjoint_and_hold_every_evaluated_study(corpus: Path, truth: pd.DataFrame) -> None:
     """Training and testing would share patients, or labels would belong to other images."""
-    splits = covidx.read_splits(corpus / "covidx")
+    splits = {split: covidx.read_labelled(corpus / "covidx", split) for split in ("train", "valid", "test")}
+    refuse_shared(splits)
     assert sum(len(images) for images in splits.values()) == len(truth)
     assert {path.stem for path in splits["test"].paths} == set(truth.index[truth["split"] == "test"])
     for images in splits.values():

@@ -126,6 +126,13 @@ def test_png_form(tmp_path: Path) -> None:
     assert labels.tolist() == [[1], [0]]
 
 
+def test_patients_of_the_png_form_are_those_of_its_table(tmp_path: Path) -> None:
+    """Images of one patient would be learnt from and tested on."""
+    table = write_pictures(tmp_path, np.zeros((8, 6), np.uint8))
+    table.write_text("image_path,patient\nimages/a.png,p7\nimages/b.png,\n")
+    assert read_masks(table).patients == ["p7", "images/b.png"]
+
+
 def test_dicom_images_have_masks_that_are_pictures(tmp_path: Path) -> None:
     """A DICOM mask would be looked for, which nobody has."""
     mask = np.zeros((8, 6), np.uint8)

@@ -83,6 +83,8 @@ def test_mapped_classes_are_taken_and_emptied_ones_left_out(tmp_path: Path) -> N
         ("image,mass\na.png,1\n", TableLayout(patient="who"), r"no column 'who' for the patient"),
         ("image,mass,split\na.png,1,x\n", TableLayout(), r"line 2: split 'x'"),
         ("image,mass\na.png,1\n", TableLayout(classes={"q": "mass"}), r"no column 'q'"),
+        ("image,mass,age\na.png,1,-3\n", TableLayout(), r"line 2, column 'age': '-3' is no age"),
+        ("image,mass,age\na.png,1,old\n", TableLayout(), r"line 2, column 'age': 'old' is no age"),
         ("path,mass\na.png,1\n", TableLayout(), r"no column 'image' for the image path"),
         ("image,mass\n", TableLayout(), r"the table has no rows"),
         ("file,findings\na.png,Oedema\n", LISTED, r"line 2: unknown class 'Oedema'; map it"),
@@ -93,6 +95,22 @@ def test_bad_tables_are_refused_in_one_line(tmp_path: Path, text: str, layout: T
     with pytest.raises(InputError, match=message) as caught:
         read_table(write(tmp_path, text), layout)
     assert "\n" not in str(caught.value)
+
+
+def test_the_classes_of_a_list_are_those_of_the_whole_table(tmp_path: Path) -> None:
+    """A finding that a split happens to lack would leave it with other classes than the split beside it."""
+    text = "file,split,findings\na.png,train,Edema|Mass\nb.png,test,Edema\nc.png,test,\n"
+    images = read_table(write(tmp_path, text), LISTED, split="test").images
+    assert images.classes == ("Mass", "Edema")
+    assert images.labels is not None
+    assert images.labels.tolist() == [[0, 1], [-1, -1]]
+
+
+def test_sexes_and_ages_are_read_as_hospitals_write_them_and_nonsense_is_no_group(tmp_path: Path) -> None:
+    """ "Unknown" as a sex of its own, or a DICOM age lost, would falsify the scores by subgroup."""
+    images = read_table(write(tmp_path, "image,mass,sex,age\na.png,1,Unknown,058Y\nb.png,0,male,unknown\n")).images
+    assert images.sexes == ["", "M"]
+    np.testing.assert_array_equal(images.ages, [58, np.nan])
 
 
 def test_missing_file(tmp_path: Path) -> None:

@@ -25,7 +25,9 @@ from medslip.evaluation.grounding_scores import (
     MapPair,
     Truth,
     _Group,
+    _Ranking,
     choose_threshold,
+    precision_recall,
     score_case,
     score_groups,
 )
@@ -61,6 +63,19 @@ def test_a_map_on_the_finding_scores_above_one_beside_it():
     assert good["pixel_auroc"] > 0.95
     assert good["contrast_to_noise"] > 0 > bad["contrast_to_noise"]
     assert good["dice"] == pytest.approx(2 * good["iou"] / (1 + good["iou"]))
+
+
+@given(st.integers(0, 50))
+def test_the_curve_of_boxes_encloses_their_average_precision(seed):
+    """The figure would show another curve than the one that is scored."""
+    cases = random_cases(seed, 12)["model"]
+    recall, precision = precision_recall(cases)
+    assert (np.diff(recall) >= 0).all()
+    assert recall[-1] == sum(case.found.sum() for case in cases) / sum(case.boxes for case in cases)
+    area = (np.diff(recall, prepend=0) * precision).sum()
+    everyone = np.ones((1, len(cases)), np.int32)
+    ranked = _Ranking(cases, np.arange(len(cases))).average_precision(everyone)
+    assert area == pytest.approx(ranked[0])
 
 
 def test_uniform_map_scores_what_chance_does():

@@ -53,7 +53,8 @@ def test_run_folder_holds_scores_of_every_finding(config, corpus, capsys):
     large = table[table["larger_than_a_patch"] == 1]
     assert last["scores"]["prior"]["iou"]["value"] == pytest.approx(large["prior_iou"].mean(), abs=1e-5)
     assert (table["uniform_pixel_auroc"] == 0.5).all()
-    assert read_image(config.output / "overlays.png").size
+    for figure in ("overlays.png", "box_precision_recall.png"):
+        assert read_image(config.output / figure).size
     assert "all findings" in capsys.readouterr().out
     with pytest.raises(InputError, match="not empty"):
         ground.run(config)
