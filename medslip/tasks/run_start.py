@@ -113,6 +113,7 @@ def discard_start(folder: Path) -> None:
 @contextmanager
 def nothing_half_written(folder: Path) -> Iterator[None]:
     """Remove a run folder again where its input is refused before it holds any weights: there is nothing to lose in it."""
+    refuse_used(folder)
     try:
         yield
     except InputError:
