@@ -188,6 +188,12 @@ class _Ranking:
         self._last = np.searchsorted(falling, falling, side="right") - 1  # the last of those equally confident
         self._boxes, self._case_owner = np.array([case.boxes for case in cases]), owner
 
+    def curve(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Recall and precision, each case once; see ``precision_recall``."""
+        last = np.unique(self._last)
+        true = self._found.cumsum()[last].astype(np.float64)
+        return true / self._boxes.sum(), true / (last + 1)
+
     def average_precision(self, counts: Counts) -> npt.NDArray[np.float64]:
         """R x patients weights -> R; NaN where no true box has weight."""
         weight = counts[:, self._owner].astype(np.float64)
@@ -207,12 +213,7 @@ def precision_recall(cases: Sequence[CaseScores]) -> tuple[npt.NDArray[np.float6
     Returns:
         Two arrays of k confidences, the highest first; recall rises.
     """
-    confidence = np.concatenate([case.confidences for case in cases])
-    found = np.concatenate([case.found for case in cases])
-    order = np.argsort(-confidence, kind="stable")
-    last = np.flatnonzero(np.diff(confidence[order], append=-np.inf))  # equal confidences count together
-    true = found[order].cumsum()[last].astype(np.float64)
-    return true / sum(case.boxes for case in cases), true / (last + 1)
+    return _Ranking(cases, np.arange(len(cases))).curve()
 
 
 class _Group:

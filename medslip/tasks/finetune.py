@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -23,14 +24,18 @@ from medslip.checkpoints import (
 )
 from medslip.data.finetune_loading import Chosen, Shard
 from medslip.data.fractions import choose_fraction
+from medslip.data.labelled import LabelledImages
+from medslip.data.masked import MaskedImages
 from medslip.data.splits import SPLITS, split_of
 from medslip.data.transforms import EvaluationTransform
 from medslip.errors import InputError
 from medslip.evaluation.figures import finetuning_curves
+from medslip.evaluation.report import write_report
 from medslip.evaluation.run_folder import METRICS_FORMAT, METRICS_VERSION, environment, write_json
 from medslip.files import to_json, write_text
 from medslip.model.image_encoder import Trunk, TrunkName
 from medslip.model.weights import load_strictly, read_tensors, write_tensors
+from medslip.tasks.run_start import begin_run, nothing_half_written
 from medslip.tasks.weights import newest_phantom_checkpoint
 from medslip.training.distributed import Processes
 from medslip.training.engine import Progress, TrainConfig, Trainer, Validation, read_log
@@ -231,6 +236,62 @@ def choose_labels(
                 f"data.fraction: {fraction} leaves seed {seed} {len(indices)} training image(s) without any finding; take more"
             )
     return chosen
+
+
+@contextmanager
+def begun(
+    output: Path, config: Any, splits: Mapping[str, MaskedImages | LabelledImages], world: Processes
+) -> Iterator[None]:
+    """A run folder with config.yaml, valid_list.txt and test_list.txt, removed again where its input is refused.
+
+    Args:
+        output: The run folder, the same in every process.
+        config: The resolved config dataclass.
+        splits: "train", "valid" and "test".
+        world: The processes; the main one writes.
+
+    Raises:
+        InputError: The folder is in use.
+    """
+    with nothing_half_written(output):
+        world.wait()  # all have seen the folder empty before one writes
+        if world.is_main:
+            begin_run(output, config)
+            for name in ("valid", "test"):
+                write_names(output / f"{name}_list.txt", splits[name].paths)
+        world.wait()
+        yield
+
+
+def conclude(
+    output: Path,
+    task: str,
+    about: Mapping[str, Any],
+    splits: Mapping[str, MaskedImages | LabelledImages],
+    runs: Mapping[int, Mapping[str, float]],
+    start: Mapping[str, Any],
+    world: Processes,
+    show: bool,
+) -> None:
+    """Write metrics.json and report.html over all seeds, in the main process.
+
+    Args:
+        output: The run folder.
+        task: What was done.
+        about: What was learnt from; the numbers of images are added.
+        splits: "train", "valid" and "test".
+        runs: Seed -> score -> value.
+        start: What ``Start.report`` returned.
+        world: The processes.
+        show: Whether to print the table.
+    """
+    if not world.is_main:
+        return
+    data = {**about, **{name: len(split) for name, split in splits.items()}}
+    table = write_summary(output, task, data, runs, start, str(world.device))
+    page = write_report(output)
+    if show:
+        print(f"{table}\n\nweights, predictions, metrics and figures: {output}\nreport: {page}")
 
 
 def write_names(path: Path, names: Sequence[Path]) -> None:

@@ -23,7 +23,6 @@ from medslip.errors import InputError
 from medslip.evaluation.classification import Scores, score, summarise
 from medslip.evaluation.figures import precision_recall_curves, roc_curves
 from medslip.evaluation.judgement import judge
-from medslip.evaluation.report import write_report
 from medslip.evaluation.run_folder import judgement_table, score_table, write_metrics, write_predictions
 from medslip.labels import PRESENT
 from medslip.model.classifier import Classifier, LinearProbe, fourth_stage
@@ -31,7 +30,9 @@ from medslip.tasks.finetune import (
     Fit,
     Start,
     StartConfig,
+    begun,
     choose_labels,
+    conclude,
     finetuning_optim,
     finite_or,
     in_order,
@@ -42,14 +43,11 @@ from medslip.tasks.finetune import (
     show_start,
     split_patients,
     write_names,
-    write_summary,
 )
 from medslip.tasks.run_start import (
     PHANTOM,
     agreed_folder,
-    begin_run,
     config_to_dict,
-    nothing_half_written,
 )
 from medslip.tasks.weights import newest_phantom_checkpoint
 from medslip.tasks.zeroshot_cls import (
@@ -169,7 +167,8 @@ def run(config: FinetuneClsConfig, show: bool = True) -> Path:
     It then holds config.yaml, metrics.json (mean and deviation over seeds), report.html, valid_list.txt and test_list.txt; and
     for each seed a folder seed_N with train_list.txt, best.safetensors, log.jsonl, tensorboard/, losses.png, metrics.json,
     predictions.csv, roc.png, precision_recall.png, calibration.png and, where sex, age or view are known, subgroups.png, of
-    the test images. The validation images, which chose the epoch, choose the operating points and the recalibration too.
+    the test images. The validation images, which chose the epoch, choose the operating points and the recalibration too. In a
+    seed's metrics.json, ``data.never_labelled_present`` lists the classes that no labelled image had.
 
     Args:
         config: What to learn from what.
@@ -187,25 +186,14 @@ def run(config: FinetuneClsConfig, show: bool = True) -> Path:
         strata = [" ".join(map(str, row)) for row in labels.tolist()]
         chosen = choose_labels(strata, (labels == PRESENT).any(axis=1), config.data.fraction, config.seeds)
         config = replace(config, checkpoint=checkpoint, output=output)
-        with nothing_half_written(output):
-            world.wait()  # all have seen the folder empty before one writes
-            if world.is_main:
-                begin_run(output, config)
-                for name in ("valid", "test"):
-                    write_names(output / f"{name}_list.txt", splits[name].paths)
-            world.wait()
+        with begun(output, config, splits, world):
             runs, report = _run_seeds(config, start, splits, chosen, world, show)
-            if world.is_main:
-                about = {
-                    "name": splits["test"].name,
-                    "fraction": config.data.fraction,
-                    "linear_probe": config.linear_probe,
-                }
-                about |= {name: len(split) for name, split in splits.items()}
-                table = write_summary(output, TASK, about, runs, report, str(world.device))
-                page = write_report(output)
-                if show:
-                    print(f"{table}\n\nweights, predictions, metrics and figures: {output}\nreport: {page}")
+            about = {
+                "name": splits["test"].name,
+                "fraction": config.data.fraction,
+                "linear_probe": config.linear_probe,
+            }
+            conclude(output, TASK, about, splits, runs, report, world, show)
     return output
 
 
@@ -226,11 +214,6 @@ def _run_seeds(
         report = classification.report
         if world.is_main and not runs:
             print(show_start(report))
-        if world.is_main and (unseen := _unseen(train, chosen[seed])):
-            print(
-                f"seed {seed}: none of the {len(chosen[seed])} labelled images has {', '.join(unseen)}; this is learnt "
-                "as never there, and stays in the mean"
-            )
         scores, shown = classification.run(chosen[seed], splits["test"])
         runs[seed] = _values(scores)
         if world.is_main and show:
@@ -347,7 +330,13 @@ class _Classification:
         """
         data, config, folder = self._train.data, self._config, self._fit.folder
         repeated = np.tile(chosen, config.data.passes)
+        unseen = _unseen(self._train, chosen)
         if self._world.is_main:
+            if unseen:
+                print(
+                    f"seed {self._seed}: none of the {len(chosen)} labelled images has {', '.join(unseen)}; this is learnt "
+                    "as never there, and stays in the mean"
+                )
             write_names(folder / "train_list.txt", [data.paths[index] for index in chosen])
         batches = classified_training_loader(
             data,
@@ -373,7 +362,6 @@ class _Classification:
         validated, _ = self._examine(self._valid, self._valid_loader)
         shown = ""
         if self._world.is_main:
-            unseen = _unseen(self._train, chosen)
             about = {"name": test.name, "part": "test", "learnt_from": len(chosen), "never_labelled_present": unseen}
             extra = {"seed": self._seed, "validation": best, "start": self.report}
             judgement = judge(test, probabilities, (self._valid.data, validated), config.specificity, config.resamples)

@@ -26,7 +26,6 @@ from medslip.data.masked import MaskedImages, read_phantom_masks
 from medslip.data.siim_acr import read_masks
 from medslip.errors import InputError
 from medslip.evaluation.figures import Tile, overview
-from medslip.evaluation.report import write_report
 from medslip.evaluation.run_folder import METRICS_FORMAT, METRICS_VERSION, environment, write_json
 from medslip.evaluation.segmentation import (
     THRESHOLDS,
@@ -43,7 +42,9 @@ from medslip.tasks.finetune import (
     Fit,
     Start,
     StartConfig,
+    begun,
     choose_labels,
+    conclude,
     finetuning_optim,
     in_order,
     open_start,
@@ -53,14 +54,11 @@ from medslip.tasks.finetune import (
     show_start,
     split_patients,
     write_names,
-    write_summary,
 )
 from medslip.tasks.run_start import (
     PHANTOM,
     agreed_folder,
-    begin_run,
     config_to_dict,
-    nothing_half_written,
 )
 from medslip.tasks.weights import newest_phantom_checkpoint
 from medslip.training.distributed import Device, Processes, processes
@@ -188,21 +186,10 @@ def run(config: FinetuneSegConfig, show: bool = True) -> Path:
         strata = ["marked" if there else "empty" for there in marked]
         chosen = choose_labels(strata, marked, config.data.fraction, config.seeds)
         config = replace(config, checkpoint=checkpoint, output=output)
-        with nothing_half_written(output):
-            world.wait()  # all have seen the folder empty before one writes
-            if world.is_main:
-                begin_run(output, config)
-                for name in ("valid", "test"):
-                    write_names(output / f"{name}_list.txt", splits[name].paths)
-            world.wait()
+        with begun(output, config, splits, world):
             runs, report = _run_seeds(config, start, splits, chosen, world)
-            if world.is_main:
-                about = {"name": data.name, "finding": data.finding, "fraction": config.data.fraction}
-                about |= {name: len(split) for name, split in splits.items()}
-                table = write_summary(output, TASK, about, runs, report, str(world.device))
-                page = write_report(output)
-                if show:
-                    print(f"{table}\n\nweights, predictions, metrics and figures: {output}\nreport: {page}")
+            about = {"name": data.name, "finding": data.finding, "fraction": config.data.fraction}
+            conclude(output, TASK, about, splits, runs, report, world, show)
     return output
 
 

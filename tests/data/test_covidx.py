@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medslip.data.checks import refuse_shared
 from medslip.data.covidx import read_labelled
 from medslip.errors import InputError
 
@@ -43,6 +44,12 @@ def test_blanks_in_patients_files_and_sources(tmp_path: Path) -> None:
     images = read_labelled(write_layout(tmp_path))
     assert [path.name for path in images.paths] == ["e.png", "f 1.png"]
     assert images.patients == ["7", "COVID 19 (8)"]
+
+
+def test_a_patient_of_two_lists_is_named(tmp_path: Path) -> None:
+    root = write_layout(tmp_path, test=["3 e.png negative rsna"])
+    with pytest.raises(InputError, match=r"patient 3 is in train and in test"):
+        refuse_shared({split: read_labelled(root, split) for split in ("train", "valid", "test")})
 
 
 @pytest.mark.parametrize(

@@ -200,18 +200,20 @@ def test_processes_agree_on_one_run_folder(corpus, tiny_checkpoint, tmp_path):
     """Each process would name a folder after its own clock, or refuse the one that another has begun."""
     script = Path(__file__).parents[2] / "scripts" / "finetune_seg.py"
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", str(script)]
+    command += ["--checkpoint", str(tiny_checkpoint), "--data.kind", "phantom", "--data.path", str(corpus)]
+    command += ["--data.pathology", "effusion", "--data.side", "32", "--data.workers", "0", "--train.epochs", "1"]
     command += [
-        "--checkpoint",
-        str(tiny_checkpoint),
-        "--data.kind",
-        "phantom",
-        "--data.path",
-        str(corpus),
         "--bridge",
         "16",
+        "--resamples",
+        "0",
+        "--device",
+        "cpu",
+        "--data.valid_fraction",
+        "0.2",
+        "--data.test_fraction",
+        "0.2",
     ]
-    command += ["--data.pathology", "effusion", "--data.side", "32", "--data.workers", "0", "--train.epochs", "1"]
-    command += ["--resamples", "0", "--device", "cpu", "--data.valid_fraction", "0.2", "--data.test_fraction", "0.2"]
     quiet = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[1])}
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, env=quiet, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
