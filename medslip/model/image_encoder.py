@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 import torch
 import torchvision
 from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from medslip.errors import InputError
 from medslip.model.weights import load_strictly
@@ -43,6 +44,8 @@ class Trunk(nn.Module):
         name: Which ResNet.
         weights: None starts from scratch. Else what torchvision calls the weights ("IMAGENET1K_V1", downloaded or
             from torchvision's own cache), or a file holding a torchvision state dict.
+        residual_start: Of a trunk from scratch, the scale that the last normalisation of each residual block starts from.
+            Below 1 a patch first sees little more than itself.
 
     Attributes:
         channels: C, 1024 for ResNet-50 and 256 for ResNet-18.
@@ -51,9 +54,10 @@ class Trunk(nn.Module):
         InputError: The weights are unknown, cannot be had, or do not fit the trunk.
     """
 
-    def __init__(self, name: TrunkName = "resnet50", weights: str | None = None) -> None:
+    def __init__(self, name: TrunkName = "resnet50", weights: str | None = None, residual_start: float = 1.0) -> None:
         super().__init__()
         resnet = getattr(torchvision.models, name)(weights=None)
+        _start_residuals(resnet, residual_start)
         if weights is not None:
             load_torchvision_weights(resnet, name, weights)
         self.conv1, self.bn1, self.relu, self.maxpool = resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool
@@ -64,6 +68,15 @@ class Trunk(nn.Module):
         """B x 3 x S x S, normalised -> B x C x S/16 x S/16."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         return self.layer3(self.layer2(self.layer1(x)))
+
+
+def _start_residuals(resnet: nn.Module, scale: float) -> None:
+    """Set the last normalisation of every residual block to one scale."""
+    for block in resnet.modules():
+        if isinstance(block, BasicBlock):
+            nn.init.constant_(block.bn2.weight, scale)
+        elif isinstance(block, Bottleneck):
+            nn.init.constant_(block.bn3.weight, scale)
 
 
 def load_torchvision_weights(resnet: nn.Module, name: TrunkName, weights: str) -> None:

@@ -27,6 +27,9 @@ class ModelConfig:
         trunk: Residual trunk of the image encoder.
         trunk_weights: None trains from scratch, as published; else torchvision's name of the weights
             (IMAGENET1K_V1) or a file with a torchvision state dict.
+        residual_start: Scale, above 0 and at most 1, that the last normalisation of each residual block of a trunk from
+            scratch starts from: 1 as published; below it patches first see little more than themselves, and queries learn to
+            look at the patch that holds a finding instead of a neighbour that also sees it.
         width: D, width of patches and queries.
         decoder_layers: Layers of each query decoder.
         decoder_heads: Attention heads of each layer.
@@ -41,6 +44,7 @@ class ModelConfig:
 
     trunk: TrunkName = "resnet50"
     trunk_weights: str | None = None
+    residual_start: float = 1.0
     width: int = 256
     decoder_layers: int = 4
     decoder_heads: int = 4
@@ -58,6 +62,8 @@ class ModelConfig:
                 raise InputError(f"model.{name}: {getattr(self, name)} is less than 1")
         if self.width % self.decoder_heads:
             raise InputError(f"model.width: {self.width} is no multiple of model.decoder_heads, {self.decoder_heads}")
+        if not 0 < self.residual_start <= 1:
+            raise InputError(f"model.residual_start: {self.residual_start} is not above 0 and at most 1")
         if not 0 <= self.dropout < 1:
             raise InputError(f"model.dropout: {self.dropout} is outside 0..1")
 
@@ -247,7 +253,7 @@ def build_model(config: ModelConfig, pathology_prompts: Tensor, anatomy_prompts:
         )
 
     model = MeDSLIP(
-        ImageEncoder(Trunk(config.trunk, config.trunk_weights), config.width),
+        ImageEncoder(Trunk(config.trunk, config.trunk_weights, config.residual_start), config.width),
         decoder(),
         decoder(),
         pathology_prompts,

@@ -95,3 +95,27 @@ def test_a_patch_is_centred_on_its_first_pixel(name):
     centre = (seen.sum(1) @ pixels.double() / seen.sum(), seen.sum(0) @ pixels.double() / seen.sum())
     expected = ((13 + PATCH_CENTRE) * 16, (14 + PATCH_CENTRE) * 16)
     assert centre == pytest.approx(expected, abs=0.1)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_a_small_residual_start_narrows_what_a_patch_first_sees(name):
+    """A patch that sees far from the start learns to stand for its neighbours' findings."""
+    spread = []
+    for start in (1.0, 0.25):
+        torch.manual_seed(0)
+        trunk = Trunk(name, residual_start=start).eval()
+        image = torch.randn(1, 3, 256, 256, requires_grad=True)
+        trunk(image)[0, :, 8, 8].square().sum().backward()
+        assert image.grad is not None
+        weight = image.grad[0].square().sum(0)
+        away = torch.arange(256) - (8 + PATCH_CENTRE) * 16
+        far = away[:, None].square() + away.square()
+        spread.append(float((far * weight).sum() / weight.sum()) ** 0.5)
+    assert spread[1] < 0.8 * spread[0], spread
+
+
+def test_read_weights_replace_the_residual_start(tmp_path):
+    """Trained trunks must not be scaled down."""
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "resnet18.pth")
+    trunk = Trunk("resnet18", str(tmp_path / "resnet18.pth"), residual_start=0.25)
+    assert (trunk.layer3[1].bn2.weight == 1).all()
