@@ -57,8 +57,9 @@ class Trunk(nn.Module):
     def __init__(self, name: TrunkName = "resnet50", weights: str | None = None, residual_start: float = 1.0) -> None:
         super().__init__()
         resnet = getattr(torchvision.models, name)(weights=None)
-        _start_residuals(resnet, residual_start)
-        if weights is not None:
+        if weights is None:
+            _start_residuals(resnet, residual_start)
+        else:
             load_torchvision_weights(resnet, name, weights)
         self.conv1, self.bn1, self.relu, self.maxpool = resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool
         self.layer1, self.layer2, self.layer3 = resnet.layer1, resnet.layer2, resnet.layer3
