@@ -32,6 +32,7 @@ _SPELLINGS = {
     "brier": "Brier",
     "git": "Git",
 }
+_INTERVAL = frozenset({"low", "high", "resamples", "left_out"})
 _LONG = 24
 """Lists of more plain values than this are folded."""
 
@@ -210,7 +211,7 @@ def plain(value: Any) -> Cell:
 def estimate(value: Any, interval: Any) -> Cell:
     """A number with its interval, a mapping with ``low`` and ``high``, where it has one."""
     cell = plain(value)
-    if not (is_number(value) and _is_interval(interval)):
+    if not (is_number(value) and _has_ends(interval)):
         return cell
     note = f"{value!r}, from {interval['low']!r} to {interval['high']!r}"
     if is_number(interval.get("resamples")):
@@ -225,8 +226,13 @@ def span(low: float, high: float) -> str:
     return f"[{number(low)}, {number(high)}]"
 
 
-def _is_interval(value: Any) -> bool:
+def _has_ends(value: Any) -> bool:
     return isinstance(value, Mapping) and is_number(value.get("low")) and is_number(value.get("high"))
+
+
+def _is_interval(value: Any) -> bool:
+    """Whether a value is an interval and nothing else: what it holds beside would not be shown."""
+    return _has_ends(value) and value.keys() <= _INTERVAL
 
 
 def as_estimate(value: Any) -> tuple[Any, Any] | None:
@@ -235,7 +241,7 @@ def as_estimate(value: Any) -> tuple[Any, Any] | None:
         return None
     if value.keys() <= {"value", "interval"}:
         return value["value"], value.get("interval")
-    if value.keys() <= {"value", "low", "high", "resamples", "left_out"}:
+    if value.keys() <= {"value", *_INTERVAL}:
         return value["value"], value
     return None
 
@@ -244,7 +250,7 @@ def cell(value: Any) -> Cell:
     """A cell of any JSON value."""
     if (found := as_estimate(value)) is not None:
         return estimate(*found)
-    if _is_interval(value) and value.keys() <= {"low", "high", "resamples", "left_out"}:
+    if _is_interval(value):
         return Cell(span(value["low"], value["high"]), float(value["low"]))
     if not isinstance(value, Mapping | list | tuple):
         return plain(value)

@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -257,6 +257,7 @@ JUDGED = ["calibration", "operating_points", "subgroups"]
 KEYS = st.sampled_from([*SCORED, *JUDGED, "data", "environment", "bootstrap", "task", "later"])
 
 
+@example(metrics={"classes": {"": None, "low": 0, "high": 0}})  # ends of an interval, and an entry beside them
 @given(metrics=st.dictionaries(KEYS | st.text(max_size=5), JSON, max_size=5))
 @settings(max_examples=80, deadline=None)
 def test_any_metrics_json_becomes_a_safe_page(metrics):
