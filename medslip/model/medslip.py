@@ -27,8 +27,8 @@ class ModelConfig:
         trunk: Residual trunk of the image encoder.
         trunk_weights: None trains from scratch, as published; else torchvision's name of the weights
             (IMAGENET1K_V1) or a file with a torchvision state dict.
-        residual_start: Scale, above 0 and at most 1, that the last normalisation of each residual block of a trunk from
-            scratch starts from: 1 as published; below it patches first see little more than themselves, and queries learn to
+        residual_start: Scale, above 0 and at most 1, that the last normalisation of each residual block starts from, only of a
+            trunk from scratch: 1 as published; below it patches first see little more than themselves, and queries learn to
             look at the patch that holds a finding instead of a neighbour that also sees it.
         width: D, width of patches and queries.
         decoder_layers: Layers of each query decoder.
@@ -64,6 +64,11 @@ class ModelConfig:
             raise InputError(f"model.width: {self.width} is no multiple of model.decoder_heads, {self.decoder_heads}")
         if not 0 < self.residual_start <= 1:
             raise InputError(f"model.residual_start: {self.residual_start} is not above 0 and at most 1")
+        if self.residual_start != 1 and self.trunk_weights is not None:
+            raise InputError(
+                f"model.residual_start: {self.residual_start} is of a trunk from scratch, but model.trunk_weights is "
+                f"{self.trunk_weights}; leave one of them out"
+            )
         if not 0 <= self.dropout < 1:
             raise InputError(f"model.dropout: {self.dropout} is outside 0..1")
 

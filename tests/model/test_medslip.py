@@ -173,6 +173,7 @@ def test_every_parameter_learns_from_the_five_losses():
         ({"dropout": 1.5}, "model.dropout"),
         ({"residual_start": 0.0}, "model.residual_start"),
         ({"residual_start": 1.5}, "model.residual_start"),
+        ({"residual_start": 0.5, "trunk_weights": "IMAGENET1K_V1"}, "model.residual_start"),
     ],
 )
 def test_impossible_shape_is_bad_input_that_names_the_key(change, words):
