@@ -102,8 +102,10 @@ class Predictor:
         empty = np.empty((len(images), 0), np.float32)
         return Answers(np.concatenate(pathologies), np.concatenate(asked) if asked else empty)
 
-    def shifted_outputs(self, images: Sequence[Path], shifts: int) -> Iterator[list[MeDSLIPOutput]]:
-        """The model's output with attention, batch by batch, of copies of each image that are shifted by parts of a patch.
+    def shifted_outputs(
+        self, images: Sequence[Path], shifts: int
+    ) -> Iterator[tuple[MeDSLIPOutput, list[MeDSLIPOutput]]]:
+        """The model's output with attention, batch by batch, of each image and of copies that are shifted by parts of a patch.
 
         Patches are coarse; the maps of the copies lie between one another, see ``evaluation.grounding.interleave``.
 
@@ -112,21 +114,24 @@ class Predictor:
             shifts: K, copies down and across; 1, 2, 4 or 8, so that a shift is a whole number of pixels.
 
         Yields:
-            K * K outputs in reading order: copy k, across or down, begins (k - (K - 1) / 2) / K patches further on;
-            beyond its edge an image goes on as it ends.
+            The output of the images as they are; and K * K outputs in reading order: copy k, across or down, begins
+            (k - (K - 1) / 2) / K patches further on; beyond its edge an image goes on as it ends.
         """
         transform = self.checkpoint.card.transform
         starts = [round((k - (shifts - 1) / 2) * PATCH / shifts) for k in range(shifts)]
-        for batch in self._batches(images):
-            side = batch.images.shape[-1]
-            roomy = F.pad(batch.images.to(self.device, torch.float32), (PATCH // 2,) * 4, mode="replicate")
+        for grey, plain in self.outputs(images, with_attention=True):
+            if shifts == 1:
+                yield plain, [plain]
+                continue
+            side = grey.shape[-1]
+            roomy = F.pad(grey.to(self.device, torch.float32), (PATCH // 2,) * 4, mode="replicate")
             outputs = []
             for down, across in product(starts, repeat=2):
                 top, left = PATCH // 2 + down, PATCH // 2 + across
-                shifted = roomy[..., top : top + side, left : left + side].to(batch.images.dtype)
+                shifted = roomy[..., top : top + side, left : left + side].to(grey.dtype)
                 with torch.inference_mode():
                     outputs.append(self.model(transform.normalise(shifted), with_attention=True))
-            yield outputs
+            yield plain, outputs
 
     def outputs(
         self, images: Sequence[Path], free_prompts: Tensor | None = None, with_attention: bool = False

@@ -111,11 +111,13 @@ def test_shifted_copies_begin_a_quarter_of_a_patch_before_and_after_the_image(pr
         return plain(images, *arguments, **named)
 
     monkeypatch.setattr(predictor.model, "forward", forward)
-    (single,) = next(iter(predictor.shifted_outputs(files, 1)))
-    outputs = next(iter(predictor.shifted_outputs(files, 2)))
-    (image, first, _, _, last), s = seen, seen[0].shape[-1]
+    single, copies = next(iter(predictor.shifted_outputs(files, 1)))
+    assert copies == [single]
+    again, outputs = next(iter(predictor.shifted_outputs(files, 2)))
+    (image, _, first, _, _, last), s = seen, seen[0].shape[-1]
     torch.testing.assert_close(first[..., 4:, 4:], image[..., : s - 4, : s - 4])  # begins 4 pixels before
     torch.testing.assert_close(last[..., : s - 4, : s - 4], image[..., 4:, 4:])
     torch.testing.assert_close(last[..., -1, :-4], image[..., -1, 4:])  # and goes on as the image ends
     assert len(outputs) == 4
     assert single.pathology_maps is not None
+    torch.testing.assert_close(again.pathology_maps, single.pathology_maps)

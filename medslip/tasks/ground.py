@@ -110,7 +110,7 @@ class GroundConfig:
         layers: Decoder layers whose attention is averaged, from 0; none named means all.
         heads: Attention heads of these layers, from 0; none named means all.
         shifts: K: the maps of K x K copies of an image, each shifted by parts of a patch, are laid over it and averaged, which
-            tells places apart that one patch holds; K x K times the work. 1 takes the image as it is.
+            tells places apart that one patch holds; K x K + 1 times the work. 1 takes the image as it is, once.
         anatomy: Whether to multiply in the anatomy stream's map: its attention, weighted by the anatomies that the model pairs
             with the pathology in this image.
         threshold: Of the model's map, 0 to 1, for IoU, Dice and boxes; None chooses the one of best mean IoU on images that are
@@ -175,8 +175,8 @@ class Case:
         frame: Height and width that its boxes are given in.
         grid: The model's map, Kg x Kg with K shifts.
         centre: The point of its cells that the values stand for; see ``heat_map``.
-        patches: g x g, the model's patches, of an image that is not shifted where K is 1, else the mean over the shifts.
-        probability: The model's probability that it is there.
+        patches: g x g, the model's patches, of the image as it is.
+        probability: The model's probability that it is there, of the image as it is.
     """
 
     image: Path
@@ -321,16 +321,15 @@ def maps(predictor: Predictor, paths: Sequence[Path], config: GroundConfig, colu
         columns: Indices of C pathologies.
 
     Yields:
-        The maps and probabilities of these pathologies; probabilities are means over the shifts.
+        The maps and probabilities of these pathologies.
 
     Raises:
         InputError: An image cannot be read.
     """
-    for outputs in predictor.shifted_outputs(paths, config.shifts):
-        single = [_grids(output, columns, config) for output in outputs]
-        grids, centre = interleave(single, PATCH_CENTRE)
-        patches = np.mean(single, axis=0)
-        answers = np.mean([present_probability(output.pathology_logits[:, columns]) for output in outputs], axis=0)
+    for plain, copies in predictor.shifted_outputs(paths, config.shifts):
+        grids, centre = interleave([_grids(output, columns, config) for output in copies], PATCH_CENTRE)
+        patches = _grids(plain, columns, config)
+        answers = present_probability(plain.pathology_logits[:, columns])
         for row in range(len(grids)):
             yield Seen(grids[row], centre, patches[row], answers[row])
 

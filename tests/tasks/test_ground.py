@@ -86,6 +86,18 @@ def test_the_product_with_the_anatomy_stream_is_another_map(config, tiny_checkpo
     assert not np.allclose(one, plain)
 
 
+def test_the_published_rule_and_the_probability_are_of_the_image_as_it_is(config, tiny_checkpoint):
+    """With shifted copies the published rule would be of another map, and a probability not that of classification."""
+    images = ground.read_splits(config.data, 0).scored.at([0, 1])
+    predictor = Predictor.load(tiny_checkpoint, "cpu")
+    shifted, plain = (ground.look(predictor, images, replace(config, shifts=shifts)) for shifts in (2, 1))
+    for fine, coarse in zip(shifted, plain, strict=True):
+        assert np.allclose(fine.patches, coarse.patches, atol=1e-6)
+        assert np.allclose(coarse.patches, coarse.grid, atol=1e-6)
+        assert fine.grid.shape[0] == 2 * coarse.grid.shape[0]
+        assert fine.probability == pytest.approx(coarse.probability, abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("layout", "classes"),
     [
