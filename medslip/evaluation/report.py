@@ -74,7 +74,7 @@ class _Run:
         facts: The numbers on top.
         sections: In reading order.
         parts: Runs in folders within, one a seed.
-        figure: The most telling picture; None without any.
+        figure: The most telling picture, its own or its first part's; None without any.
     """
 
     id: str
@@ -160,18 +160,18 @@ def _read_run(folder: Path, page: Path, name: str) -> _Run:
     found += [section for section in scored if section.title == "Settings and origin"]
     found.append(Section("Reproduce", tuple(_origin(folder, metrics))))
     found.append(Section("Files", (Files(tuple(_files(folder, page))),)))
-    parts = (path for path in folder.glob("seed_*") if path.is_dir())
+    inner = sorted(
+        (path for path in folder.glob("seed_*") if path.is_dir()), key=lambda path: (len(path.name), path.name)
+    )
+    parts = tuple(_part(path, page, f"{name}-seed{k + 1}") for k, path in enumerate(inner))
     return _Run(
         name,
         title_of(metrics) if metrics else heading(folder.name),
         str(folder),
         facts(metrics),
         tuple(found),
-        tuple(
-            _part(path, page, f"{name}-seed{k + 1}")
-            for k, path in enumerate(sorted(parts, key=lambda p: (len(p.name), p.name)))
-        ),
-        figures[0] if figures else None,
+        parts,
+        figures[0] if figures else next((part.figure for part in parts), None),
     )
 
 

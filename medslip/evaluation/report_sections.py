@@ -39,6 +39,9 @@ _NOTES = {
     "operating_points": "Thresholds chosen on validation images, at work on the scored ones.",
     "subgroups": "The same scores within parts of the data. Small parts have wide intervals.",
 }
+_SEGMENTATION_FACTS = ("dice_marked", "dice", "dice_of_predicting_nothing")
+"""Where most images have nothing to find, a Dice over all of them says little by itself."""
+
 _CLASS_COLUMNS = ("name", "positives", "negatives", *SCORES, "threshold", "undefined")
 
 
@@ -85,9 +88,9 @@ def facts(metrics: Mapping[str, Any]) -> tuple[Fact, ...]:
     if is_number(macro.get("auroc")):
         found.append(Fact("mean AUROC", estimate(macro["auroc"], as_mapping(macro.get("intervals")).get("auroc"))))
     elif scores:
-        key, value = next(iter(scores.items()))
         over = f", mean of {len(seeds)} seeds" if len(seeds := as_list(metrics.get("seeds"))) > 1 else ""
-        found.append(Fact(words(key) + over, _score(value)))
+        keys = [key for key in _SEGMENTATION_FACTS if key in scores] or [next(iter(scores))]
+        found += [Fact(words(key) + over, _score(scores[key])) for key in keys]
     if group := _every_finding(metrics.get(SIZES[0])):
         for name, source in (("", "model"), (", prior", "prior")):
             value = as_mapping(as_mapping(as_mapping(group.get("scores")).get(source)).get("pointing"))

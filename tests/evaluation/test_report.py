@@ -26,6 +26,7 @@ from medslip.evaluation.grounding_report import write_grounding_metrics
 from medslip.evaluation.grounding_scores import MAPS, CaseScores, score_groups
 from medslip.evaluation.report import write_report
 from medslip.evaluation.report_judgement import judgement_blocks
+from medslip.evaluation.report_sections import facts
 from medslip.evaluation.report_values import MISSING, number
 from medslip.evaluation.run_folder import write_json, write_metrics, write_predictions, write_unscored_metrics
 from medslip.files import to_json
@@ -225,12 +226,22 @@ def test_an_empty_or_broken_folder_still_has_a_page(tmp_path):
     assert "holds no object" in Page(write_report(tmp_path)).text
 
 
+def test_a_dice_stands_beside_that_of_predicting_nothing():
+    """Of images that mostly have nothing to find, 0.94 looks like success where predicting nothing has 0.89."""
+    scores = {"dice": 0.94, "iou": 0.9, "dice_marked": 0.79, "dice_of_predicting_nothing": 0.89}
+    shown = [(fact.name, fact.cell.text) for fact in facts({"scores": scores})]
+    assert shown == [("Dice marked", "0.790"), ("Dice", "0.940"), ("Dice of predicting nothing", "0.890")]
+
+
 def test_several_runs_on_one_page(tmp_path):
     runs = [scored(tmp_path / "a"), trained(tmp_path / "b")]
     (tmp_path / "a" / "odd #?%.txt").write_text("")
     page = Page(write_report(tmp_path, "The <demo>", runs))
     check_alone(page)
     assert "The <demo>" in page.text
+    assert len(page.of("img")) == 2 + 1 + 2 + 1, (
+        "two cards, the first run's figure, an overlay a seed, and the enlarged one"
+    )
     anchors = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
     addresses = [attributes["href"] for attributes in page.of("a")]
     for address in addresses:
