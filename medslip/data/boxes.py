@@ -92,7 +92,8 @@ def read_box(image: str, label: str, cells: tuple[str, str, str, str], where: st
         raise InputError(f"{where}: the box {shown} is not four numbers: x, y, width, height") from None
     if not all(isfinite(value) for value in (x, y, width, height)) or min(width, height) <= 0:
         raise InputError(f"{where}: the box {shown} is empty or endless; width and height must be above 0")
-    if min(x, y) < -_ROUNDING or max(x + width, y + height) > BOX_FRAME + _ROUNDING:
+    reaches_over = min(x, y) < -_ROUNDING or max(x + width, y + height) > BOX_FRAME + _ROUNDING
+    if reaches_over or max(x, y) >= BOX_FRAME or min(x + width, y + height) <= 0:
         raise InputError(
             f"{where}: the box {shown} (x, y, width, height) lies outside the image of {BOX_FRAME} x {BOX_FRAME} pixels; "
             "correct it, or leave the row out"

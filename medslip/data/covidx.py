@@ -5,6 +5,7 @@ A line reads "patient-id file-name class source", separated by blanks; class is 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Set
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from medslip.data.checks import refuse_duplicates
 from medslip.data.labelled import LabelledImages
+from medslip.data.lists import read_lines
 from medslip.data.splits import split_name
 from medslip.errors import InputError
 from medslip.labels import ABSENT, PRESENT
@@ -36,7 +38,7 @@ def read_labelled(root: Path, split: str = "test") -> LabelledImages:
     split = split_name(split, "split")
     source = Path(root) / f"{_FOLDERS[split]}.txt"
     folder = Path(root) / _FOLDERS[split]
-    lines = _read_lines(source)
+    lines = read_lines(source, "give the folder that holds train.txt, val.txt, test.txt")
     present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     rows = [_parse(text, present, folder, f"{source}: line {line}") for line, text in lines]
     names = [name for _, name, _ in rows]
@@ -54,29 +56,15 @@ def read_labelled(root: Path, split: str = "test") -> LabelledImages:
     )
 
 
-def _read_lines(source: Path) -> list[tuple[int, str]]:
-    """(number, text) of every line that is not blank."""
-    try:
-        text = source.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f"{source}: list not found; give the folder that holds train.txt, val.txt, test.txt") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{source}: not a text file") from None
-    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
-    if not lines:
-        raise InputError(f"{source}: the list is empty")
-    return lines
-
-
 def _parse(text: str, present: Set[str], folder: Path, where: str) -> tuple[str, str, int]:
     """Patient, file name and label of a line."""
-    words = text.split(" ")
+    words = re.split(r"(\s+)", text)  # words at even places, what is between them at odd ones
     # From the right, as patients and files may have blanks in their names; a source has at most a few words.
-    place = next((place for place in range(len(words) - 1, 1, -1) if words[place].lower() in _CLASSES), None)
+    place = next((place for place in range(len(words) - 1, 3, -1) if words[place].lower() in _CLASSES), None)
     if place is None:
         raise InputError(f"{where}: {text!r} is not of the form: patient file positive|negative source")
     label = _CLASSES[words[place].lower()]
-    names = [(" ".join(words[:cut]), " ".join(words[cut:place])) for cut in range(1, place)]
+    names = [("".join(words[: cut - 1]), "".join(words[cut : place - 1])) for cut in range(2, place, 2)]
     for patient, name in names:
         if name in present:
             return patient, name, label

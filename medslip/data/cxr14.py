@@ -15,8 +15,9 @@ import pandas as pd
 
 from medslip.data.boxes import Box, read_box
 from medslip.data.checks import refuse_duplicates, refuse_repeated_files
-from medslip.data.images import OLDEST
+from medslip.data.images import years
 from medslip.data.labelled import LabelledImages
+from medslip.data.lists import read_lines
 from medslip.data.table import read_cells
 from medslip.errors import InputError
 from medslip.labels import ABSENT, PRESENT
@@ -49,22 +50,22 @@ def read_labelled(root: Path, list_file: Path | None = None) -> LabelledImages:
     table_file, table = _read_table(root)
     if list_file is None:
         source, names = table_file, [str(name) for name in table["Image Index"]]
-        first_line, rows = 2, np.arange(len(table))
+        lines, rows = list(range(2, len(table) + 2)), np.arange(len(table))
     else:
         source = _find_list(root, list_file)
-        names, first_line = _read_list(source), 1
+        lines, names = (list(column) for column in zip(*read_lines(source), strict=True))
         position = pd.Index(table["Image Index"]).get_indexer(names)
         if (position < 0).any():
-            line = int((position < 0).argmax())
-            raise InputError(f"{source}: line {line + 1}: {names[line]} is not in {table_file}")
+            row = int((position < 0).argmax())
+            raise InputError(f"{source}: line {lines[row]}: {names[row]} is not in {table_file}")
         rows = np.asarray(position, np.int64)
-    refuse_duplicates(names, range(first_line, first_line + len(names)), source)
+        refuse_duplicates(names, lines, source)
     labels = _labels(table["Finding Labels"].tolist(), table_file)
     chosen = table.iloc[rows]
     return LabelledImages(
         name=f"NIH ChestX-ray14 ({source.name})",
         classes=CLASSES,
-        paths=_paths(root, names, source, first_line),
+        paths=_paths(root, names, source, lines),
         labels=labels[rows],
         patients=chosen["Patient ID"].tolist(),
         views=chosen["View Position"].tolist(),
@@ -109,7 +110,7 @@ def read_authors_list(list_file: Path, root: Path | None = None) -> LabelledImag
             if not path.is_file():
                 raise InputError(f"{list_file}: line {line}: image {path} not found; give the images' root")
     else:
-        paths = _paths(Path(root), [PurePosixPath(name).name for name in names], list_file, 2)
+        paths = _paths(Path(root), [PurePosixPath(name).name for name in names], list_file, range(2, len(names) + 2))
     refuse_repeated_files(paths, range(2, len(names) + 2), list_file)
     unknown = [""] * len(names)
     return LabelledImages(
@@ -156,6 +157,7 @@ def _read_table(root: Path) -> tuple[Path, pd.DataFrame]:
     missing = [name for name in needed if name not in table.columns] + ([] if sex else ["Patient Gender"])
     if missing:
         raise InputError(f"{found[0]}: has no column {missing[0]!r}")
+    refuse_duplicates(table["Image Index"].tolist(), range(2, len(table) + 2), found[0])
     return found[0], table.assign(sex=table[sex])
 
 
@@ -165,13 +167,6 @@ def _find_list(root: Path, list_file: Path) -> Path:
         if path.is_file():
             return path
     raise InputError(f"{list_file}: list not found, in {root} neither")
-
-
-def _read_list(path: Path) -> list[str]:
-    names = path.read_text(encoding="utf-8-sig").split()
-    if not names:
-        raise InputError(f"{path}: the list is empty")
-    return names
 
 
 def _labels(findings: Sequence[str], source: Path) -> npt.NDArray[np.int8]:
@@ -197,9 +192,9 @@ def _key(name: str) -> str:
     return name.lower().replace("_", "").replace(" ", "")
 
 
-def _paths(root: Path, names: Sequence[str], source: Path, first_line: int) -> list[Path]:
+def _paths(root: Path, names: Sequence[str], source: Path, lines: Sequence[int]) -> list[Path]:
     files = _index_images(root)
-    for line, name in enumerate(names, start=first_line):
+    for line, name in zip(lines, names, strict=True):
         if name not in files:
             raise InputError(
                 f"{source}: line {line}: image {name} is not in {root}/images_*/images/, "
@@ -226,6 +221,5 @@ def _patient_of(name: str) -> str:
 
 
 def _ages(column: pd.Series) -> npt.NDArray[np.float64]:
-    """Years; older releases write 058Y."""
-    ages = pd.to_numeric(column.str.rstrip("Y"), errors="coerce").to_numpy(np.float64)
-    return np.where(ages <= OLDEST, ages, np.nan)
+    """Years; older releases write 058Y or 006M."""
+    return np.array([years(text) for text in column], np.float64)

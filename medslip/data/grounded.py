@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from medslip.data import cxr14, rsna
 from medslip.data.boxes import BOX_FRAME, Box, BoxedImages, Rectangle
-from medslip.data.images import Header, read_headers, read_image
+from medslip.data.images import Header, read_headers
+from medslip.data.masked import read_mask
 from medslip.data.phantom.read_truth import PhantomFinding, read_findings
 from medslip.errors import InputError
 
@@ -71,7 +72,7 @@ class GroundedImages:
         )
 
 
-def read_mask(path: Path, frame: tuple[int, int]) -> Region:
+def read_region(path: Path, frame: tuple[int, int]) -> Region:
     """The mask of a finding.
 
     Args:
@@ -81,7 +82,7 @@ def read_mask(path: Path, frame: tuple[int, int]) -> Region:
     Raises:
         InputError: It cannot be read, has another size, or is empty.
     """
-    mask: Region = read_image(path) > 127
+    mask = read_mask(path)
     if mask.shape != frame:
         raise InputError(
             f"{path}: the mask has {mask.shape[1]} x {mask.shape[0]} pixels, its image {frame[1]} x {frame[0]}; make them "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,8 +28,9 @@ _DICOM_SUFFIXES = frozenset({".dcm", ".dicom"})
 _ORIENTATION_TAG = 0x0112
 _PIXEL_DATA_TAG = 0x7FE00010
 _HEADER_TAGS = ["PatientID", "PatientSex", "PatientAge", "ViewPosition", "Rows", "Columns"]
-_BEYOND_ANY_PIXEL = 1e9
 _LONGEST = 160  # characters of what a decoder says
+_TOO_LARGE = "too many pixels for a radiograph; remove it or make it smaller"
+_PICTURE_SIGNATURES = (b"\x89PNG\r\n", b"\xff\xd8\xff")
 
 
 def read_image(path: Path, at_least: int | None = None) -> Grey:
@@ -43,7 +45,7 @@ def read_image(path: Path, at_least: int | None = None) -> Grey:
     Padding is black. Overlays are not drawn.
 
     Args:
-        path: The file. Its content says what it is; only a suffix .dcm or .dicom is believed.
+        path: The file. Its content says what it is; a suffix .dcm or .dicom is believed of what is no picture.
         at_least: A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as both sides keep this many
             pixels. That averages blocks of pixels in the decoder: an approximation, about twice as fast for a
             large radiograph. Ask for twice the side that is needed, and the result differs by a few grey levels
@@ -60,7 +62,7 @@ def read_image(path: Path, at_least: int | None = None) -> Grey:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM, by its content or by a suffix .dcm or .dicom.
+    """Whether a file is DICOM, by its content or, where that begins like no picture, by a suffix .dcm or .dicom.
 
     Raises:
         InputError: The file is missing or empty.
@@ -72,6 +74,8 @@ def is_dicom(path: Path) -> bool:
         raise InputError(f"{path}: cannot read the image ({error.strerror}); check the path") from None
     if not head:
         raise InputError(f"{path}: the image file is empty; get it again")
+    if head.startswith(_PICTURE_SIGNATURES):
+        return False
     return head[128:] == b"DICM" or path.suffix.lower() in _DICOM_SUFFIXES
 
 
@@ -127,6 +131,8 @@ def _picture_size(path: Path) -> tuple[int, int]:
             # PIL would decode a whole PNG to look for a tag that is not among its first chunks.
             swapped = "exif" in image.info and image.getexif().get(_ORIENTATION_TAG, 1) > 4
             return (image.width, image.height) if swapped else (image.height, image.width)
+    except Image.DecompressionBombError:
+        raise InputError(f"{path}: {_TOO_LARGE}") from None
     except (OSError, SyntaxError, ValueError):
         raise InputError(f"{path}: neither PNG, JPEG nor DICOM; convert it, or remove it from the list") from None
 
@@ -183,12 +189,17 @@ def uid_of(name: str) -> str:
 OLDEST = 120
 """Years; a higher age is a typing error, of which published tables have some (148, 411)."""
 
+_PER_YEAR = {"Y": 1, "M": 12, "W": 52, "D": 365}
+
 
 def years(age: str) -> float:
-    """A DICOM age in years, "043Y" or "006M"; some publishers write "43". NaN for anything else."""
-    number, unit = (age[:-1], age[-1]) if age[-1:].isalpha() else (age, "Y")
-    per_year = {"Y": 1, "M": 12, "W": 52, "D": 365}.get(unit.upper())
-    return int(number) / per_year if number.isdecimal() and per_year else math.nan
+    """An age in years: of DICOM's "043Y" or "006M", or of a number of years. NaN for anything else, and above OLDEST."""
+    number, unit = (age[:-1], age[-1].upper()) if age[-1:].isalpha() else (age, "Y")
+    try:
+        found = float(number) / _PER_YEAR[unit]
+    except (ValueError, KeyError):
+        return math.nan
+    return found if 0 <= found <= OLDEST else math.nan
 
 
 def _read_picture(path: Path, at_least: int | None) -> Grey:
@@ -202,7 +213,7 @@ def _read_picture(path: Path, at_least: int | None) -> Grey:
     except Image.UnidentifiedImageError:
         raise InputError(f"{path}: not a PNG, JPEG or DICOM image; remove it or convert it") from None
     except Image.DecompressionBombError:
-        raise InputError(f"{path}: too many pixels for a radiograph; remove it or make it smaller") from None
+        raise InputError(f"{path}: {_TOO_LARGE}") from None
     # Pillow raises these, by format and by where the data break off.
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise InputError(f"{path}: damaged or cut short ({one_line(error, _LONGEST)}); get the file again") from None
@@ -284,17 +295,18 @@ def _first_frame(path: Path, dataset: Dataset) -> npt.NDArray[Any]:
         meta.TransferSyntaxUID = _guessed_syntax(dataset)
     syntax = meta.TransferSyntaxUID
     try:
-        available = get_decoder(syntax).is_available
+        decoder = get_decoder(syntax)
     except NotImplementedError:
         raise InputError(f"{path}: pixel data in {syntax.name}, which pydicom cannot decode") from None
-    advice = f"{syntax.name} needs another decoder: pip install pylibjpeg pylibjpeg-libjpeg"
-    if not available:
-        raise InputError(f"{path}: {advice}")
+    plugins = sorted(set(re.findall(r"pylibjpeg-\w+", " ".join(decoder.missing_dependencies))))
+    advice = f"{syntax.name} needs another decoder: pip install pylibjpeg {plugins[0]}" if plugins else ""
+    if not decoder.is_available:
+        raise InputError(f"{path}: {advice or f'{syntax.name} has no decoder here'}")
     try:
         frame: npt.NDArray[Any] = pixel_array(dataset, index=0)
     except Exception as error:
         # The installed decoders read the syntax, but not this kind of it (12-bit JPEG, say).
-        hint = f"; if the file is whole, {advice}" if syntax.is_compressed else "; get the file again"
+        hint = f"; if the file is whole, {advice}" if advice else "; get the file again"
         raise InputError(f"{path}: pixel data damaged or cut short ({one_line(error, _LONGEST)}){hint}") from None
     if frame.dtype.kind not in "iu" or frame.dtype.itemsize > 2:
         raise InputError(f"{path}: has {frame.dtype} pixels; a radiograph has integers of 8 to 16 bits")
@@ -360,22 +372,33 @@ def _windowed(
     values: npt.NDArray[Any], dataset: Dataset
 ) -> tuple[npt.NDArray[Any], float, float] | tuple[None, float, float]:
     """Values through the first VOI LUT or window, and the bounds of its output; None without a usable one."""
-    from pydicom.pixels import apply_voi_lut
+    from pydicom.pixels import apply_voi, apply_windowing
 
-    if dataset.get("VOILUTSequence"):
-        item = dataset.VOILUTSequence[0]
-        entries, first, _ = item.LUTDescriptor
-        # pydicom indexes a table with the type of its entries: 8-bit ones would wrap beyond 256.
-        item.LUTDescriptor = [entries, first, 16]
-        ends = np.array([first, first + (entries or 1 << 16) - 1])
-        values = np.clip(np.rint(values).astype(np.int64), *ends)
-    else:
+    try:
+        if dataset.get("VOILUTSequence"):
+            item = dataset.VOILUTSequence[0]
+            entries, first, _ = item.LUTDescriptor
+            # pydicom indexes a table with the type of its entries: 8-bit ones would wrap beyond 256.
+            item.LUTDescriptor = [entries, first, 16]
+            inputs = np.arange(first, first + (entries or 1 << 16))
+            table = apply_voi(inputs, dataset)
+            inside = np.clip(np.rint(values).astype(np.int64), inputs[0], inputs[-1])
+            return apply_voi(inside, dataset), float(table.min()), float(table.max())
         if dataset.get("WindowCenter") is None or dataset.get("WindowWidth") is None:
             return None, 0.0, 0.0
-        ends = np.array([-_BEYOND_ANY_PIXEL, _BEYOND_ANY_PIXEL])
-    try:
         with np.errstate(over="ignore"):
-            bounds = apply_voi_lut(ends, dataset)
-            return apply_voi_lut(values, dataset), float(bounds.min()), float(bounds.max())
+            return apply_windowing(values, _window_to_8_bit(dataset)), 0.0, 255.0
     except ValueError:  # an impossible window, of width 0 say
         return None, 0.0, 0.0
+
+
+def _window_to_8_bit(dataset: Dataset) -> Dataset:
+    """The window alone: with a negative rescale slope beside it, pydicom would turn its output round."""
+    from pydicom import Dataset
+
+    window = Dataset()
+    for name in ("WindowCenter", "WindowWidth", "VOILUTFunction"):
+        if name in dataset:
+            window[name] = dataset[name]
+    window.PhotometricInterpretation, window.BitsStored, window.PixelRepresentation = "MONOCHROME2", 8, 0
+    return window

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from tqdm import tqdm
 
 from medslip.data.checks import refuse_duplicates
 from medslip.data.images import Header, read_header, read_image
+from medslip.data.phantom.read_truth import read_findings
 from medslip.data.table import read_cells
 from medslip.errors import InputError
 
@@ -72,9 +72,22 @@ class _Taken:
         return self.read_mask(int(self.indices[index]))
 
 
+def read_mask(path: Path) -> Mask:
+    """A mask that is a picture: what is brighter than half of its brightest pixel is inside, nothing where all is black.
+
+    Masks of 0 and 1 and of 0 and 255 mean the same, and the noise that JPEG leaves beside an edge is outside.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    grey = read_image(path)
+    mask: Mask = grey > grey.max() / 2
+    return mask
+
+
 @dataclass(frozen=True)
 class MaskFiles:
-    """Masks as pictures, any number an image: what is above 0 in any of them is inside.
+    """Masks as pictures, any number an image: what is inside any of them is inside.
 
     Attributes:
         images: n image files, for messages and for the size where there is no mask.
@@ -89,7 +102,7 @@ class MaskFiles:
         header = read_header(self.images[index])
         union = np.zeros((header.height, header.width), bool)
         for path in self.masks[index]:
-            mask = read_image(path) > 0
+            mask = read_mask(path)
             refuse_other_size(path, mask.shape, self.images[index], header)
             union |= mask
         return union
@@ -129,18 +142,17 @@ def read_phantom_masks(corpus: Path, pathology: str) -> MaskedImages:
     table = read_cells(corpus / "findings.csv")
     table = table[table["split"].isin(("valid", "test"))]
     names = table["image"].tolist()
-    kept = set(names)
-    masks: dict[str, list[Path]] = {}
-    for finding in _findings(corpus / "findings.jsonl"):
-        if finding["pathology"] == pathology and finding["image"] in kept:
-            masks.setdefault(finding["image"], []).append(corpus / finding["mask"])
+    masks: dict[Path, list[Path]] = {}
+    for finding in read_findings(corpus, "valid", "test"):
+        if finding.pathology == pathology and finding.mask is not None:
+            masks.setdefault(finding.image, []).append(finding.mask)
     if not masks:
         raise InputError(
             f"{corpus}/findings.jsonl: no validation or test phantom has a mask of {pathology!r}; take another finding, or "
             "draw more phantoms"
         )
     paths = [corpus / name for name in names]
-    of_image = [masks.get(name, []) for name in names]
+    of_image = [masks.get(path, []) for path in paths]
     refuse_duplicates(names, [int(row) + 2 for row in table.index], corpus / "findings.csv")
     for path, files in tqdm(
         zip(paths, of_image, strict=True), "masks", len(paths), unit="image", leave=False, disable=None
@@ -157,18 +169,3 @@ def read_phantom_masks(corpus: Path, pathology: str) -> MaskedImages:
         marked=np.array([bool(files) for files in of_image]),
         patients=table["patient"].tolist(),
     )
-
-
-def _findings(path: Path) -> list[dict[str, str]]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); draw a corpus with make_phantom.py") from None
-    found = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            finding = json.loads(line)
-            found.append({key: finding[key] for key in ("image", "pathology", "mask")})
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}: line {number}: is no finding ({error}); make the corpus again") from None
-    return found

@@ -15,9 +15,9 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from medslip.data.checks import refuse_duplicates, refuse_repeated_files
-from medslip.data.images import Header, read_headers, read_image
+from medslip.data.images import Header, read_headers
 from medslip.data.labelled import LabelledImages, find_images, one_class
-from medslip.data.masked import Mask, MaskedImages, MaskFiles, refuse_other_size
+from medslip.data.masked import Mask, MaskedImages, MaskFiles, read_mask, refuse_other_size
 from medslip.data.table import read_cells
 from medslip.errors import InputError
 
@@ -208,7 +208,7 @@ def _read_pictures(source: Path, images: Path, masks: Path) -> _Read:
     headers, marked = read_headers(paths), []
     bar = tqdm(files, desc="masks", unit="image", leave=False, disable=None)
     for file, path, header in zip(bar, paths, headers, strict=True):
-        mask = read_image(file)
+        mask = read_mask(file)
         refuse_other_size(file, mask.shape, path, header)
         marked.append(bool(mask.any()))
     masked = MaskedImages(

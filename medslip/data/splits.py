@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from medslip.data.lists import read_lines
 from medslip.errors import InputError
 
 SPLITS = ("train", "valid", "test")
@@ -109,13 +110,7 @@ def _stem(name: str) -> str:
 
 
 def _read_names(path: Path, columns: Sequence[str]) -> set[str]:
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError:
-        raise InputError(f"{path}: exclusion file not found") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not a text file, one name a line") from None
-    rows = [row for row in csv.reader(lines) if row]
+    rows = [row for row in csv.reader(line for _, line in read_lines(path)) if row]
     column = next((rows[0].index(name) for name in columns if rows and name in rows[0]), None)
     if column is None and any(len(row) > 1 for row in rows):
         raise InputError(f"{path}: has several columns, none called {' or '.join(columns)}")

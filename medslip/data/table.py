@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from medslip.data.checks import refuse_repeated_files
 from medslip.data.image_labels import pathology_of
-from medslip.data.images import OLDEST, years
+from medslip.data.images import years
 from medslip.data.labelled import LabelledImages
 from medslip.data.splits import split_name
 from medslip.errors import InputError
@@ -83,17 +85,27 @@ def read_cells(path: Path) -> pd.DataFrame:
     """A CSV file with every cell as text, empty where nothing stands; the first line names the columns.
 
     Raises:
-        InputError: The file is missing, not CSV, or has no row.
+        InputError: The file is missing, not CSV, has no row, or two columns of one name.
     """
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, header=None, skipinitialspace=True)
     except FileNotFoundError:
         raise InputError(f"{path}: file not found") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, EOFError, OSError) as error:
+    except (
+        pd.errors.ParserError,
+        pd.errors.EmptyDataError,
+        UnicodeDecodeError,
+        EOFError,
+        OSError,
+        BadZipFile,
+    ) as error:
         raise InputError(f"{path}: not a table in CSV form ({str(error).strip()})") from None
     if len(table) < 2:
         raise InputError(f"{path}: the table has no rows")
     header = table.iloc[0].str.lstrip("\ufeff").tolist()
+    repeated = [name for name in header if name and header.count(name) > 1]
+    if repeated:
+        raise InputError(f"{path}: has several columns {repeated[0]!r}; rename all but one")
     return table.iloc[1:].set_axis(header, axis=1).reset_index(drop=True)
 
 
@@ -160,11 +172,8 @@ def _ages(table: pd.DataFrame, column: str, path: Path) -> npt.NDArray[np.float6
     for row, (line, text) in enumerate(_lines(table[column].str.strip().str.lower())):
         if text in _NO_AGE:
             continue
-        try:
-            found[row] = float(text)
-        except ValueError:
-            found[row] = years(text)
-        if not 0 <= found[row] <= OLDEST:
+        found[row] = years(text)
+        if np.isnan(found[row]):
             raise InputError(
                 f"{path}: line {line}, column {column!r}: {text!r} is no age; write years, or leave it empty where unknown"
             )
@@ -210,15 +219,13 @@ def _texts(table: pd.DataFrame, column: str) -> list[str]:
 
 
 def _image_paths(table: pd.DataFrame, column: str, folder: Path, source: Path) -> list[Path]:
-    paths: dict[Path, int] = {}
-    for line, name in _lines(table[column]):
-        image = folder / name
+    cells = _lines(table[column])
+    paths = [folder / name for _, name in cells]
+    for (line, name), image in zip(cells, paths, strict=True):
         if not name or not image.is_file():
             raise InputError(f"{source}: line {line}: image {image} not found; name the folder of the images")
-        if image in paths:
-            raise InputError(f"{source}: line {line}: image {name} is listed twice, also in line {paths[image]}")
-        paths[image] = line
-    return list(paths)
+    refuse_repeated_files(paths, [line for line, _ in cells], source)
+    return paths
 
 
 _Labels = tuple[tuple[str, ...], npt.NDArray[np.int8], npt.NDArray[np.bool_]]

@@ -44,11 +44,7 @@ from medslip.tasks.finetune import (
     split_patients,
     write_names,
 )
-from medslip.tasks.run_start import (
-    PHANTOM,
-    agreed_folder,
-    config_to_dict,
-)
+from medslip.tasks.run_start import PHANTOM, agreed_folder, config_to_dict, refuse_less
 from medslip.tasks.weights import newest_phantom_checkpoint
 from medslip.tasks.zeroshot_cls import (
     ImagesConfig,
@@ -139,6 +135,7 @@ class FinetuneClsConfig:
 
     def __post_init__(self) -> None:
         refuse_bad_seeds(self.seeds, self.train)
+        refuse_less(self, resamples=0)
         refuse_bad_specificity(self.specificity)
         if self.linear_probe and self.fourth_stage:
             raise InputError("fourth_stage: a linear probe has none; leave one of them out")

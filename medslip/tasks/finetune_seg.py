@@ -55,11 +55,7 @@ from medslip.tasks.finetune import (
     split_patients,
     write_names,
 )
-from medslip.tasks.run_start import (
-    PHANTOM,
-    agreed_folder,
-    config_to_dict,
-)
+from medslip.tasks.run_start import PHANTOM, agreed_folder, config_to_dict, refuse_less
 from medslip.tasks.weights import newest_phantom_checkpoint
 from medslip.training.distributed import Device, Processes, processes
 from medslip.training.engine import TrainConfig, Validation
@@ -146,6 +142,7 @@ class FinetuneSegConfig:
 
     def __post_init__(self) -> None:
         refuse_bad_seeds(self.seeds, self.train)
+        refuse_less(self, resamples=0)
         if self.bridge < 16 or self.bridge % 16:
             raise InputError(f"bridge: {self.bridge} is no multiple of 16")
 

@@ -16,8 +16,8 @@ from medslip.data.grounded import (
     GroundedFinding,
     GroundedImages,
     read_cxr14,
-    read_mask,
     read_phantoms,
+    read_region,
     read_rsna,
     split_patients,
 )
@@ -196,7 +196,7 @@ class Case:
         """
         if self.finding.mask is None:
             return Truth(self.finding.boxes, box_region(self.finding.boxes, *self.frame))
-        return Truth(self.finding.boxes, read_mask(self.finding.mask, self.frame))
+        return Truth(self.finding.boxes, read_region(self.finding.mask, self.frame))
 
 
 def run(config: GroundConfig, show: bool = True) -> Mapping[str, Sequence[GroupScores]]:

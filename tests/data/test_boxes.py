@@ -27,7 +27,11 @@ def test_a_scaled_box_lies_in_the_image(x: float, y: float, side: float, height:
     assert top + h <= height * (1 + 1e-9)
 
 
-@pytest.mark.parametrize("cells", [("0", "0", "1026", "4"), ("-2", "0", "9", "9"), ("1020", "5", "9", "9")])
+BESIDE = [("1024", "5", "1", "9"), ("-1", "5", "1", "9"), ("5", "1024", "9", "0.5")]
+"""Within what publishers round, but without a pixel in the image."""
+
+
+@pytest.mark.parametrize("cells", [("0", "0", "1026", "4"), ("-2", "0", "9", "9"), ("1020", "5", "9", "9"), *BESIDE])
 def test_a_box_outside_the_frame_is_refused(cells: tuple[str, str, str, str]) -> None:
     with pytest.raises(InputError, match=f"^here: .*outside the image of {BOX_FRAME}"):
         read_box("a", "Mass", cells, "here")

@@ -46,6 +46,14 @@ def test_blanks_in_patients_files_and_sources(tmp_path: Path) -> None:
     assert images.patients == ["7", "COVID 19 (8)"]
 
 
+@pytest.mark.parametrize("blank", [" ", "  ", "\t", " \t "])
+def test_what_stands_between_the_words_is_no_part_of_a_patients_name(tmp_path: Path, blank: str) -> None:
+    """A patient with a blank too many would be another one, and its images be learnt from and tested on."""
+    images = read_labelled(write_layout(tmp_path, test=[blank.join(["3", "e.png", "negative", "rsna"])]))
+    assert images.patients == ["3"]
+    assert [path.name for path in images.paths] == ["e.png"]
+
+
 def test_a_patient_of_two_lists_is_named(tmp_path: Path) -> None:
     root = write_layout(tmp_path, test=["3 e.png negative rsna"])
     with pytest.raises(InputError, match=r"patient 3 is in train and in test"):
@@ -73,3 +81,5 @@ def test_missing_and_empty_lists_are_named(tmp_path: Path) -> None:
     (tmp_path / "val.txt").write_text("\n \n")
     with pytest.raises(InputError, match=r"val.txt: the list is empty"):
         read_labelled(tmp_path, "val")
+    with pytest.raises(InputError, match=r"cannot be read \(Not a directory\); give the folder that holds"):
+        read_labelled(tmp_path / "val.txt")

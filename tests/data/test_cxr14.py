@@ -69,6 +69,26 @@ def test_listed_image_without_a_row_is_named(tmp_path: Path) -> None:
         read_labelled(root, root / "mine.txt")
 
 
+def test_lines_of_a_list_are_counted_as_an_editor_does(tmp_path: Path) -> None:
+    root = write_layout(tmp_path)
+    (root / "mine.txt").write_text("00000001_000.png\n\n\n00000009_000.png\n")
+    with pytest.raises(InputError, match=r"mine.txt: line 4: 00000009_000.png is not in"):
+        read_labelled(root, root / "mine.txt")
+    (root / "mine.txt").write_bytes("00000001_000.png \u00e9".encode("latin-1"))
+    with pytest.raises(InputError, match=r"mine.txt: not a text file in UTF-8"):
+        read_labelled(root, root / "mine.txt")
+
+
+def test_an_image_with_two_rows_is_refused(tmp_path: Path) -> None:
+    """Which of its labels counts could not be said."""
+    root = write_layout(tmp_path, (*ROWS, ROWS[0]))
+    for list_file in (None, Path("test_list.txt")):
+        with pytest.raises(
+            InputError, match=r"Data_Entry.*: line \d+: image 00000001_000.png is listed twice, also in line 2"
+        ):
+            read_labelled(root, list_file)
+
+
 def test_missing_image_file_is_named(tmp_path: Path) -> None:
     root = write_layout(tmp_path)
     (root / "images_001" / "images" / "00000002_000.png").unlink()

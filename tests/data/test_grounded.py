@@ -13,8 +13,8 @@ from medslip.data.grounded import (
     GroundedFinding,
     GroundedImages,
     read_cxr14,
-    read_mask,
     read_phantoms,
+    read_region,
     split_patients,
 )
 from medslip.data.phantom.read_truth import read_findings
@@ -60,7 +60,7 @@ def test_findings_of_phantoms_are_read_back(tmp_path):
         ('"mass"', '"massive"', "line 1: is no finding .*massive"),
         ('"s2"', '"s9"', "line 3: is no finding"),
         ("[4, 8, 16, 12]", "[4, 8]", "line 1: is no finding"),
-        ('"split": "test"', '"split": "train"', "no finding of split 'test'"),
+        ('"split": "test"', '"split": "train"', "no finding of split test"),
         ("}\n", "\n", "line 1: is no finding"),
     ],
 )
@@ -83,7 +83,7 @@ def test_phantoms_are_grouped_by_image(tmp_path):
     assert (len(images), images.frame, images.patients) == (2, (64, 64), ["p7", "p8"])
     assert [finding.label for finding in images.findings[0]] == ["mass", "edema"]
     assert images.classes == ("edema", "mass")
-    mask = read_mask(images.findings[0][0].mask, images.frame)
+    mask = read_region(images.findings[0][0].mask, images.frame)
     assert (mask[8:20, 4:20].all(), mask.sum()) == (True, 16 * 12)
 
 
@@ -97,9 +97,9 @@ def test_masks_of_another_size_or_without_a_pixel_are_refused(tmp_path):
     """The finding would be compared with another place, or with nothing."""
     file = write_corpus(tmp_path, mask=False) / "masks/s1_mass.png"
     with pytest.raises(InputError, match="mask is empty"):
-        read_mask(file, (64, 64))
+        read_region(file, (64, 64))
     with pytest.raises(InputError, match="64 x 64 pixels, its image 32 x 48; make them the same size"):
-        read_mask(file, (48, 32))
+        read_region(file, (48, 32))
 
 
 def write_cxr14(root: Path) -> Path:

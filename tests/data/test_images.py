@@ -11,7 +11,7 @@ from PIL import Image
 from skimage.exposure import equalize_hist
 
 from medslip.data.equalise import histogram_equalise
-from medslip.data.images import read_header, read_image
+from medslip.data.images import read_header, read_image, years
 from medslip.errors import InputError
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -238,6 +238,26 @@ def test_voi_lut_comes_before_the_window(read_dicom, depth):
     assert np.abs(grey - expected).max() < 1.01
 
 
+@pytest.mark.parametrize("entries", [[*range(4095), 2047], [*range(4095), 0]])
+def test_voi_lut_whose_last_entry_is_not_its_greatest(read_dicom, entries):
+    """Values above the last entry would wrap round to black."""
+    grey = read_dicom(RAMP_12_BIT, BitsStored=12, HighBit=11, VOILUTSequence=lut(entries, 0, 12))
+    assert np.abs(grey.ravel()[:-1].astype(int) - RAMP.ravel()[:-1]).max() <= 1
+    assert abs(int(grey.ravel()[-1]) - round(entries[-1] / 4094 * 255)) <= 1
+
+
+@pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
+def test_a_negative_rescale_slope_turns_the_grey_scale_with_a_window_as_without(read_dicom, function):
+    """The library turns the window's output round once more: dark bones."""
+    rescale = {"BitsStored": 12, "HighBit": 11, "RescaleSlope": -1, "RescaleIntercept": 4095}
+    plain = read_dicom(RAMP_12_BIT, **rescale)
+    assert (plain == 255 - RAMP).all()
+    shown = read_dicom(RAMP_12_BIT, **rescale, WindowCenter=2048, WindowWidth=4096, VOILUTFunction=function)
+    assert (np.diff(shown.ravel().astype(int)) <= 0).all()
+    assert shown[0, 0] > 200
+    assert shown[-1, -1] < 55
+
+
 def test_modality_lut(read_dicom):
     entries = (4095 - np.arange(4096)).tolist()
     grey = read_dicom(RAMP_12_BIT, BitsStored=12, HighBit=11, ModalityLUTSequence=lut(entries, 0, 16))
@@ -308,6 +328,30 @@ def test_real_dicom_radiographs_have_bright_bones_on_a_dark_ground(shared):
 
 
 # Headers
+
+
+@pytest.mark.parametrize(
+    ("text", "age"),
+    [("043Y", 43), ("006M", 0.5), ("52w", 1), ("43", 43), ("43.5", 43.5), ("148Y", None), ("411", None), ("-3", None),
+     ("Y", None), ("old", None), ("", None), ("nan", None)],
+)  # fmt: skip
+def test_ages(text, age):
+    """148 years, in published headers, would be a group of its own."""
+    assert years(text) == age if age is not None else np.isnan(years(text))
+
+
+def test_a_picture_that_is_called_dcm_is_a_picture(tmp_path):
+    save(tmp_path / "a.png", Image.fromarray(RAMP)).rename(tmp_path / "a.dcm")
+    assert (read_image(tmp_path / "a.dcm") == RAMP).all()
+    assert read_header(tmp_path / "a.dcm").height == 16
+
+
+def test_the_header_of_a_picture_beyond_all_measure_is_refused(tmp_path, monkeypatch):
+    path = save(tmp_path / "a.png", Image.fromarray(RAMP))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    for read in (read_header, read_image):
+        with pytest.raises(InputError, match=r"a\.png: too many pixels for a radiograph"):
+            read(path)
 
 
 @pytest.mark.parametrize(("missing", "words"), [("PixelData", "pixel data"), ("Rows", "rows and columns")])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medslip.data.masked import MaskFiles, read_phantom_masks
+from medslip.data.masked import MaskFiles, read_mask, read_phantom_masks
 from medslip.errors import InputError
 
 
@@ -34,7 +34,15 @@ def corpus(tmp_path: Path) -> Path:
     with (tmp_path / "findings.jsonl").open("w") as file:
         for study, pathology, mask in findings:
             name = f"{mask}.png" if mask else ""
-            file.write(json.dumps({"image": f"{study}.png", "pathology": pathology, "mask": name}) + "\n")
+            split = splits[int(study[1:])]
+            line = {
+                "image": f"{study}.png",
+                "study": study,
+                "split": split,
+                "pathology": pathology,
+                "anatomy": "heart_size",
+            }
+            file.write(json.dumps(line | {"box": [1, 2, 3, 4], "mask": name}) + "\n")
     return tmp_path
 
 
@@ -69,6 +77,17 @@ def test_a_finding_without_masks_is_refused(corpus):
 def test_a_folder_that_is_no_corpus_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"findings\.csv"):
         read_phantom_masks(tmp_path, "effusion")
+
+
+def test_masks_of_0_and_1_and_with_the_noise_of_jpeg_are_those_that_were_drawn(tmp_path):
+    """Grey beside an edge would be inside, or a mask of 0 and 1 be empty for one task and whole for another."""
+    drawn = np.zeros((64, 64), bool)
+    drawn[16:48, 24:56] = True
+    Image.fromarray(drawn.astype(np.uint8)).save(tmp_path / "ones.png")
+    Image.fromarray(drawn.astype(np.uint8) * 255).save(tmp_path / "noisy.jpg", quality=75)
+    Image.fromarray(np.zeros((64, 64), np.uint8)).save(tmp_path / "empty.png")
+    for name, expected in (("ones.png", drawn), ("noisy.jpg", drawn), ("empty.png", np.zeros_like(drawn))):
+        assert np.array_equal(read_mask(tmp_path / name), expected), name
 
 
 def test_a_mask_of_another_size_is_refused(tmp_path):

@@ -304,6 +304,12 @@ def test_share_outside_0_to_1(refused, task, key, value):
     assert "subtypes" not in error
 
 
+@pytest.mark.parametrize("task", ["finetune_cls", "finetune_seg"])
+def test_fewer_resamples_than_none(refused, task):
+    """It would be found after hours of training, with the scores lost."""
+    assert "resamples: -1 is less than 0" in refused(task, "--resamples", -1)
+
+
 def test_threshold_outside_0_to_1_in_a_yaml(refused, tmp_path):
     (tmp_path / "all.yaml").write_text("grounding: {phantom: {threshold: 1.5}}\n")
     error = refused("evaluate_all", "--config", tmp_path / "all.yaml")

@@ -37,15 +37,15 @@ class PhantomFinding:
     where: str
 
 
-def read_findings(corpus: Path, split: str) -> list[PhantomFinding]:
-    """The findings of one split, in the order of findings.jsonl.
+def read_findings(corpus: Path, *splits: str) -> list[PhantomFinding]:
+    """The findings of some splits, in the order of findings.jsonl.
 
     Args:
         corpus: The corpus' folder.
-        split: "train", "valid" or "test".
+        splits: Any of "train", "valid" and "test".
 
     Raises:
-        InputError: There is no corpus, it holds no finding of the split, or a line is not as it was written; the message names
+        InputError: There is no corpus, it holds no finding of the splits, or a line is not as it was written; the message names
             the file and line.
     """
     corpus = Path(corpus)
@@ -60,12 +60,12 @@ def read_findings(corpus: Path, split: str) -> list[PhantomFinding]:
         where = f"{path}: line {number}"
         try:
             line = json.loads(text)
-            if line["split"] == split:
+            if line["split"] in splits:
                 found.append(_finding(corpus, line, patients, where))
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{where}: is no finding ({error}); make the corpus again") from None
     if not found:
-        raise InputError(f"{path}: holds no finding of split {split!r}")
+        raise InputError(f"{path}: holds no finding of split {' or '.join(splits)}")
     return found
 
 
