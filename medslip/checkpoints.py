@@ -165,6 +165,7 @@ class FineTuned:
         task: "segmentation" or "fine-tuned classification".
         classes: C names; of a segmenter its one finding.
         transform: How an image is prepared for it.
+        equalise: Whether its grey values are spread before that; see ``data.equalise``.
         threshold: Of a segmenter's probabilities, chosen on validation; None for a classifier.
         card: Everything that the file says of itself.
     """
@@ -173,6 +174,7 @@ class FineTuned:
     task: str
     classes: tuple[str, ...]
     transform: EvaluationTransform
+    equalise: bool
     threshold: float | None
     card: dict[str, Any]
 
@@ -209,7 +211,8 @@ def load_finetuned(path: Path | str) -> FineTuned:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: the model's description cannot be read ({one_line(error)})") from None
     load_strictly(model, tensors, str(path))
-    return FineTuned(model.eval(), card["task"], classes, transform, threshold, card)
+    equalise = bool(card.get("equalise", False))
+    return FineTuned(model.eval(), card["task"], classes, transform, equalise, threshold, card)
 
 
 # The published checkpoint ------------------------------------------------------------------------------------------

@@ -126,7 +126,8 @@ class LabelStoreWriter:
         self._partial = self.folder.with_name(self.folder.name + ".partial")
         if self.folder.exists() and not (self.folder / "meta.json").exists():
             raise InputError(f"{self.folder}: exists and is no label store; name another output")
-        shutil.rmtree(self._partial, ignore_errors=True)
+        if (self._partial / "cells.bin").exists():
+            shutil.rmtree(self._partial)  # what a writer that was killed left
         try:
             self._partial.mkdir(parents=True)
         except OSError as error:

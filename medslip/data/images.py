@@ -137,17 +137,15 @@ def _picture_size(path: Path) -> tuple[int, int]:
         raise InputError(f"{path}: neither PNG, JPEG nor DICOM; convert it, or remove it from the list") from None
 
 
-def write_dicom(
-    path: Path, pixels: npt.NDArray[np.uint8] | npt.NDArray[np.uint16], header: Header, uid: str, quality: int = 0
-) -> None:
+def write_dicom(path: Path, pixels: Grey, header: Header, uid: str, quality: int = 0) -> None:
     """Write a radiograph as DICOM, MONOCHROME2; the same bytes at every writing.
 
     Args:
         path: The file. Its folder must exist.
-        pixels: H x W, bones bright; all 8 or 16 bits count.
+        pixels: H x W, bones bright.
         header: Patient, sex, age and view; the size is that of the pixels.
         uid: Of the file; see uid_of.
-        quality: 1 to 100 compresses 8-bit pixels as JPEG baseline, as RSNA and SIIM-ACR publish theirs; 0 leaves
+        quality: 1 to 100 compresses pixels as JPEG baseline, as RSNA and SIIM-ACR publish theirs; 0 leaves
             them as they are.
     """
     from pydicom import Dataset, dcmwrite
@@ -165,17 +163,17 @@ def write_dicom(
     dataset.Rows, dataset.Columns = pixels.shape
     dataset.SamplesPerPixel, dataset.PixelRepresentation = 1, 0
     dataset.PhotometricInterpretation = "MONOCHROME2"
-    dataset.BitsAllocated = dataset.BitsStored = 8 * pixels.itemsize
-    dataset.HighBit = dataset.BitsStored - 1
+    dataset.BitsAllocated = dataset.BitsStored = 8
+    dataset.HighBit = 7
     if quality:
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, "JPEG", quality=quality)
         dataset.PixelData = encapsulate([file.getvalue()])
         dataset.LossyImageCompression = "01"
     else:
-        raw = pixels.astype(pixels.dtype.newbyteorder("<")).tobytes()
+        raw = pixels.tobytes()
         dataset.PixelData = raw + b"\0" * (len(raw) % 2)
-    dataset["PixelData"].VR = "OW" if pixels.itemsize > 1 and not quality else "OB"
+    dataset["PixelData"].VR = "OB"
     dcmwrite(path, dataset, enforce_file_format=True)
 
 

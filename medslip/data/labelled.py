@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from medslip.data.images import Header
+from medslip.data.images import Header, is_dicom
 from medslip.errors import InputError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".dcm", ".dicom"})
@@ -45,7 +45,7 @@ class LabelledImages:
 
 
 def read_folder(folder: Path) -> LabelledImages:
-    """Every image below a folder, sorted by path, without labels.
+    """Every image below a folder, sorted by path, without labels; DICOM files may lack a suffix.
 
     Raises:
         InputError: The folder does not exist or holds no image.
@@ -53,13 +53,34 @@ def read_folder(folder: Path) -> LabelledImages:
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder of images")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    paths = sorted(path for path in _files_below(folder) if _may_be_image(path))
     if not paths:
         raise InputError(f"{folder}: holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
     unknown = [""] * len(paths)
     return LabelledImages(
         folder.name, (), paths, None, list(unknown), list(unknown), list(unknown), np.full(len(paths), np.nan)
     )
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Every file below a folder, linked folders included, but for hidden ones."""
+    seen = {os.path.realpath(folder)}
+    for path, folders, names in os.walk(folder, followlinks=True):
+        # A link to a folder above would be walked for ever.
+        folders[:] = [name for name in folders if not name.startswith(".") and not _is_known(Path(path, name), seen)]
+        yield from (Path(path, name) for name in names if not name.startswith("."))
+
+
+def _is_known(folder: Path, seen: set[str]) -> bool:
+    real = os.path.realpath(folder)
+    known = real in seen
+    seen.add(real)
+    return known
+
+
+def _may_be_image(path: Path) -> bool:
+    """By its suffix; a file without one, as archives of DICOM files have them, by its content."""
+    return path.suffix.lower() in IMAGE_SUFFIXES or (not path.suffix and path.stat().st_size > 0 and is_dicom(path))
 
 
 def one_class(
@@ -103,14 +124,12 @@ def find_images(names: Sequence[str], lines: Sequence[int], folders: Iterable[Pa
     files: dict[str, Path] = {}
     others: dict[str, Path] = {}
     for folder in folders:
-        for path, _, inside in os.walk(folder):
-            for name in inside:
-                stem, suffix = os.path.splitext(name)
-                if suffix.lower() in IMAGE_SUFFIXES:
-                    for known in (name, stem):
-                        if known in files:
-                            others.setdefault(known, Path(path, name))
-                        files.setdefault(known, Path(path, name))
+        for path in _files_below(folder):
+            if path.suffix.lower() in IMAGE_SUFFIXES:
+                for known in (path.name, path.stem):
+                    if known in files:
+                        others.setdefault(known, path)
+                    files.setdefault(known, path)
     for name, line in zip(names, lines, strict=True):
         if name not in files:
             where = " or ".join(str(folder) for folder in folders)

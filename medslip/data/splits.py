@@ -42,6 +42,27 @@ def split_of(patient: str, seed: int, valid_fraction: float, test_fraction: floa
     return "valid" if place < test_fraction + valid_fraction else "train"
 
 
+def shared_patients(patients: Sequence[str], splits: Sequence[str | None]) -> tuple[str, tuple[str, str], int] | None:
+    """Patients with images in several splits.
+
+    Args:
+        patients: n names, empty where unknown; unknown ones share nothing.
+        splits: n split names; None for an image in none.
+
+    Returns:
+        The first such patient, two of its splits, and how many such patients there are; None where there is none.
+    """
+    first: dict[str, str] = {}
+    shared: dict[str, tuple[str, str]] = {}
+    for patient, split in zip(patients, splits, strict=True):
+        if patient and split is not None and first.setdefault(patient, split) != split:
+            shared.setdefault(patient, (first[patient], split))
+    if not shared:
+        return None
+    patient = next(iter(shared))
+    return patient, shared[patient], len(shared)
+
+
 def check_fractions(valid_fraction: float, test_fraction: float) -> None:
     """Refuse fractions that leave nothing to train on.
 

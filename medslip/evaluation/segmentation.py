@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from medslip.evaluation.bootstrap import Interval, count_patients, named_intervals, patient_index, resampled_sums
 
-THRESHOLDS: tuple[float, ...] = tuple(step / 20 for step in range(1, 20))
-"""Thresholds that are tried: 0.05 to 0.95."""
+THRESHOLDS: tuple[float, ...] = (0.005, 0.01, 0.02, *(step / 20 for step in range(1, 20)))
+"""Thresholds that are tried, up to 0.95: low ones too, as rare marks are learnt with low probabilities first."""
 
 SCORES = ("dice", "iou", "dice_marked", "iou_marked", "empty_right", "dice_balanced")
 """Mean Dice and IoU over all images; over those with something marked; share of the others predicted empty; and the mean of

@@ -110,8 +110,7 @@ def _pretrain(config: DemoConfig) -> Path:
 
 def _classify(config: DemoConfig, checkpoint: Path) -> Path:
     folder = config.output / "zeroshot_cls"
-    if (folder / "metrics.json").is_file():
-        shutil.rmtree(folder)  # an earlier demo's, made anew in seconds
+    _discard(folder)  # an earlier demo's, made anew in seconds
     held_out = zeroshot_cls.held_out_phantoms(config.corpus, checkpoint, folder)
     scores = zeroshot_cls.run(held_out, show=False)
     assert scores is not None, "phantoms have labels"
@@ -144,15 +143,19 @@ def _segment(config: DemoConfig, checkpoint: Path) -> Path:
 
 
 def _is_done(folder: Path, wanted: object, checkpoint: Path) -> bool:
-    """Whether an earlier demo left this run with these weights; what it left of another is removed."""
+    """Whether an earlier demo left this run whole, with these weights; what it left of another, or unfinished, is removed."""
     done = folder / "metrics.json"
-    if not done.is_file():
-        return False
-    if done.stat().st_mtime >= checkpoint.stat().st_mtime and not differences(folder, wanted):
+    if done.is_file() and done.stat().st_mtime >= checkpoint.stat().st_mtime and not differences(folder, wanted):
         print(f"{folder}: already there")
         return True
-    shutil.rmtree(folder)
+    _discard(folder)
     return False
+
+
+def _discard(folder: Path) -> None:
+    """Remove a run; leave anything else."""
+    if (folder / "config.yaml").is_file():
+        shutil.rmtree(folder)
 
 
 def _thumbnail_scores(config: DemoConfig) -> Scores:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -187,13 +188,13 @@ def refuse_bad_parts(valid_fraction: float, test_fraction: float | None, passes:
 
 
 def split_patients(
-    patients: Sequence[str], names: Sequence[str], seed: int, valid_fraction: float, test_fraction: float, source: str
+    patients: Sequence[str], paths: Sequence[Path], seed: int, valid_fraction: float, test_fraction: float, source: str
 ) -> dict[str, Chosen]:
     """Positions of train, valid and test, whole patients at a time; an image of an unknown patient is one of its own.
 
     Args:
         patients: n names, empty where unknown.
-        names: n image names.
+        paths: n image files. Where they lie on this machine decides nothing.
         seed: Of the split.
         valid_fraction: Share of the patients.
         test_fraction: Share of the patients; 0 for no test images.
@@ -202,6 +203,8 @@ def split_patients(
     Raises:
         InputError: A split that was asked for gets no image.
     """
+    folder = os.path.commonpath([os.path.abspath(path.parent) for path in paths])
+    names = [Path(os.path.relpath(path, folder)).as_posix() for path in paths]
     parts = [
         split_of(patient or name, seed, valid_fraction, test_fraction)
         for patient, name in zip(patients, names, strict=True)

@@ -94,7 +94,9 @@ class ClassificationDataConfig:
         refuse_bad_parts(self.valid_fraction, None, self.passes)
         refuse_bad_fraction(self.fraction)
         parts = [part for part in (self.train, self.valid, self.test) if part is not None]
-        if self.preload and any(part.equalise for part in parts):
+        if len({part.equalise for part in parts}) > 1:
+            raise InputError("data: equalise differs between train, valid and test; the images must be treated alike")
+        if self.preload and self.train.equalise:
             raise InputError("data.preload: cannot be combined with equalise; leave one of them out")
 
 
@@ -237,7 +239,7 @@ def _read(config: ClassificationDataConfig) -> dict[str, LabelledImages]:
     if config.valid is None:
         parts = split_patients(
             train.patients,
-            [str(path) for path in train.paths],
+            train.paths,
             config.split_seed,
             config.valid_fraction,
             0.0,
@@ -349,6 +351,7 @@ class _Classification:
             "classes": data.classes,
             "linear_probe": config.linear_probe,
             "transform": self._start.transform.to_dict(),
+            "equalise": config.data.train.equalise,
             "start": self.report,
             "config": config_to_dict(config),
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -220,7 +220,7 @@ def _split(data: MaskedImages, config: FinetuneSegConfig) -> dict[str, MaskedIma
     """Train, valid and test, each with something to find."""
     parts = split_patients(
         data.patients,
-        [str(path) for path in data.paths],
+        data.paths,
         config.data.split_seed,
         config.data.valid_fraction,
         config.data.test_fraction,
@@ -275,7 +275,7 @@ class _Segmentation:
             config.optim,
             world,
             seed_folder(Path(str(config.output)), seed),
-            "validation_dice",
+            f"validation_{config.choose_by}",
             "Mean Dice" if config.choose_by == "dice" else "Balanced Dice",
         )
         torch.manual_seed(seed)
@@ -283,7 +283,7 @@ class _Segmentation:
         self.report = start.report(self._model)
         self._objective = SegmentationObjective(self._model, start.transform.normalise, config.train.channels_last)
         self._objective.to(world.device)
-        self._valid = self._loader(valid)
+        self._valid, self._valid_patients = self._loader(valid), valid.data.patients
 
     def run(self, chosen: Chosen, test: MaskedImages) -> SegmentationScores:
         """Learn from the chosen images, choose epoch and threshold on validation, then score the test images."""
@@ -321,9 +321,11 @@ class _Segmentation:
 
     def _validate(self) -> Validation:
         counts, losses = self._examine(self._valid)
-        threshold, dice = best_threshold(counts, self._config.choose_by)
+        threshold, score = best_threshold(counts, self._config.choose_by)
+        scores = score_segmentation(counts, threshold, self._valid_patients, resamples=0).values
         values = {f"validation_{name}": loss for name, loss in zip(SEGMENTATION_LOSSES, losses, strict=True)}
-        return Validation(dice, values | {"validation_dice": dice, "validation_threshold": threshold})
+        values |= {f"validation_{name}": scores[name] for name in get_args(Criterion) if name in scores}
+        return Validation(score, values | {"validation_threshold": threshold})
 
     def _examine(self, loader: Iterable[Batch]) -> tuple[PixelCounts, list[float]]:
         """Pixel counts of every image, in order, and the mean losses."""

@@ -98,6 +98,8 @@ class GroundedDataConfig:
     def __post_init__(self) -> None:
         if not 0 < self.aside < 1:
             raise InputError(f"data.aside: {self.aside} is not between 0 and 1")
+        if self.images is not None and self.kind != "rsna":
+            raise InputError(f"data.images: not read for data.kind {self.kind}; leave it out")
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ from medslip.data.phantom.siim_layout import write_siim_study, write_siim_tables
 from medslip.data.phantom.study import draw_study, patient_of
 from medslip.data.phantom.truth import StudyRecord, record_of, write_masks, write_truth
 from medslip.errors import InputError
+from medslip.files import folder_written_whole
 
 VERSION = 3
 """Changes whenever the same configuration draws other phantoms, so that an older corpus is not taken for a new one."""
@@ -78,22 +78,20 @@ def run(config: MakePhantomConfig) -> Path:
     if _reusable(output, description):
         print(f"{output}: the corpus is already there")
         return output
-    partial = output.with_name(output.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{output}: the folder cannot be made ({error.strerror}); name another output") from None
     splits = _splits(config)
-    jobs = [_Job(partial, config.seed, config.side, index, split) for index, split in enumerate(splits)]
-    with _mapper(config.workers) as drawn:
+    with folder_written_whole(output) as partial, _mapper(config.workers) as drawn:
+        jobs = [_Job(partial, config.seed, config.side, index, split) for index, split in enumerate(splits)]
         records = list(tqdm(drawn(jobs), total=len(jobs), desc="phantoms", unit=" studies", mininterval=1))
-    write_mimic_tables(partial, records)
-    for write_tables in (write_cxr14_tables, write_rsna_tables, write_siim_tables, write_covidx_tables):
-        write_tables(partial, records)
-    write_truth(partial, records)
-    write_contact_sheet(partial / "contact_sheet.png", config.seed)
-    (partial / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
-    if output.exists():
-        shutil.rmtree(output)
-    partial.rename(output)
+        write_mimic_tables(partial, records)
+        for write_tables in (write_cxr14_tables, write_rsna_tables, write_siim_tables, write_covidx_tables):
+            write_tables(partial, records)
+        write_truth(partial, records)
+        write_contact_sheet(partial / "contact_sheet.png", config.seed)
+        (partial / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
     return output
 
 
@@ -112,7 +110,11 @@ def _check(config: MakePhantomConfig) -> None:
 
 
 def _reusable(output: Path, description: dict[str, object]) -> bool:
-    """Whether the corpus is there; an older phantom corpus may be replaced, anything else may not."""
+    """Whether the corpus is there; anything else that is there stays.
+
+    Raises:
+        InputError: The folder holds something else.
+    """
     if not output.exists():
         return False
     try:
@@ -121,7 +123,15 @@ def _reusable(output: Path, description: dict[str, object]) -> bool:
         if output.is_dir() and not any(output.iterdir()):
             return False
         raise InputError(f"{output}: exists and is no phantom corpus; name another output") from None
-    return bool(found == description)
+    if not isinstance(found, dict) or found.get("version") != VERSION:
+        raise InputError(f"{output}: holds a corpus of another version; remove it, or name another output")
+    for key, wanted in description.items():
+        if found.get(key) != wanted:
+            raise InputError(
+                f"{output}: holds a corpus that was drawn with {key} {found.get(key)}, not {wanted}; remove it, or name "
+                "another output"
+            )
+    return True
 
 
 def _splits(config: MakePhantomConfig) -> list[str]:

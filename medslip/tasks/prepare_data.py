@@ -20,7 +20,7 @@ from medslip.data.openi import prepare_openi
 from medslip.data.phantom.mimic_layout import GRAPHS_FILE, MIMIC_FOLDER
 from medslip.data.published import prepare_published
 from medslip.data.report_rules import RuleMapping
-from medslip.data.splits import check_fractions, read_exclusion, split_of
+from medslip.data.splits import check_fractions, read_exclusion, shared_patients, split_of
 from medslip.data.summary import PreparationSummary
 from medslip.data.table import TableLayout, read_table
 from medslip.errors import InputError
@@ -270,6 +270,12 @@ def _prepare_images(
     kept = [
         None if patient in exclusion.patients else split for patient, split in zip(images.patients, splits, strict=True)
     ]
+    if shared := shared_patients(images.patients, kept):
+        patient, (first, second), number = shared
+        more = f" ({number} patients are in several splits)" if number > 1 else ""
+        raise InputError(
+            f"{images.name}: patient {patient} is in {first} and in {second}{more}; keep each patient in one of them"
+        )
     excluded = kept.count(None) - list(splits).count(None)
     notes = [*exclusion.notes]
     if unknown := images.patients.count(""):

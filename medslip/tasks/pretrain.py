@@ -14,6 +14,7 @@ import torch
 from medslip.checkpoints import Card, save_checkpoint
 from medslip.data.loading import Batch, evaluation_loader, preload, training_loader
 from medslip.data.records import StudyList, read_list, refuse_missing_images
+from medslip.data.splits import shared_patients
 from medslip.data.transforms import AugmentationConfig, EvaluationTransform, TrainingTransform
 from medslip.errors import InputError
 from medslip.evaluation.classification import Scores, score, summarise
@@ -127,6 +128,8 @@ def run(config: PretrainConfig) -> Path:
     torch.manual_seed(config.train.seed)
     model = build_model(config.model, encoder.encode(prompts.pathology), encoder.encode(prompts.anatomy))
     with processes(config.device) as world:
+        if world.is_main:
+            _tell_shared(train, valid)
         objective = PretrainingObjective(model, transform.normalise, config.loss, config.train.channels_last)
         objective.to(world.device)
         batches = training_loader(
@@ -171,6 +174,17 @@ def run(config: PretrainConfig) -> Path:
             loss_curves(config.output / "losses.png", read_log(config.output / "log.jsonl"))
             print(f"report: {write_report(config.output)}")
     return config.output / "best.safetensors"
+
+
+def _tell_shared(train: StudyList, valid: StudyList) -> None:
+    """Say which patients both lists have: the authors' lists are taken as they are, but nobody should overlook it."""
+    patients = [*train.table["patient"], *valid.table["patient"]]
+    if shared := shared_patients(patients, ["train"] * len(train) + ["valid"] * len(valid)):
+        patient, _, number = shared
+        print(
+            f"{valid.source}: {number} of its patients are in {train.source} too, first {patient}; the validation scores will "
+            "be too good"
+        )
 
 
 def _preloaded(studies: StudyList, side: int, config: PretrainConfig) -> torch.Tensor | None:

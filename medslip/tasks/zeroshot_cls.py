@@ -40,6 +40,15 @@ TASK = "zero-shot classification"
 Kind = Literal["cxr14", "authors", "rsna", "siim_acr", "covidx", "table", "folder"]
 
 
+_READ_BY = {
+    "images": ("authors", "rsna", "siim_acr", "table"),
+    "masks": ("siim_acr",),
+    "split": ("table", "covidx"),
+    "table": ("table",),
+}
+"""Key -> the kinds of data that it means something for."""
+
+
 @dataclass(frozen=True)
 class ImagesConfig:
     """Which images to classify.
@@ -66,6 +75,11 @@ class ImagesConfig:
     split: str | None = None
     table: TableLayout = field(default_factory=TableLayout)
     equalise: bool = False
+
+    def __post_init__(self) -> None:
+        for name, kinds in _READ_BY.items():
+            if self.kind not in kinds and getattr(self, name) not in (None, TableLayout()):
+                raise InputError(f"data.{name}: not read for data.kind {self.kind}; leave it out")
 
 
 @dataclass(frozen=True)

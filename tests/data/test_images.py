@@ -385,12 +385,10 @@ def test_header_has_the_size_of_the_image_as_it_is_read(tmp_path):
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_equalisation_agrees_with_scikit_image(data):
-    """To within rounding: by level where there are few levels, by 256 bins where there are more."""
-    top = data.draw(st.sampled_from([2, 100, 256, 4096, 65536]))
+    """To within rounding."""
+    top = data.draw(st.sampled_from([1, 2, 100, 256]))
     seed = data.draw(st.integers(0, 1000))
     random = np.random.default_rng(seed)
-    kind = np.uint8 if top <= 256 else np.uint16
-    image = (random.random((20, 30)) ** random.uniform(0.3, 4) * top).astype(kind)
-    by_level = int(image.max()) - int(image.min()) < 256
-    reference = equalize_hist(image if by_level else image.astype(float), nbins=256) * 255
-    assert np.abs(histogram_equalise(image) - reference).max() <= 1
+    image = (random.random((20, 30)) ** random.uniform(0.3, 4) * top).astype(np.uint8)
+    reference = equalize_hist(image, nbins=256) * 255
+    assert np.abs(histogram_equalise(image) - reference).max() <= 0.5

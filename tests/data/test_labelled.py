@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from medslip.data.labelled import find_images
+from medslip.data.images import Header, uid_of, write_dicom
+from medslip.data.labelled import find_images, read_folder
 from medslip.errors import InputError
 
 SOURCE = Path("list.csv")
@@ -31,6 +33,20 @@ def test_names_with_and_without_suffix_are_found_in_subfolders(folder: Path) -> 
         "one/b.dcm",
     ]
     assert find_images(["c"], [2], [folder / "two"], SOURCE) == [folder / "two" / "c.png"]
+
+
+def test_a_folder_of_images_is_read_as_archives_and_finder_windows_leave_it(tmp_path: Path) -> None:
+    """A DICOM without a suffix would be left out, a hidden file be taken for an image, a link to above be walked for ever."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    write_dicom(tmp_path / "mine" / "IM0001", np.zeros((4, 4), np.uint8), Header("p", "F", 50, "PA", 4, 4), uid_of("a"))
+    for name in ("mine/a.png", "mine/._a.png", "mine/README", "mine/empty", "elsewhere/b.jpg"):
+        (tmp_path / name).write_text("" if name.endswith("empty") else "words")
+    (tmp_path / "mine" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "mine" / "above").symlink_to(tmp_path / "mine")
+    found = [path.relative_to(tmp_path).as_posix() for path in read_folder(tmp_path / "mine").paths]
+    assert found == ["mine/IM0001", "mine/a.png", "mine/linked/b.jpg"]
+    assert find_images(["b"], [2], [tmp_path / "mine"], SOURCE) == [tmp_path / "mine" / "linked" / "b.jpg"]
 
 
 @pytest.mark.parametrize(("name", "files"), [("b", ("one/b.dcm", "two/b.png")), ("c.png", ("one/c.png", "two/c.png"))])

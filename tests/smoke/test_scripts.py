@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import fields, is_dataclass
@@ -61,6 +62,17 @@ def test_demo_uses_again_what_is_there(demonstrated, monkeypatch, capsys):
     assert "already trained" in said
     assert said.count("already there") == 3  # the phantoms, grounding, fine-tuning
     assert "thumbnails" in said
+
+
+def test_demo_goes_on_where_it_was_stopped(demonstrated, tmp_path, monkeypatch, capsys):
+    """A step that was stopped half-way would lock its folder, and cost the whole pre-training."""
+    shutil.copytree(demonstrated, tmp_path / "demo")
+    monkeypatch.chdir(tmp_path / "demo")
+    for step in ("finetune_seg", "zeroshot_cls"):
+        (tmp_path / "demo" / "runs" / "phantom" / step / "metrics.json").unlink()
+    demo.run(DemoConfig(studies=320, epochs=1))
+    assert (tmp_path / "demo" / "runs/phantom/finetune_seg/metrics.json").is_file()
+    assert "already trained" in capsys.readouterr().out
 
 
 def test_zeroshot_script_without_arguments_takes_the_newest_phantom_run(demonstrated):

@@ -310,6 +310,17 @@ def test_fewer_resamples_than_none(refused, task):
     assert "resamples: -1 is less than 0" in refused(task, "--resamples", -1)
 
 
+@pytest.mark.parametrize(
+    ("task", "kind", "key", "value"),
+    [("zeroshot_cls", "rsna", "split", "valid"), ("zeroshot_cls", "folder", "images", "here"),
+     ("zeroshot_cls", "table", "masks", "here"), ("ground", "cxr14", "images", "here")],
+)  # fmt: skip
+def test_key_that_the_kind_of_data_does_not_read(refused, task, kind, key, value):
+    """Who asks for the validation split would be given all images."""
+    error = refused(task, "--data.kind", kind, f"--data.{key}={value}")
+    assert f"data.{key}: not read for data.kind {kind}; leave it out" in error
+
+
 def test_threshold_outside_0_to_1_in_a_yaml(refused, tmp_path):
     (tmp_path / "all.yaml").write_text("grounding: {phantom: {threshold: 1.5}}\n")
     error = refused("evaluate_all", "--config", tmp_path / "all.yaml")

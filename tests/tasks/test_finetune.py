@@ -30,10 +30,14 @@ from medslip.tasks.finetune import StartConfig, open_start, show_start, split_pa
 from medslip.tasks.finetune_cls import ClassificationDataConfig, FinetuneClsConfig
 from medslip.tasks.finetune_seg import FinetuneSegConfig, SegmentationDataConfig
 from medslip.tasks.zeroshot_cls import ImagesConfig
-from medslip.training.engine import TrainConfig
+from medslip.training.engine import TrainConfig, read_log
 from medslip.training.optim import OptimConfig
 
 PLAIN = OptimConfig(learning_rate=3e-3, final_learning_rate=1e-3, warmup_steps=0)
+
+
+def _split(index: int) -> str:
+    return ("valid", "test")[index % 4 > 1]
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +55,14 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
             mask[top : top + 16, left : left + 16] = True
             image[mask] += 180
             Image.fromarray(mask).save(folder / f"mask{index}.png")
-            lines.append({"image": f"{index}.png", "pathology": "effusion", "mask": f"mask{index}.png"})
+            lines.append(
+                {"image": f"{index}.png", "study": f"s{index}", "split": _split(index), "pathology": "effusion",
+                 "anatomy": "left_pleural", "box": [int(left), int(top), 16, 16], "mask": f"mask{index}.png"}
+            )  # fmt: skip
         Image.fromarray(image).save(folder / f"{index}.png")
-        rows.append((f"{index}.png", f"p{index}", ("valid", "test")[index % 4 > 1], present))
+        rows.append((f"{index}.png", f"s{index}", f"p{index}", _split(index), present))
     with (folder / "findings.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("image", "patient", "split", "effusion"), *rows])
+        csv.writer(file).writerows([("image", "study", "patient", "split", "effusion"), *rows])
     (folder / "findings.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
 
@@ -286,10 +293,39 @@ def test_a_published_checkpoint_needs_no_text_encoder(tmp_path):
 
 def test_patients_are_not_split():
     patients = [f"p{index // 3}" for index in range(60)] + ["", ""]
-    parts = split_patients(patients, [str(index) for index in range(62)], 0, 0.3, 0.3, "x")
+    paths = [Path(f"a/{index}.png") for index in range(62)]
+    parts = split_patients(patients, paths, 0, 0.3, 0.3, "x")
     owners = [{patients[index] or str(index) for index in indices} for indices in parts.values()]
     assert sum(map(len, owners)) == len(set.union(*owners))
     assert sorted(np.concatenate(list(parts.values()))) == list(range(62))
+
+
+def test_the_split_does_not_depend_on_where_the_images_lie(tmp_path, monkeypatch):
+    """Epoch and threshold would be chosen on other images on another machine, or with a path typed otherwise."""
+    monkeypatch.chdir(tmp_path)
+    patients, names = [""] * 40, [f"{index % 3}/{index}.png" for index in range(40)]
+    folders = (Path("images"), tmp_path / "images", Path("/far/away"), Path("images/../images"))
+    found = [split_patients(patients, [folder / name for name in names], 0, 0.3, 0.3, "x") for folder in folders]
+    for other in found[1:]:
+        assert {name: part.tolist() for name, part in other.items()} == {
+            name: part.tolist() for name, part in found[0].items()
+        }
+
+
+def test_images_are_learnt_from_and_tested_on_in_the_same_greys(cls):
+    with pytest.raises(InputError, match="equalise differs between train, valid and test"):
+        replace(cls.data, test=replace(cls.data.test, equalise=True))
+
+
+def test_validation_names_both_dices(seg):
+    """The balanced one under the name of the other would be compared with the test's."""
+    finetune_seg.run(replace(seg, choose_by="dice_balanced"), show=False)
+    found = [line for line in read_log(seg.output / "seed_0" / "log.jsonl") if line["kind"] == "validation"]
+    for line in found:
+        counts = (line["validation_dice"], line["validation_dice_balanced"])
+        assert all(0 <= value <= 1 for value in counts)
+    best = json.loads((seg.output / "seed_0" / "metrics.json").read_text())["validation"]
+    assert best["validation_dice_balanced"] == max(line["validation_dice_balanced"] for line in found)
 
 
 def test_a_patient_in_two_splits_is_refused(cls, corpus):

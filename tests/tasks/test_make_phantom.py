@@ -120,7 +120,21 @@ def test_two_processes_write_what_one_writes(config: MakePhantomConfig, tmp_path
     assert files == sorted(path.relative_to(config.output) for path in config.output.rglob("*") if path.is_file())
     for file in files:
         assert (config.output / file).read_bytes() == (other.output / file).read_bytes(), file
-    assert not list(tmp_path.glob("*.partial"))
+    assert not list(tmp_path.glob("*.partial*"))
+
+
+def test_what_is_there_stays(config: MakePhantomConfig, tmp_path: Path) -> None:
+    """Another seed would replace a corpus that models were trained on, with whatever else lies in it."""
+    with pytest.raises(InputError, match="was drawn with seed 0, not 4; remove it, or name another output"):
+        run(replace(config, seed=4))
+    assert (config.output / "findings.csv").is_file()
+    (tmp_path / "new.partial").mkdir()
+    (tmp_path / "new.partial" / "notes.txt").write_text("mine")
+    run(replace(config, output=tmp_path / "new", studies=2))
+    assert (tmp_path / "new.partial" / "notes.txt").is_file()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="the folder cannot be made"):
+        run(replace(config, output=tmp_path / "file" / "corpus"))
 
 
 def test_a_folder_that_is_no_corpus_is_left_alone(config: MakePhantomConfig, tmp_path: Path) -> None:

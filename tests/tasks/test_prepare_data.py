@@ -59,6 +59,16 @@ def test_csv_splits_by_patient(table: Path, capsys: pytest.CaptureFixture[str]) 
     assert "train.csv" in capsys.readouterr().out
 
 
+def test_csv_refuses_a_patient_in_two_splits(table: Path) -> None:
+    """The validation would be on what was learnt from."""
+    lines = table.read_text().splitlines()
+    splits = ["split", *(["train"] * 19 + ["valid"] * 21)]
+    table.write_text("".join(f"{line},{split}\n" for line, split in zip(lines, splits, strict=True)))
+    with pytest.raises(InputError, match=r"patient p9 is in train and in valid; keep each patient in one of them"):
+        run_csv(config_of(table))
+    assert not (table.parent / "out").exists()
+
+
 def test_csv_leaves_out_the_patients_of_another_sets_images(table: Path) -> None:
     (table.parent / "tested.txt").write_text("i0.jpg\ni5.jpg\n")
     summary = run_csv(config_of(table, exclude_images=table.parent / "tested.txt"))

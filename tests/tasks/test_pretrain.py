@@ -166,6 +166,18 @@ def test_a_list_of_another_preparation_is_refused(config, tmp_path):
         _run_with_list(config, tmp_path, lambda line: ",".join([line.split(",")[0], "other", *line.split(",")[2:]]))
 
 
+def test_patients_of_both_lists_are_told(config, tmp_path, capsys):
+    """Validation on what is learnt from looks like success."""
+    lines = config.data.valid.read_text().splitlines()
+    cells = config.data.train.read_text().splitlines()[1].split(",")
+    lines[1] = ",".join([*lines[1].split(",")[:2], cells[2], *lines[1].split(",")[3:]])
+    mixed = config.data.valid.with_name("mixed.csv")
+    mixed.write_text("\n".join(lines) + "\n")
+    data = replace(config.data, valid=mixed)
+    run(replace(config, data=data, train=replace(config.train, epochs=1)))
+    assert f"are in {config.data.train} too, first {cells[2]}; the validation scores" in capsys.readouterr().out
+
+
 def test_a_start_that_was_stopped_does_not_lock_the_folder(config):
     """Ctrl-C in the first epoch leaves a config and a log: the same command must work again."""
     (config.output / "tensorboard").mkdir(parents=True)

@@ -105,7 +105,7 @@ def test_table_gives_predictions_scores_and_figures(config, capsys):
 
 
 def test_folder_gives_predictions_of_every_finding_without_scores(config, folder, capsys):
-    config = with_data(config, kind="folder", path=folder)
+    config = with_data(config, kind="folder", path=folder, images=None, split=None)
     assert run(config) is None
     predictions, metrics = results(config)
     findings = [name for name in PATHOLOGIES if name not in NORMALITY]
@@ -215,12 +215,12 @@ def test_unreadable_image_leaves_no_run_folder(config, folder, tmp_path):
     (tmp_path / "films").mkdir()
     (tmp_path / "films" / "cut.png").write_bytes((folder / "i00.png").read_bytes()[:100])
     with pytest.raises(InputError, match=r"cut\.png"):
-        run(with_data(config, kind="folder", path=tmp_path / "films"))
+        run(with_data(config, kind="folder", path=tmp_path / "films", images=None, split=None))
     assert not config.output.exists()
 
 
 def test_all_classes_of_a_folder_and_a_prompt_are_asked_once(config, folder):
-    images = read_images(replace(config.data, kind="folder", path=folder))
+    images = read_images(replace(config.data, kind="folder", path=folder, images=None, split=None))
     questions = ask(images, replace(config, prompt={"edema": "wet lungs", "covid-19": "text"}))
     assert len(set(questions.classes)) == len(questions.classes) == 67 + 1
     assert questions.described()["edema"] == "edema: wet lungs"
@@ -306,7 +306,7 @@ def test_validation_that_does_not_fit_is_refused(validated, folder, tmp_path):
     with pytest.raises(InputError, match="validation images have no labels"):
         run(replace(validated, validation=ImagesConfig("folder", folder)))
     with pytest.raises(InputError, match="leave validation out"):
-        run(with_data(validated, kind="folder", path=folder))
+        run(with_data(validated, kind="folder", path=folder, images=None, split=None))
     other = write_table(folder, tmp_path / "other.csv", ("Edema", "Mass"))
     with pytest.raises(InputError, match="have the classes Edema, Mass instead of Effusion, Mass"):
         run(replace(validated, validation=ImagesConfig("table", other, images=folder)))
