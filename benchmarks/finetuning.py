@@ -188,7 +188,7 @@ def main() -> None:
         learnt = [len((folders[STARTS[0]] / f"seed_{seed}" / "train_list.txt").read_text().split()) for seed in SEEDS]
         notes.append(f"{task}: {learnt} labelled, {images['valid']} validation and {images['test']} test images")
         for name in REPORTED[task]:
-            values = {start: scores[start]["scores"][name]["values"] for start in STARTS}
+            values = {start: scores[start]["spread"][name]["by_seed"] for start in STARTS}
             lines += table(values, f"{task}: {name.replace('_', ' ')}", rates)
         print("\n".join((*lines, "", *notes)), flush=True)
 

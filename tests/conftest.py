@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,6 +34,40 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("needs ../shared")
     return SHARED.resolve()
+
+
+def _estimates(entry: Any, place: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Place and entry of each estimate in a metrics.json, each of which has the one form that docs/metrics.md gives."""
+    if isinstance(entry, list):
+        for k, inner in enumerate(entry):
+            yield from _estimates(inner, f"{place}/{k}")
+    if not isinstance(entry, dict):
+        return
+    assert not entry.keys() & {"low", "high", "intervals"}, f"{place}: ends of an interval outside an estimate"
+    if not entry.keys() & {"value", "interval"}:
+        for key, inner in entry.items():
+            yield from _estimates(inner, f"{place}/{key}")
+        for key, inner in entry.get("scores", {}).items():
+            every = [inner] if "value" in inner else inner.values()
+            assert all(isinstance(each, dict) and "value" in each for each in every), (
+                f"{place}/scores/{key}: no estimate"
+            )
+        return
+    assert entry.keys() == {"value", "interval"}, place
+    value, interval = entry["value"], entry["interval"]
+    assert value is None or isinstance(value, int | float), place
+    if interval is not None:
+        assert value is not None, f"{place}: an interval of nothing"
+        assert interval.keys() == {"low", "high", "resamples", "left_out"}, place
+        assert interval["low"] <= interval["high"], place
+        assert all(isinstance(interval[key], int) for key in ("resamples", "left_out")), place
+    yield place, entry
+
+
+@pytest.fixture(scope="session")
+def estimates_of() -> Callable[[Path], dict[str, dict[str, Any]]]:
+    """Reads a run folder's metrics.json: place -> estimate, each checked for its form."""
+    return lambda folder: dict(_estimates(json.loads((folder / "metrics.json").read_text(encoding="utf-8"))))
 
 
 @pytest.fixture(scope="session")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from medslip.evaluation.comparison import Difference
+from medslip.evaluation.estimates import estimate
 from medslip.evaluation.grounding_report import GROUNDING_WORDS
 from medslip.evaluation.run_folder import METRICS_FORMAT, METRICS_VERSION, environment, write_json
 from medslip.evaluation.text_table import aligned, number
@@ -87,11 +88,7 @@ def _signed(entry: Difference) -> str:
 def write_comparison(
     folder: Path, differences: Sequence[Difference], resamples: int, seed: int, about: Mapping[str, Any]
 ) -> None:
-    """Write metrics.json, of the family of ``run_folder.write_metrics``, and differences.csv.
-
-    metrics.json: ``format``, ``version``, ``task`` ("comparison"); what ``about`` holds; ``bootstrap``; ``differences``, a list
-    of ``group`` ("larger", "smaller" or ""), ``name``, ``score``, ``cases``, ``a``, ``b``, ``value`` (b - a), ``interval``,
-    ``clear`` (the interval leaves out 0) and ``by_seed``; ``environment``. differences.csv has the same, a line each.
+    """Write metrics.json, whose shape is in docs/metrics.md, and differences.csv, a line a difference.
 
     Args:
         folder: Where.
@@ -101,7 +98,15 @@ def write_comparison(
         about: The runs, and what of them was compared.
     """
     entries = [
-        {**entry.key._asdict(), **{k: v for k, v in asdict(entry).items() if k != "key"}, "clear": entry.clear}
+        {
+            **entry.key._asdict(),
+            "cases": entry.cases,
+            "a": estimate(entry.a),
+            "b": estimate(entry.b),
+            "difference": estimate(entry.value, entry.interval),
+            "clear": entry.clear,
+            "by_seed": entry.by_seed,
+        }
         for entry in differences
     ]
     metrics = {

@@ -42,14 +42,7 @@ def write_grounding_metrics(
     device: str = "cpu",
     extra: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write metrics.json, of the family of ``run_folder.write_metrics``.
-
-    Its shape, version 2 (the same as version 1): ``format``, ``version``, ``task`` ("grounding"); ``data`` (as
-    given); ``bootstrap`` (``resamples``, ``seed``, ``unit``, ``level``); ``larger`` and ``smaller``, each a list of
-    groups (every class, then "all findings"): ``name``, ``findings``, ``patients``, ``scores`` (map: ``model``,
-    ``uniform``, ``prior`` -> score -> ``value`` and ``interval``: ``low``, ``high``, ``resamples``, ``left_out``) and
-    ``above_prior`` (score -> the same of the model's less the prior's); ``environment``; then ``extra``. What is not
-    defined is null.
+    """Write metrics.json of a grounding; its shape is in docs/metrics.md.
 
     Args:
         folder: The run's folder.

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from medslip.data.labelled import LabelledImages
-from medslip.evaluation.bootstrap import count_patients, patient_index
+from medslip.evaluation.bootstrap import Interval, count_patients, patient_index
 from medslip.evaluation.calibration import (
     BINS,
+    CALIBRATION_SCORES,
     SIMULATIONS,
     ClassCalibration,
     Platt,
@@ -20,7 +21,8 @@ from medslip.evaluation.calibration import (
     fit_platt,
 )
 from medslip.evaluation.classification import Floats
-from medslip.evaluation.operating_points import ClassPoints, choose_thresholds, operating_points
+from medslip.evaluation.estimates import estimate, subgroup_entries, with_scores
+from medslip.evaluation.operating_points import POINT_SCORES, ClassPoints, choose_thresholds, operating_points
 from medslip.evaluation.subgroups import AttributeScores, age_groups, subgroups
 
 
@@ -49,11 +51,11 @@ class Judgement:
     subgroups: Mapping[str, AttributeScores]
 
     def entries(self) -> dict[str, Any]:
-        """The entries of metrics.json, as ``run_folder.write_metrics`` documents them."""
-        classes = [{**asdict(entry), "recalibrated": None} for entry in self.calibration]
+        """The entries ``calibration``, ``operating_points`` and ``subgroups`` of metrics.json; see docs/metrics.md."""
+        classes = [{**_calibration_entry(entry), "recalibrated": None} for entry in self.calibration]
         for entry, platt, after in zip(classes, self.platt, self.recalibrated, strict=False):
             if platt is not None and after.undefined is None:
-                scores = asdict(after)
+                scores = _calibration_entry(after)
                 for repeated in ("name", "positives", "negatives", "undefined"):
                     del scores[repeated]
                 entry["recalibrated"] = {**asdict(platt), **scores}
@@ -67,12 +69,32 @@ class Judgement:
             "operating_points": {
                 "specificity": self.specificity,
                 "validation": self.validation,
-                "classes": [asdict(entry) for entry in self.points],
+                "classes": [
+                    {
+                        "name": entry.name,
+                        "undefined": entry.undefined,
+                        "at_specificity": with_scores(entry.at_specificity, POINT_SCORES),
+                        "at_max_f1": with_scores(entry.at_max_f1, POINT_SCORES),
+                    }
+                    for entry in self.points
+                ],
             }
             if self.points
             else None,
-            "subgroups": {name: asdict(scores) for name, scores in self.subgroups.items()} or None,
+            "subgroups": subgroup_entries(self.subgroups) or None,
         }
+
+
+def _calibration_entry(entry: ClassCalibration) -> dict[str, Any]:
+    bins = [
+        {
+            "images": each.images,
+            "probability": each.probability,
+            "frequency": estimate(each.frequency, Interval(each.low, each.high, resamples=0, left_out=0)),
+        }
+        for each in entry.bins
+    ]
+    return {**with_scores(entry, CALIBRATION_SCORES), "bins": bins}
 
 
 def judge(

@@ -13,30 +13,30 @@ from medslip.evaluation.report_values import (
     as_list,
     as_mapping,
     blocks,
+    cell_at,
     heading,
-    number_at,
     picked_table,
     words,
 )
 
 _CALIBRATION = {
     "class": ("name",),
-    "ECE": ("ece",),
+    "ECE": ("scores", "ece"),
     "ECE by chance": ("chance_ece",),
     "95 % of chance below": ("chance_limit",),
-    "largest error": ("max_error",),
-    "Brier": ("brier",),
-    "ECE, recalibrated": ("recalibrated", "ece"),
-    "Brier, recalibrated": ("recalibrated", "brier"),
+    "largest error": ("scores", "max_error"),
+    "Brier": ("scores", "brier"),
+    "ECE, recalibrated": ("recalibrated", "scores", "ece"),
+    "Brier, recalibrated": ("recalibrated", "scores", "brier"),
     "slope": ("recalibrated", "slope"),
     "intercept": ("recalibrated", "intercept"),
 }
 _POINTS = {
     "threshold": ("chosen", "threshold"),
-    "sensitivity": ("sensitivity",),
-    "specificity": ("specificity",),
-    "PPV": ("ppv",),
-    "NPV": ("npv",),
+    "sensitivity": ("scores", "sensitivity"),
+    "specificity": ("scores", "specificity"),
+    "PPV": ("scores", "ppv"),
+    "NPV": ("scores", "npv"),
     "sensitivity on validation": ("chosen", "validation_sensitivity"),
     "specificity on validation": ("chosen", "validation_specificity"),
 }
@@ -98,17 +98,17 @@ def _attribute(entry: Mapping[str, Any]) -> tuple[Block, ...]:
     comparisons = {key: as_mapping(found) for key, found in as_mapping(entry.get("comparisons")).items()}
     rows = [dict(group) for group in groups]
     for key, found in comparisons.items():
-        means = {mean.get("group"): mean for mean in as_list(found.get("means")) if isinstance(mean, Mapping)}
-        rows = [row | {f"mean {key}": dict(means.get(row.get("name"), {}))} for row in rows]
+        means = as_mapping(found.get("means"))
+        rows = [row | {f"mean {key}": means.get(str(row.get("name")), "")} for row in rows]
     columns: dict[str, tuple[str, ...]] = {"group": ("name",)}
     columns |= {key: (key,) for key in ("images", "patients", "compared")}
-    columns |= {f"mean {words(key)}": (f"mean {key}", "value") for key in comparisons}
+    columns |= {f"mean {words(key)}": (f"mean {key}",) for key in comparisons}
     table: Table = picked_table(rows, columns, next((name for name in columns if name.startswith("mean ")), None))
     gaps = []
     for key, found in comparisons.items():
-        if found.get("gap") is None:
+        gap = cell_at(found, ("gap",))
+        if gap.key is None:
             continue  # one group alone
-        gap = number_at(found, ("gap",))
         many = len(as_list(found.get("classes")))
         gaps.append(
             f"{words(key)}: {gap.text} {gap.span}".strip() + f" ({found.get('highest')} above {found.get('lowest')}, "

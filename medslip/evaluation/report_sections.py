@@ -19,12 +19,11 @@ from medslip.evaluation.report_values import (
     Pairs,
     Plot,
     Table,
-    as_estimate,
     as_list,
     as_mapping,
     blocks,
     cell,
-    estimate,
+    cell_at,
     flat,
     heading,
     is_number,
@@ -42,7 +41,7 @@ _NOTES = {
 _SEGMENTATION_FACTS = ("dice_marked", "dice", "dice_of_predicting_nothing")
 """Where most images have nothing to find, a Dice over all of them says little by itself."""
 
-_CLASS_COLUMNS = ("name", "positives", "negatives", *SCORES, "threshold", "undefined")
+_CLASS_COLUMNS = ("name", "positives", "negatives", "scores", "threshold", "undefined")
 
 
 @dataclass(frozen=True)
@@ -85,27 +84,21 @@ def facts(metrics: Mapping[str, Any]) -> tuple[Fact, ...]:
     """The main score, and how much it was measured on."""
     found: list[Fact] = []
     macro, scores = as_mapping(metrics.get("macro")), as_mapping(metrics.get("scores"))
-    if is_number(macro.get("auroc")):
-        found.append(Fact("mean AUROC", estimate(macro["auroc"], as_mapping(macro.get("intervals")).get("auroc"))))
+    if (mean := cell_at(macro, ("scores", "auroc"))).key is not None:
+        found.append(Fact("mean AUROC", mean))
     elif scores:
         over = f", mean of {len(seeds)} seeds" if len(seeds := as_list(metrics.get("seeds"))) > 1 else ""
         keys = [key for key in _SEGMENTATION_FACTS if key in scores] or [next(iter(scores))]
-        found += [Fact(words(key) + over, _score(scores[key])) for key in keys]
+        found += [Fact(words(key) + over, cell(scores[key])) for key in keys]
     if group := _every_finding(metrics.get(SIZES[0])):
         for name, source in (("", "model"), (", prior", "prior")):
-            value = as_mapping(as_mapping(as_mapping(group.get("scores")).get(source)).get("pointing"))
-            found.append(Fact(f"pointing game{name}", cell(value)))
+            found.append(Fact(f"pointing game{name}", cell_at(group, ("scores", source, "pointing"))))
     data = as_mapping(metrics.get("data"))
     counts = ("images", "patients", "findings", "train", "valid", "test")
     found += [Fact(words(key), plain(data[key])) for key in counts if is_number(data.get(key))]
     if classes := as_list(metrics.get("classes")):
         found.append(Fact("classes", plain(len(classes))))
     return tuple(found[:6])
-
-
-def _score(value: Any) -> Cell:
-    mapping = as_mapping(value)
-    return cell(value) if as_estimate(value) is not None or "mean" not in mapping else plain(mapping["mean"])
 
 
 def sections(metrics: Mapping[str, Any]) -> list[Section]:
@@ -127,9 +120,13 @@ def sections(metrics: Mapping[str, Any]) -> list[Section]:
         found.append(Section("Scores", _macro(macro, as_mapping(left.pop("macro_without", None))), note))
     if scores := as_mapping(left.get("scores")):
         left.pop("scores")
-        seeds = as_list(left.get("seeds"))
+        seeds, spread = as_list(left.get("seeds")), as_mapping(left.get("spread"))
+        if spread.keys() == scores.keys():
+            left.pop("spread")
+        else:
+            spread = {}
         text = "Dot: the mean; strokes: the seeds." if len(seeds) > 1 else note
-        found.append(Section("Scores", _scores(scores, seeds), text))
+        found.append(Section("Scores", _scores(scores, spread, seeds), text))
     for size in SIZES:
         if _are_groups(left.get(size)):
             text = (
@@ -181,13 +178,12 @@ def _macro(macro: Mapping[str, Any], without: Mapping[str, Any]) -> tuple[Block,
     """A row a score, a column a mean; below, of which classes."""
     means = [macro, *(as_mapping(entry) for entry in without.values())]
     names = [str(mean.get("name", "mean")) for mean in means]
-    keys = [key for key, value in macro.items() if is_number(value)]
     rows = []
-    for key in keys:
-        cells = [estimate(mean.get(key), as_mapping(mean.get("intervals")).get(key)) for mean in means]
+    for key in as_mapping(macro.get("scores")):
+        cells = [cell_at(mean, ("scores", key)) for mean in means]
         rows.append((Cell(words(key)), *cells[:1], _unit_plot(cells[0]), *cells[1:]))
     table = Table(("score", names[0], _UNIT, *names[1:]), tuple(rows), plots={_UNIT: ("0", "1")})
-    shown = {"intervals", "name", *keys}
+    shown = {"name", "scores"}
     about: list[Block] = [
         Group(f"{name}: which classes", blocks({key: value for key, value in mean.items() if key not in shown}))
         for name, mean in zip(names, means, strict=True)
@@ -209,23 +205,23 @@ def _unit_plot(shown: Cell, others: Sequence[Any] = ()) -> Cell:
     return Cell("", shown.key, shown.note, plot=Plot(shown.key, low, high, ticks=ticks))
 
 
-def _scores(scores: Mapping[str, Any], seeds: Sequence[Any]) -> tuple[Block, ...]:
+def _scores(scores: Mapping[str, Any], spread: Mapping[str, Any], seeds: Sequence[Any]) -> tuple[Block, ...]:
     """A row a score: of one run with its interval, or over seeds with the deviation and each seed's own."""
-    if not all("values" in as_mapping(entry) and "mean" in as_mapping(entry) for entry in scores.values()):
+    if not spread:
         cells = {key: cell(value) for key, value in scores.items()}
         rows = tuple((Cell(words(key)), shown, _unit_plot(shown)) for key, shown in cells.items())
         return (Table(("score", "value", _UNIT), rows, plots={_UNIT: ("0", "1")}),)
-    length = max(len(as_list(entry["values"])) for entry in scores.values())
+    length = max(len(as_list(as_mapping(entry).get("by_seed"))) for entry in spread.values())
     names = [f"seed {seed}" for seed in seeds] if len(seeds) == length else [f"run {k + 1}" for k in range(length)]
-    by_seed = tuple(_seeds_row(key, entry, length) for key, entry in scores.items())
+    by_seed = tuple(_seeds_row(key, value, as_mapping(spread.get(key)), length) for key, value in scores.items())
     return (Table(("score", "mean", "deviation", _UNIT, *names), by_seed, plots={_UNIT: ("0", "1")}),)
 
 
-def _seeds_row(key: str, entry: Mapping[str, Any], length: int) -> tuple[Cell, ...]:
-    mean, values = plain(entry["mean"]), as_list(entry["values"])
-    each = [plain(value) for value in values] + [Cell("")] * (length - len(values))
+def _seeds_row(key: str, value: Any, entry: Mapping[str, Any], length: int) -> tuple[Cell, ...]:
+    mean, values = cell(value), as_list(entry.get("by_seed"))
+    each = [cell(value) for value in values] + [Cell("")] * (length - len(values))
     plot = _unit_plot(mean, values if len(values) > 1 else ())
-    return Cell(words(key)), mean, plain(entry.get("deviation")), plot, *each
+    return Cell(words(key)), mean, cell(entry.get("deviation")), plot, *each
 
 
 def _grounding(groups: Sequence[Mapping[str, Any]]) -> tuple[Block, ...]:
@@ -270,5 +266,5 @@ def _classes(classes: Sequence[Mapping[str, Any]], macro: Mapping[str, Any]) -> 
         return _CLASS_COLUMNS.index(key) if key in _CLASS_COLUMNS else len(_CLASS_COLUMNS)
 
     rows = [(None, {key: entry[key] for key in sorted(entry, key=place)}) for entry in classes]
-    mean = {key: value for key, value in macro.items() if key in ("name", "intervals", *SCORES)}
+    mean = {key: value for key, value in macro.items() if key in ("name", "scores")}
     return record_table(rows, [(None, mean)] if mean else [], plot=words(SCORES[0]))

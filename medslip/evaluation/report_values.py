@@ -208,15 +208,15 @@ def plain(value: Any) -> Cell:
     return Cell(str(value))
 
 
-def estimate(value: Any, interval: Any) -> Cell:
-    """A number with its interval, a mapping with ``low`` and ``high``, where it has one."""
+def _estimate(value: float | None, interval: Mapping[str, Any] | None) -> Cell:
+    """A number with its interval, where it has one."""
     cell = plain(value)
-    if not (is_number(value) and _has_ends(interval)):
+    if interval is None:
         return cell
     note = f"{value!r}, from {interval['low']!r} to {interval['high']!r}"
-    if is_number(interval.get("resamples")):
+    if interval["resamples"]:
         note += f"; {interval['resamples']} resamples"
-    if interval.get("left_out"):
+    if interval["left_out"]:
         note += f", {interval['left_out']} left out"
     return Cell(cell.text, cell.key, note, (float(interval["low"]), float(interval["high"])))
 
@@ -226,32 +226,25 @@ def span(low: float, high: float) -> str:
     return f"[{number(low)}, {number(high)}]"
 
 
-def _has_ends(value: Any) -> bool:
-    return isinstance(value, Mapping) and is_number(value.get("low")) and is_number(value.get("high"))
-
-
-def _is_interval(value: Any) -> bool:
-    """Whether a value is an interval and nothing else: what it holds beside would not be shown."""
-    return _has_ends(value) and value.keys() <= _INTERVAL
-
-
-def as_estimate(value: Any) -> tuple[Any, Any] | None:
-    """Value and interval of a mapping of ``value``, and ``interval`` or ``low`` and ``high``; None of any other."""
-    if not isinstance(value, Mapping) or "value" not in value:
-        return None
-    if value.keys() <= {"value", "interval"}:
-        return value["value"], value.get("interval")
-    if value.keys() <= {"value", *_INTERVAL}:
-        return value["value"], value
-    return None
+def is_estimate(value: Any) -> bool:
+    """Whether a value is an estimate as docs/metrics.md has it and nothing else: what it holds beside would not be shown."""
+    if not isinstance(value, Mapping) or value.keys() != {"value", "interval"}:
+        return False
+    number, interval = value["value"], value["interval"]
+    if interval is None:
+        return number is None or is_number(number)
+    return (
+        is_number(number)
+        and isinstance(interval, Mapping)
+        and interval.keys() == _INTERVAL
+        and all(map(is_number, interval.values()))
+    )
 
 
 def cell(value: Any) -> Cell:
     """A cell of any JSON value."""
-    if (found := as_estimate(value)) is not None:
-        return estimate(*found)
-    if _is_interval(value):
-        return Cell(span(value["low"], value["high"]), float(value["low"]))
+    if is_estimate(value):
+        return _estimate(value["value"], value["interval"])
     if not isinstance(value, Mapping | list | tuple):
         return plain(value)
     if not value:
@@ -274,8 +267,8 @@ def as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def number_at(record: Any, path: tuple[str, ...]) -> Cell:
-    """The cell of an entry, with the interval that stands beside it.
+def cell_at(record: Any, path: tuple[str, ...]) -> Cell:
+    """The cell of an entry.
 
     Args:
         record: Mappings within mappings.
@@ -284,11 +277,7 @@ def number_at(record: Any, path: tuple[str, ...]) -> Cell:
     for key in path[:-1]:
         record = as_mapping(record).get(key)
     record = as_mapping(record)
-    if path[-1] not in record:
-        return Cell("")
-    value = record[path[-1]]
-    beside = as_mapping(record.get("intervals")).get(path[-1], record.get("interval"))
-    return estimate(value, beside) if is_number(value) else cell(value)
+    return cell(record[path[-1]]) if path[-1] in record else Cell("")
 
 
 def picked_table(
@@ -306,33 +295,27 @@ def picked_table(
         foot: For rows that stay below.
     """
     rows, below = (
-        tuple(tuple(number_at(record, path) for path in columns.values()) for record in lot) for lot in (records, foot)
+        tuple(tuple(cell_at(record, path) for path in columns.values()) for record in lot) for lot in (records, foot)
     )
     table = Table(tuple(columns), rows, below)
     return table if plot is None else with_plot(table, plot)
 
 
 def flat(record: Mapping[str, Any], above: str = "") -> dict[str, Cell]:
-    """Column -> cell of a record: mappings within it are opened, ``intervals`` go to the numbers that they are of.
+    """Column -> cell of a record: mappings within it are opened, ``scores`` as if they stood in the record itself.
 
     Args:
         record: A mapping of a metrics.json.
         above: What the columns of a mapping within another begin with.
     """
-    intervals = record.get("intervals")
-    known = intervals if isinstance(intervals, Mapping) else {}
-    folded = bool(known) and all(_is_interval(entry) or entry is None for entry in known.values())
     cells: dict[str, Cell] = {}
     for key, value in record.items():
         name = f"{above} / {words(key)}" if above else words(key)
-        if key == "intervals" and (not known or (folded and known.keys() <= record.keys())):
-            continue
         if name in cells:
             name = f"{above} / {key}" if above else str(key)  # two keys that read alike
-        if key in known and is_number(value):
-            cells[name] = estimate(value, known[key])
-        elif isinstance(value, Mapping) and value and as_estimate(value) is None and not _is_interval(value):
-            cells |= flat(value, name)
+        if isinstance(value, Mapping) and value and not is_estimate(value):
+            within = key == "scores" and not value.keys() & record.keys()
+            cells |= flat(value, above if within else name)
         else:
             cells[name] = cell(value)
     return cells
@@ -423,7 +406,7 @@ def nice_ends(low: float, high: float) -> tuple[float, float]:
 
 def blocks(value: Any) -> tuple[Block, ...]:
     """Any JSON value, whole."""
-    if isinstance(value, Mapping) and value and as_estimate(value) is None and not _is_interval(value):
+    if isinstance(value, Mapping) and value and not is_estimate(value):
         return _of_mapping(value)
     if isinstance(value, list | tuple) and value:
         if all(isinstance(item, Mapping) for item in value):
@@ -450,7 +433,7 @@ def _alike(value: Mapping[str, Any]) -> bool:
     entries = list(value.values())
     if len(entries) < 2 or not all(isinstance(entry, Mapping) and entry for entry in entries):
         return False
-    if any(as_estimate(entry) is not None or _is_interval(entry) for entry in entries):
+    if any(map(is_estimate, entries)):
         return False
     shared = set.intersection(*(set(entry) for entry in entries))
     return bool(shared) and not any(_is_large(inner) for entry in entries for inner in entry.values())
@@ -460,10 +443,6 @@ def _is_large(value: Any) -> bool:
     """Whether a value needs a block of its own: a list of mappings, or a mapping of mappings that are no estimates."""
     if isinstance(value, list | tuple):
         return any(isinstance(item, Mapping | list | tuple) for item in value)
-    if not isinstance(value, Mapping) or as_estimate(value) is not None:
+    if not isinstance(value, Mapping) or is_estimate(value):
         return False
-    return any(
-        _is_large(entry) or (isinstance(entry, Mapping) and as_estimate(entry) is None and not _is_interval(entry))
-        for key, entry in value.items()
-        if key != "intervals"
-    )
+    return any(_is_large(entry) or (isinstance(entry, Mapping) and not is_estimate(entry)) for entry in value.values())

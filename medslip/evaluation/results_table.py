@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from medslip.evaluation.bootstrap import Interval
 from medslip.evaluation.classification import SCORES, ClassScores, MacroScores, Scores, summarise
 from medslip.evaluation.grounding_report import ALL, SIZES
-from medslip.evaluation.grounding_scores import MAPS, GroupScores
-from medslip.evaluation.grounding_scores import SCORES as GROUNDING_SCORES
+from medslip.evaluation.grounding_scores import MAPS, GroupScores, Score
 from medslip.evaluation.text_table import with_interval
 
 _CLASSIFICATION = {"auroc": "AUC", "max_f1": "F1", "accuracy": "ACC", "average_precision": "average precision"}
@@ -25,7 +24,7 @@ _GROUNDING = {
 
 @dataclass(frozen=True)
 class Result:
-    """One number of one evaluation.
+    """The scores of one class, or one mean, of one evaluation.
 
     Attributes:
         data_set: As the user named it.
@@ -33,11 +32,8 @@ class Result:
         subset: The part of the findings: "larger" or "smaller" than a patch; "" elsewhere.
         name: The class, or a mean in words.
         map: What answers a grounding: "model", "uniform" or "prior"; "model" elsewhere.
-        score: Which score.
-        value: None where it is not defined.
-        low: Lower end of its 95 % interval; None without.
-        high: Upper end.
-        n: How many images or findings it is of.
+        n: How many images or findings they are of.
+        scores: Score -> its value.
     """
 
     data_set: str
@@ -45,11 +41,21 @@ class Result:
     subset: str
     name: str
     map: str
-    score: str
-    value: float | None
-    low: float | None
-    high: float | None
     n: int
+    scores: Mapping[str, Score]
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """As results.csv has it, a line a score."""
+        about = {
+            "data_set": self.data_set,
+            "task": self.task,
+            "subset": self.subset,
+            "name": self.name,
+            "map": self.map,
+        }
+        for key, score in self.scores.items():
+            low, high = (None, None) if score.interval is None else (score.interval.low, score.interval.high)
+            yield {**about, "score": key, "value": score.value, "low": low, "high": high, "n": self.n}
 
 
 @dataclass(frozen=True)
@@ -76,13 +82,10 @@ class Classified:
         ]
 
     def results(self) -> Iterator[Result]:
-        """Every number."""
+        """Of every class, then of the means."""
         for name, n, entry in self.lines():
-            for score in SCORES:
-                ends = _ends(entry.intervals.get(score))
-                yield Result(
-                    self.name, "zero-shot classification", "", name, "model", score, getattr(entry, score), *ends, n
-                )
+            scores = {key: Score(getattr(entry, key), entry.intervals.get(key)) for key in SCORES}
+            yield Result(self.name, "zero-shot classification", "", name, "model", n, scores)
 
 
 @dataclass(frozen=True)
@@ -98,16 +101,11 @@ class Grounded:
     groups: Mapping[str, Sequence[GroupScores]]
 
     def results(self) -> Iterator[Result]:
-        """Every number."""
+        """Of every class, then of all findings; each map's."""
         for size in SIZES:
             for group in self.groups[size]:
                 for which in MAPS:
-                    for score in GROUNDING_SCORES:
-                        entry = group.scores[which][score]
-                        ends = _ends(entry.interval)
-                        yield Result(
-                            self.name, "grounding", size, group.name, which, score, entry.value, *ends, group.findings
-                        )
+                    yield Result(self.name, "grounding", size, group.name, which, group.findings, group.scores[which])
 
 
 def results_page(
@@ -179,10 +177,6 @@ def _grounding(grounded: Sequence[Grounded]) -> str:
                     scores = [group.scores[which][score] for score in _GROUNDING]
                     lines.append([*about, which, *(with_interval(score.value, score.interval) for score in scores)])
     return _markdown(["data set", "findings", "n", "map", *_GROUNDING.values()], lines)
-
-
-def _ends(interval: Interval | None) -> tuple[float | None, float | None]:
-    return (None, None) if interval is None else (interval.low, interval.high)
 
 
 def _markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -7,7 +7,6 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from medslip.evaluation.classification import ClassScores, MacroScores, Scores, summarise
+from medslip.evaluation.classification import SCORES, ClassScores, MacroScores, Scores, summarise
+from medslip.evaluation.estimates import with_scores
 from medslip.evaluation.judgement import Judgement
 from medslip.evaluation.operating_points import OperatingPoint
 from medslip.evaluation.subgroups import Comparison
@@ -28,8 +28,8 @@ from medslip.version import __version__
 METRICS_FORMAT = "medslip-metrics"
 """What every metrics.json calls itself."""
 
-METRICS_VERSION = 2
-"""Of every metrics.json; raised whenever a key changes its meaning or is added."""
+METRICS_VERSION = 3
+"""Of every metrics.json; docs/metrics.md says when it is raised."""
 
 _PACKAGES = ("torch", "torchvision", "transformers", "numpy", "scikit-learn", "pandas", "pydicom")
 
@@ -98,27 +98,7 @@ def write_metrics(
     extra: Mapping[str, Any] | None = None,
     judgement: Judgement | None = None,
 ) -> None:
-    """Write metrics.json.
-
-    Its shape, version 2: ``format``, ``version``, ``task``; ``data`` (as given, with ``images`` and
-    ``patients``); ``bootstrap`` (``resamples``, ``seed``, ``unit``, ``level``); ``classes``, a list of
-    ``name``, ``positives``, ``negatives``, ``undefined`` (why there are no scores, else null), ``auroc``,
-    ``average_precision``, ``max_f1``, ``threshold``, ``accuracy``, and ``intervals`` (score -> ``low``,
-    ``high``, ``resamples``, ``left_out``); ``macro``, the mean over all classes that have scores (``name``,
-    ``classes``, ``left_out`` with reasons, the four scores, ``intervals``); ``macro_without``, class -> the
-    mean without it; then, new in version 2 and null without a judgement:
-
-    - ``calibration``: ``bins`` (at most so many), ``simulations``, ``validation`` (``name``, ``images``, ``patients`` of the
-      validation images, null where there are none), ``classes``, a list of the attributes of ``calibration.ClassCalibration``
-      with ``recalibrated``: null, or ``slope``, ``intercept`` and the same scores after recalibration.
-    - ``operating_points``: null without validation images, else ``specificity``, ``validation`` as above, ``classes``, a list
-      of ``name``, ``undefined``, ``at_specificity`` and ``at_max_f1``, each with the attributes of
-      ``operating_points.OperatingPoint``. Both thresholds are chosen on validation; ``max_f1`` and ``threshold`` of the
-      entries ``classes`` above are chosen on these very images, as published.
-    - ``subgroups``: null where nothing is known of the images, else "sex", "age" or "view" -> the attributes of
-      ``subgroups.AttributeScores``.
-
-    Then ``environment`` and ``extra``. What is not defined is null.
+    """Write metrics.json of a classification; its shape is in docs/metrics.md.
 
     Args:
         folder: The run's folder.
@@ -147,8 +127,8 @@ def write_metrics(
             "level": 0.95,
         },
         "classes": [_class_entry(entry) for entry in scores.classes],
-        "macro": asdict(summarise(scores)),
-        "macro_without": {name: asdict(summarise(scores, (name,))) for name in leave_out if name in names},
+        "macro": with_scores(summarise(scores), SCORES),
+        "macro_without": {name: with_scores(summarise(scores, (name,)), SCORES) for name in leave_out if name in names},
         **(judgement.entries() if judgement else dict.fromkeys(("calibration", "operating_points", "subgroups"))),
         "environment": environment(device),
     }
@@ -162,7 +142,7 @@ def write_metrics(
 def write_unscored_metrics(
     folder: Path, task: str, data: Mapping[str, Any], device: str = "cpu", extra: Mapping[str, Any] | None = None
 ) -> None:
-    """Write metrics.json of images without labels: ``format``, ``version``, ``task``, ``data``, ``environment``, ``extra``.
+    """Write metrics.json of images without labels; its shape is in docs/metrics.md.
 
     Args:
         folder: The run's folder.
@@ -176,7 +156,7 @@ def write_unscored_metrics(
 
 
 def _class_entry(entry: ClassScores) -> dict[str, Any]:
-    return {**asdict(entry), "undefined": entry.undefined}
+    return {**with_scores(entry, SCORES), "undefined": entry.undefined}
 
 
 def write_predictions(

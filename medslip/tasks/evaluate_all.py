@@ -240,12 +240,7 @@ def _write(
     found: list[Classified | Grounded],
     provenance: Any,
 ) -> str:
-    """Write results.md, results.csv and metrics.json; returns the page.
-
-    metrics.json has ``format``, ``version``, ``task``, ``checkpoint``, ``provenance``; ``data_sets``, a list of ``name``,
-    ``task``, ``state`` ("done", "not there", "failed"), ``why``, ``run``; ``bootstrap``; ``results``, a list of what a line of
-    results.csv has; ``environment``.
-    """
+    """Write results.md, results.csv and metrics.json, whose shape is in docs/metrics.md; returns the page."""
     classified = [entry for entry in found if isinstance(entry, Classified)]
     grounded = [entry for entry in found if isinstance(entry, Grounded)]
     missing = [
@@ -253,11 +248,11 @@ def _write(
         for state in states
         if state["why"]
     ]
-    results = [asdict(result) for entry in found for result in entry.results()]
+    results = [result for entry in found for result in entry.results()]
     page = results_page(f"Evaluation of {config.checkpoint}", classified, grounded, missing)
     write_text(output / "results.md", page)
     with written_whole(output / "results.csv") as partial:
-        pd.DataFrame(results).to_csv(partial, index=False)
+        pd.DataFrame([line for result in results for line in result.lines()]).to_csv(partial, index=False)
     metrics = {
         "format": METRICS_FORMAT,
         "version": METRICS_VERSION,
@@ -266,7 +261,7 @@ def _write(
         "provenance": provenance,
         "data_sets": states,
         "bootstrap": {"resamples": config.resamples, "seed": config.seed, "unit": "patient", "level": 0.95},
-        "results": results,
+        "results": [asdict(result) for result in results],
         "environment": environment(str(choose_device(config.device))),
     }
     write_json(output / "metrics.json", metrics)

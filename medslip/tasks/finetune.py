@@ -30,6 +30,7 @@ from medslip.data.masked import MaskedImages
 from medslip.data.splits import SPLITS, split_of
 from medslip.data.transforms import EvaluationTransform
 from medslip.errors import InputError
+from medslip.evaluation.estimates import estimate
 from medslip.evaluation.figures import finetuning_curves
 from medslip.evaluation.report import write_report
 from medslip.evaluation.run_folder import METRICS_FORMAT, METRICS_VERSION, environment, write_json
@@ -380,9 +381,8 @@ def seed_folder(output: Path, seed: int) -> Path:
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
-    """Mean and sample standard deviation over seeds (None for one seed), and the values."""
-    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return {"mean": float(np.mean(values)), "deviation": deviation, "values": list(values)}
+    """Sample standard deviation over seeds (None for one seed), and the values."""
+    return {"deviation": float(np.std(values, ddof=1)) if len(values) > 1 else None, "by_seed": list(values)}
 
 
 def write_summary(
@@ -393,10 +393,7 @@ def write_summary(
     start: Mapping[str, Any],
     device: str,
 ) -> str:
-    """Write metrics.json over all seeds.
-
-    Its shape: ``format`` and ``version`` as of a seed's own metrics.json, ``task``, ``data``, ``seeds``; ``scores``, score ->
-    ``mean``, ``deviation``, ``values`` in the order of the seeds, over the seeds' test images; ``start``; ``environment``.
+    """Write metrics.json over all seeds; its shape is in docs/metrics.md.
 
     Args:
         output: The run folder.
@@ -410,16 +407,18 @@ def write_summary(
         A table, a line a score.
     """
     names = [name for name in next(iter(runs.values())) if all(name in values for values in runs.values())]
-    scores = {name: spread([values[name] for values in runs.values()]) for name in names}
+    spreads = {name: spread([values[name] for values in runs.values()]) for name in names}
+    means = {name: float(np.mean(entry["by_seed"])) for name, entry in spreads.items()}
     metrics = {
         "format": METRICS_FORMAT, "version": METRICS_VERSION, "task": task, "data": data, "seeds": list(runs),
-        "scores": scores, "start": start, "environment": environment(device),
+        "scores": {name: estimate(mean) for name, mean in means.items()}, "spread": spreads, "start": start,
+        "environment": environment(device),
     }  # fmt: skip
     write_json(output / "metrics.json", metrics)
     head = f"{'test score':28}" + "".join(f"{f'seed {seed}':>10}" for seed in runs) + f"{'mean':>10}{'deviation':>11}"
     lines = [head, "-" * len(head)]
-    for name, entry in scores.items():
-        cells = "".join(f"{value:10.4f}" for value in (*entry["values"], entry["mean"]))
+    for name, entry in spreads.items():
+        cells = "".join(f"{value:10.4f}" for value in (*entry["by_seed"], means[name]))
         shown = "-" if entry["deviation"] is None else f"{entry['deviation']:.4f}"
         lines.append(f"{name.replace('_', ' '):28}{cells}{shown:>11}")
     return "\n".join(lines)

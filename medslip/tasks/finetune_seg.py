@@ -25,6 +25,7 @@ from medslip.data.loading import Batch
 from medslip.data.masked import MaskedImages, read_phantom_masks
 from medslip.data.siim_acr import read_masks
 from medslip.errors import InputError
+from medslip.evaluation.estimates import estimate
 from medslip.evaluation.figures import Tile, overview
 from medslip.evaluation.run_folder import METRICS_FORMAT, METRICS_VERSION, environment, write_json
 from medslip.evaluation.segmentation import (
@@ -353,20 +354,9 @@ class _Segmentation:
     def _write(
         self, test: MaskedImages, scores: SegmentationScores, counts: PixelCounts, best: dict[str, Any], learnt: int
     ) -> None:
-        """metrics.json, predictions.csv and overlays.png of this seed.
-
-        metrics.json has ``format``, ``version``, ``task``, ``data``, ``seed``, ``threshold``, ``scores`` (name -> ``value``,
-        ``low``, ``high``), ``bootstrap``, ``validation`` (of the best epoch), ``start``, ``environment``.
-        """
+        """metrics.json, whose shape is in docs/metrics.md, predictions.csv and overlays.png of this seed."""
         folder, column = self._fit.folder, THRESHOLDS.index(scores.threshold)
-        entries = {
-            name: {
-                "value": value,
-                "low": interval.low if (interval := scores.intervals.get(name)) else None,
-                "high": interval.high if interval else None,
-            }
-            for name, value in scores.values.items()
-        }
+        entries = {name: estimate(value, scores.intervals.get(name)) for name, value in scores.values.items()}
         metrics = {
             "format": METRICS_FORMAT,
             "version": METRICS_VERSION,

@@ -177,7 +177,7 @@ def test_files_and_tables(tmp_path):
     )
     write_grounding_metrics(tmp_path, {"name": "phantoms"}, {"larger": groups, "smaller": []}, 50, 0)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert (metrics["format"], metrics["version"], metrics["task"]) == ("medslip-metrics", 2, "grounding")
+    assert (metrics["format"], metrics["version"], metrics["task"]) == ("medslip-metrics", 3, "grounding")
     entry = metrics["larger"][1]
     assert (entry["name"], entry["findings"], metrics["smaller"]) == ("all findings", 8, [])
     assert entry["scores"]["prior"]["contrast_to_noise"]["value"] is None

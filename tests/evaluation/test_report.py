@@ -21,7 +21,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from medslip.evaluation import report
+from medslip.evaluation.bootstrap import Interval
 from medslip.evaluation.classification import score
+from medslip.evaluation.estimates import estimate
 from medslip.evaluation.grounding_report import write_grounding_metrics
 from medslip.evaluation.grounding_scores import MAPS, CaseScores, score_groups
 from medslip.evaluation.report import write_report
@@ -106,20 +108,21 @@ def scored(folder: Path, classes: tuple[str, ...] = ("Mass", "Fibrosis", "Hernia
 
 def trained(folder: Path) -> Path:
     """A fine-tuning run over two seeds."""
-    scores = {
-        "dice": {"mean": 0.5, "deviation": 0.1414, "values": [0.4, 0.6]},
-        "empty": {"mean": 0.25, "deviation": None, "values": [0.25]},
+    spread = {
+        "dice": {"deviation": 0.1414, "by_seed": [0.4, 0.6]},
+        "empty": {"deviation": None, "by_seed": [0.25]},
     }
     summary = {
         "task": "fine-tuning, segmentation",
         "data": {"name": "squares", "train": 24},
         "seeds": [3, 7],
-        "scores": scores,
+        "scores": {"dice": estimate(0.5), "empty": estimate(0.25)},
+        "spread": spread,
     }
-    write_json(folder / "metrics.json", {"format": "medslip-metrics", "version": 2, **summary})
+    write_json(folder / "metrics.json", {"format": "medslip-metrics", "version": 3, **summary})
     for seed, dice in ((3, 0.4), (7, 0.6)):
         part = folder / f"seed_{seed}"
-        entry = {"dice": {"value": dice, "low": dice - 0.1, "high": dice + 0.1}}
+        entry = {"dice": estimate(dice, Interval(dice - 0.1, dice + 0.1, 20, 0))}
         write_json(part / "metrics.json", {"task": "fine-tuning, segmentation", "seed": seed, "scores": entry})
         log = [
             {"kind": "train", "step": 1, "time": 0.0, "total": 1.0},
@@ -171,17 +174,18 @@ def test_numbers_on_the_page_are_those_of_metrics_json(tmp_path):
             ("max_f1", "max F1"),
             ("accuracy", "accuracy"),
         ):
-            if entry[key] is None:
+            value, span = entry["scores"][key]["value"], entry["scores"][key]["interval"]
+            if value is None:
                 assert cells[name] == MISSING
             else:
-                span = entry["intervals"][key]
-                assert cells[name] == f"{entry[key]:.3f} [{span['low']:.3f}, {span['high']:.3f}]"
+                assert cells[name] == f"{value:.3f} [{span['low']:.3f}, {span['high']:.3f}]"
         assert (cells["positives"], cells["negatives"]) == (str(entry["positives"]), str(entry["negatives"]))
     mean, without = page.row("AUROC")[1], page.row("AUROC")[3]
-    assert mean.startswith(f"{metrics['macro']['auroc']:.3f} [")
-    assert without.startswith(f"{metrics['macro_without']['Fibrosis']['auroc']:.3f} [")
+    auroc = metrics["macro"]["scores"]["auroc"]["value"]
+    assert mean.startswith(f"{auroc:.3f} [")
+    assert without.startswith(f"{metrics['macro_without']['Fibrosis']['scores']['auroc']['value']:.3f} [")
     assert dict(zip(header, page.row("Hernia"), strict=True))["undefined"] == metrics["classes"][2]["undefined"]
-    assert f"{metrics['macro']['auroc']!r}, from" in page.source, "all digits where a pointer rests"
+    assert f"{auroc!r}, from" in page.source, "all digits where a pointer rests"
     assert "checkpoint: <b>x</b>" in page.text
 
 
@@ -228,7 +232,8 @@ def test_an_empty_or_broken_folder_still_has_a_page(tmp_path):
 
 def test_a_dice_stands_beside_that_of_predicting_nothing():
     """Of images that mostly have nothing to find, 0.94 looks like success where predicting nothing has 0.89."""
-    scores = {"dice": 0.94, "iou": 0.9, "dice_marked": 0.79, "dice_of_predicting_nothing": 0.89}
+    values = {"dice": 0.94, "iou": 0.9, "dice_marked": 0.79, "dice_of_predicting_nothing": 0.89}
+    scores = {name: estimate(value) for name, value in values.items()}
     shown = [(fact.name, fact.cell.text) for fact in facts({"scores": scores})]
     assert shown == [("Dice marked", "0.790"), ("Dice", "0.940"), ("Dice of predicting nothing", "0.890")]
 
@@ -256,14 +261,14 @@ JSON = st.recursive(
         st.lists(inner, max_size=4)
         | st.dictionaries(
             st.text(max_size=8)
-            | st.sampled_from([*HOSTILE, "intervals", "value", "low", "high", "name", "classes", "scores", "model"]),
+            | st.sampled_from([*HOSTILE, "interval", "value", "low", "high", "name", "classes", "scores", "model"]),
             inner,
             max_size=4,
         )
     ),
     max_leaves=12,
 )
-SCORED = ["classes", "macro", "macro_without", "scores", "seeds", "larger", "smaller"]
+SCORED = ["classes", "macro", "macro_without", "scores", "spread", "seeds", "larger", "smaller"]
 JUDGED = ["calibration", "operating_points", "subgroups"]
 KEYS = st.sampled_from([*SCORED, *JUDGED, "data", "environment", "bootstrap", "task", "later"])
 
@@ -400,7 +405,8 @@ def test_the_page_works_in_a_browser(tmp_path):
     found = json.loads(html.unescape(re.search(r'data-found="([^"]*)"', source).group(1)))
     assert found["images"] == [40, 40, 40]
     assert found["empty"] == 0
-    auroc = sorted(f"{entry['auroc']:.3f}" for entry in metrics["classes"] if entry["auroc"] is not None)
+    scored_classes = [entry["scores"]["auroc"]["value"] for entry in metrics["classes"]]
+    auroc = sorted(f"{value:.3f}" for value in scored_classes if value is not None)
     assert [cell.split()[0] for cell in found["rising"]] == [*auroc, MISSING]
     assert [cell.split()[0] for cell in found["falling"]] == [*auroc[::-1], MISSING]
     assert set(found["names"]) == {"Mass", *HOSTILE[:2], "Hernia"}
@@ -431,8 +437,8 @@ def test_the_macro_row_stays_below(tmp_path):
 def test_a_single_subgroup_has_no_gap():
     """With one view in the data the page would say that it lies above itself."""
     group = {"name": "PA", "images": 9, "patients": 9, "compared": True}
-    mean = {"group": "PA", "value": 0.8, "interval": None}
-    one = {"classes": ["mass"], "means": [mean], "highest": "PA", "lowest": "PA", "gap": None, "interval": None}
+    means = {"PA": estimate(0.8)}
+    one = {"classes": ["mass"], "means": means, "highest": "PA", "lowest": "PA", "gap": estimate(None)}
     shown, *_ = judgement_blocks("subgroups", {"view": {"groups": [group], "comparisons": {"auroc": one}}})
     assert "0.8" in str(shown)
     assert "above" not in str(shown)

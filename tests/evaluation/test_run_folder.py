@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -73,16 +75,17 @@ def test_metrics_have_the_documented_shape_and_no_nan(tmp_path):
         extra={"checkpoint": "c"},
     )
     metrics = read_strictly(tmp_path / "metrics.json")
-    assert (metrics["format"], metrics["version"]) == ("medslip-metrics", 2)
+    assert (metrics["format"], metrics["version"]) == ("medslip-metrics", 3)
     assert metrics["data"] == {"name": "x", "images": 120, "patients": 60}
     assert metrics["bootstrap"] == {"resamples": 30, "seed": 0, "unit": "patient", "level": 0.95}
     mass, _, hernia = metrics["classes"]
-    assert mass["intervals"]["auroc"]["low"] <= mass["auroc"] <= mass["intervals"]["auroc"]["high"]
-    assert hernia["auroc"] is None
+    auroc = mass["scores"]["auroc"]
+    assert auroc["interval"]["low"] <= auroc["value"] <= auroc["interval"]["high"]
+    assert hernia["scores"]["auroc"] == {"value": None, "interval": None}
     assert hernia["undefined"] == "no positives"
     assert metrics["macro"]["classes"] == ["Mass", "Fibrosis"]
     assert metrics["macro"]["left_out"] == {"Hernia": "no positives"}
-    assert metrics["macro_without"]["Fibrosis"]["auroc"] == mass["auroc"]
+    assert metrics["macro_without"]["Fibrosis"]["scores"]["auroc"] == auroc
     assert metrics["checkpoint"] == "c"
     assert [metrics[key] for key in ("calibration", "operating_points", "subgroups")] == [None] * 3
 
@@ -98,23 +101,60 @@ def labelled(seed: int, sexes: bool = True) -> tuple[LabelledImages, np.ndarray]
     return images, rng.uniform(0.2 * labels, 0.6 + 0.4 * labels)
 
 
-def test_metrics_hold_the_judgement_beside_the_scores(tmp_path):
+def test_metrics_hold_the_judgement_beside_the_scores(tmp_path, estimates_of):
     """A reader who must judge the model would not find where it was calibrated, chosen, or compared."""
     images, probabilities = labelled(0)
     judgement = judge(images, probabilities, labelled(1), 0.8, 30)
     write_metrics(tmp_path, "t", {}, example(), judgement=judgement)
     metrics = read_strictly(tmp_path / "metrics.json")
     mass, _, hernia = metrics["calibration"]["classes"]
-    assert 0 <= mass["recalibrated"]["ece"] < mass["ece"] <= 1
+    assert 0 <= mass["recalibrated"]["scores"]["ece"]["value"] < mass["scores"]["ece"]["value"] <= 1
     assert sum(each["images"] for each in mass["bins"]) == 120
-    assert (hernia["undefined"], hernia["ece"], hernia["recalibrated"]) == ("no positives", None, None)
+    assert (hernia["undefined"], hernia["recalibrated"]) == ("no positives", None)
+    assert hernia["scores"]["ece"] == {"value": None, "interval": None}
     assert metrics["calibration"]["validation"] == {"name": "made 1", "images": 120, "patients": 60}
     assert metrics["operating_points"]["specificity"] == 0.8
     point = metrics["operating_points"]["classes"][0]["at_specificity"]
     assert point["chosen"]["validation_specificity"] >= 0.8
-    assert point["intervals"]["ppv"]["low"] <= point["ppv"] <= point["intervals"]["ppv"]["high"]
+    ppv = point["scores"]["ppv"]
+    assert ppv["interval"]["low"] <= ppv["value"] <= ppv["interval"]["high"]
     assert list(metrics["subgroups"]) == ["sex"]
-    assert metrics["subgroups"]["sex"]["comparisons"]["auroc"]["classes"] == ["Mass", "Fibrosis"]
+    compared = metrics["subgroups"]["sex"]["comparisons"]["auroc"]
+    assert compared["classes"] == ["Mass", "Fibrosis"]
+    means = compared["means"]
+    gap = means[compared["highest"]]["value"] - means[compared["lowest"]]["value"]
+    assert compared["gap"]["value"] == pytest.approx(gap)
+    places = estimates_of(tmp_path)
+    for place in (
+        "/classes/0/scores/auroc",
+        "/macro/scores/max_f1",
+        "/calibration/classes/0/bins/0/frequency",
+        "/operating_points/classes/0/at_max_f1/scores/npv",
+        "/subgroups/sex/groups/0/classes/0/scores/sensitivity",
+    ):
+        assert places[place]["interval"] is not None, place
+
+
+def test_the_page_of_shapes_names_every_entry(tmp_path):
+    """Whoever reads a metrics.json by docs/metrics.md would meet what it does not explain, or another version."""
+    images, probabilities = labelled(0)
+    write_metrics(tmp_path, "t", {"name": "x"}, example(), judgement=judge(images, probabilities, labelled(1), 0.8, 30))
+    page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    metrics = read_strictly(tmp_path / "metrics.json")
+    assert f'"version": {metrics["version"]}' in page
+    assert f"| {metrics['version']} |" in page
+    metrics["environment"] = {}
+
+    def keys(entry: Any) -> set[str]:
+        if isinstance(entry, list):
+            return set().union(*map(keys, entry))
+        return set(entry).union(*map(keys, entry.values())) if isinstance(entry, dict) else set()
+
+    ours = {
+        key for key in keys(metrics) if re.fullmatch("[a-z][a-z0-9_]*", key)
+    }  # the others are names of classes and groups
+    assert {"scores", "recalibrated", "validation_sensitivity"} <= ours
+    assert {key for key in ours if not re.search(rf"\b{key}\b", page)} == set()
 
 
 def test_without_validation_or_attributes_their_entries_are_null(tmp_path):

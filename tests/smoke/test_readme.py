@@ -48,7 +48,7 @@ def test_the_first_block_is_two_lines_and_ci_runs_the_second():
     assert printed == f"+ {block[1]}\n"
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/architecture.md"])
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/metrics.md"])
 def test_files_that_a_page_links_to_exist(page):
     text = (ROOT / page).read_text()
     for link in re.findall(r"\]\(([^)#]+)\)", text):

@@ -40,7 +40,7 @@ def test_demo_ends_in_scores_figures_and_a_checkpoint(demonstrated):
     zeroshot = demonstrated / "runs" / "phantom" / "zeroshot_cls"
     metrics = json.loads((zeroshot / "metrics.json").read_text())
     assert len(metrics["classes"]) >= 14
-    assert metrics["macro"]["auroc"] is not None
+    assert metrics["macro"]["scores"]["auroc"]["value"] is not None
     for name in ("predictions.csv", "roc.png", "precision_recall.png", "answers.png", "config.yaml"):
         assert (zeroshot / name).stat().st_size > 0
     assert (demonstrated / "runs" / "phantom" / "pretrain" / "best.safetensors").is_file()

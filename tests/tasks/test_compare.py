@@ -45,7 +45,7 @@ def compared(a: Path, b: Path, output: Path, **options):
     return metrics["differences"], metrics
 
 
-def test_the_command_line_takes_two_folders_and_leaves_a_run_folder(tmp_path, monkeypatch, capsys):
+def test_the_command_line_takes_two_folders_and_leaves_a_run_folder(tmp_path, monkeypatch, capsys, estimates_of):
     monkeypatch.chdir(tmp_path)
     classified(Path("a"), 1), classified(Path("b"), 2)
     assert run_task("compare", ["a", "b", "--resamples", "20", "--output", "out"]) == 0
@@ -57,6 +57,8 @@ def test_the_command_line_takes_two_folders_and_leaves_a_run_folder(tmp_path, mo
     table = pd.read_csv("out/differences.csv")
     assert len(table) == 3 * 4
     assert np.allclose(table["b"] - table["a"], table["difference"])
+    places = estimates_of(Path("out"))
+    assert [places[f"/differences/{k}/difference"]["interval"]["low"] for k in range(12)] == table["low"].tolist()
     assert run_task("compare", ["--config", "out/config.yaml", "--output", "again"]) == 0
     assert Path("again/differences.csv").read_bytes() == Path("out/differences.csv").read_bytes()
 
@@ -125,7 +127,7 @@ def test_seeds_are_paired_by_number(tmp_path):
         (folder / "metrics.json").write_text(json.dumps(about))
     differences, metrics = compared(tmp_path / "a", tmp_path / "b", tmp_path / "out")
     assert (metrics["seeds"], metrics["seeds_only_a"], metrics["seeds_only_b"]) == ([1, 2], [0], [5])
-    assert all(entry["value"] == 0 and entry["by_seed"] == [0, 0] for entry in differences)
+    assert all(entry["difference"]["value"] == 0 and entry["by_seed"] == [0, 0] for entry in differences)
 
 
 def grounded(folder: Path, findings: list[tuple[str, str, float, int]]) -> Path:
@@ -148,7 +150,9 @@ def test_findings_are_paired_by_image_and_class(tmp_path):
     )
     b = grounded(tmp_path / "b", [("y", "mass", 0.75, 1), ("x", "nodule", 1, 0), ("x", "mass", 1, 1)])
     differences, metrics = compared(a, b, tmp_path / "out")
-    found = {(e["group"], e["name"]): (e["cases"], e["value"]) for e in differences if e["score"] == "iou"}
+    found = {
+        (e["group"], e["name"]): (e["cases"], e["difference"]["value"]) for e in differences if e["score"] == "iou"
+    }
     assert found == {
         ("larger", "mass"): (2, 0.125),
         ("larger", "all findings"): (2, 0.125),
@@ -177,7 +181,7 @@ def segmented(folder: Path, dice: list[float], marked: list[int]) -> Path:
 def test_segmentations_are_compared_image_by_image(tmp_path):
     a, b = segmented(tmp_path / "a", [0.5, 1, 0], [9, 0, 0]), segmented(tmp_path / "b", [1, 1, 1], [9, 0, 0])
     differences, _ = compared(a, b, tmp_path / "out")
-    found = {entry["score"]: entry["value"] for entry in differences}
+    found = {entry["score"]: entry["difference"]["value"] for entry in differences}
     assert found["dice"] == pytest.approx(0.5)
     assert (found["dice_marked"], found["empty_right"], found["dice_balanced"]) == (0.5, 0.5, 0.5)
     other = segmented(tmp_path / "c", [1, 1, 1], [9, 2, 0])

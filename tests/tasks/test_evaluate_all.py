@@ -49,7 +49,7 @@ def no_figures(monkeypatch):
             monkeypatch.setattr(module, name, lambda *arguments: None)
 
 
-def test_every_layout_is_in_one_table_beside_its_own_run(config, no_figures, capsys):
+def test_every_layout_is_in_one_table_beside_its_own_run(config, no_figures, capsys, estimates_of):
     """A data set would be missing, or its number differ from its own run's."""
     output = run(config)
     page = (output / "results.md").read_text()
@@ -60,7 +60,8 @@ def test_every_layout_is_in_one_table_beside_its_own_run(config, no_figures, cap
     for name in config.classification:
         metrics = json.loads((output / "zeroshot_cls" / name / "metrics.json").read_text())
         lines = table.query("data_set == @name and score == 'auroc' and task != 'grounding'").set_index("name")
-        assert float(lines["value"][metrics["macro"]["name"]]) == pytest.approx(metrics["macro"]["auroc"])
+        auroc = metrics["macro"]["scores"]["auroc"]["value"]
+        assert float(lines["value"][metrics["macro"]["name"]]) == pytest.approx(auroc)
         assert f"| {name} " in page
     for name in config.grounding:
         metrics = json.loads((output / "grounding" / name / "metrics.json").read_text())
@@ -70,8 +71,12 @@ def test_every_layout_is_in_one_table_beside_its_own_run(config, no_figures, cap
         value = lines.query("name == 'all findings' and score == 'iou'")["value"].item()
         assert float(value) == pytest.approx(metrics[size][-1]["scores"]["prior"]["iou"]["value"])
     assert "COVID-19" in (output / "report.html").read_text()
-    states = json.loads((output / "metrics.json").read_text())["data_sets"]
-    assert [state["state"] for state in states] == ["done"] * 5
+    together = json.loads((output / "metrics.json").read_text())
+    assert [state["state"] for state in together["data_sets"]] == ["done"] * 5
+    first = together["results"][0]
+    assert (first["data_set"], first["task"], first["subset"]) == ("cxr14", "zero-shot classification", "")
+    assert len(estimates_of(output)) == len(table)
+    assert [key for result in together["results"] for key in result["scores"]] == table["score"].tolist()
 
 
 def test_what_is_missing_is_named_and_what_is_broken_does_not_stop_the_others(config, no_figures, tmp_path, capsys):

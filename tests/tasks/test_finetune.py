@@ -110,7 +110,7 @@ def lines_of(path: Path) -> set[str]:
     return set(path.read_text().splitlines())
 
 
-def test_segmentation_learns_and_leaves_a_whole_run_folder(seg):
+def test_segmentation_learns_and_leaves_a_whole_run_folder(seg, estimates_of):
     """Bright squares on noise: a segmenter that does not find them does not learn, or learns the wrong masks."""
     output = finetune_seg.run(replace(seg, seeds=(0, 1)), show=False)
     assert {path.name for path in output.iterdir()} == {
@@ -119,10 +119,10 @@ def test_segmentation_learns_and_leaves_a_whole_run_folder(seg):
     assert not list(output.rglob("*.partial"))
     summary = json.loads((output / "metrics.json").read_text())
     assert summary["seeds"] == [0, 1]
-    dice = summary["scores"]["dice"]
-    assert dice["mean"] == pytest.approx(np.mean(dice["values"]))
-    assert dice["deviation"] == pytest.approx(np.std(dice["values"], ddof=1))
-    assert dice["mean"] > summary["scores"]["dice_of_predicting_nothing"]["mean"] + 0.15
+    mean, dice = estimates_of(output)["/scores/dice"], summary["spread"]["dice"]
+    assert mean == {"value": pytest.approx(np.mean(dice["by_seed"])), "interval": None}
+    assert dice["deviation"] == pytest.approx(np.std(dice["by_seed"], ddof=1))
+    assert mean["value"] > summary["scores"]["dice_of_predicting_nothing"]["value"] + 0.15
     for seed in (0, 1):
         folder = output / f"seed_{seed}"
         assert {path.name for path in folder.iterdir()} == {
@@ -135,7 +135,10 @@ def test_segmentation_learns_and_leaves_a_whole_run_folder(seg):
         assert sum(map(len, parts)) == len(set.union(*parts)) == 60
         table = pd.read_csv(folder / "predictions.csv")
         assert set(table["image"]) == parts[2]
-        assert table["dice"].mean() == pytest.approx(dice["values"][seed])
+        assert table["dice"].mean() == pytest.approx(dice["by_seed"][seed])
+        scored = estimates_of(folder)["/scores/dice"]
+        assert scored["value"] == dice["by_seed"][seed]
+        assert scored["interval"]["resamples"] == 20
     read = parse(FinetuneSegConfig, ["--config", str(output / "config.yaml")])
     assert read == replace(seg, seeds=(0, 1))
 
@@ -175,7 +178,7 @@ def test_a_smaller_share_of_labels_lies_inside_a_larger_one(seg):
 
 
 @pytest.mark.parametrize("linear_probe", [False, True])
-def test_classification_leaves_a_whole_run_folder(cls, linear_probe):
+def test_classification_leaves_a_whole_run_folder(cls, linear_probe, estimates_of):
     output = finetune_cls.run(replace(cls, linear_probe=linear_probe), show=False)
     folder = output / "seed_0"
     assert {path.name for path in folder.iterdir()} == {
@@ -186,10 +189,12 @@ def test_classification_leaves_a_whole_run_folder(cls, linear_probe):
     assert metrics["format"] == "medslip-metrics"
     assert metrics["data"]["images"] == len(lines_of(output / "test_list.txt")) == 30
     assert metrics["operating_points"]["validation"]["images"] == len(lines_of(output / "valid_list.txt"))
-    assert metrics["calibration"]["classes"][0]["ece"] is not None
+    scored = estimates_of(folder)
+    assert scored["/calibration/classes/0/scores/ece"]["value"] is not None
     summary = json.loads((output / "metrics.json").read_text())
-    assert summary["scores"]["auroc"]["values"] == [metrics["macro"]["auroc"]]
-    assert summary["scores"]["auroc"]["deviation"] is None
+    auroc = scored["/macro/scores/auroc"]["value"]
+    assert estimates_of(output)["/scores/auroc"] == {"value": auroc, "interval": None}
+    assert summary["spread"]["auroc"] == {"deviation": None, "by_seed": [auroc]}
     assert list(summary["start"]["random"]) == (["head"] if linear_probe else ["fourth_stage", "head"])
     assert parse(FinetuneClsConfig, ["--config", str(output / "config.yaml")]).data == cls.data
 

@@ -37,7 +37,7 @@ def config(tiny_prepared: Path, tiny_bert: Path, tmp_path: Path) -> PretrainConf
     )
 
 
-def test_run_folder_holds_what_a_reader_needs(config):
+def test_run_folder_holds_what_a_reader_needs(config, estimates_of):
     """A run that leaves out its config, scores or figures cannot be trusted or repeated."""
     best = run(config)
     names = {path.name for path in config.output.iterdir()}
@@ -49,6 +49,8 @@ def test_run_folder_holds_what_a_reader_needs(config):
     assert sum(line["kind"] == "validation" for line in log) == 3
     metrics = json.loads((config.output / "metrics.json").read_text())
     assert [entry["name"] for entry in metrics["classes"]] == ["effusion"]
+    auroc = estimates_of(config.output)["/macro/scores/auroc"]
+    assert auroc == {"value": metrics["validation"]["validation_auroc"], "interval": None}
     card = load_checkpoint(best).card
     assert card.transform.side == 32
     assert card.text is not None

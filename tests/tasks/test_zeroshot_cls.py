@@ -69,7 +69,7 @@ def expected(config, pathology):
     return Predictor(load_checkpoint(config.checkpoint), "cpu").classify(paths).columns([pathology])[:, 0]
 
 
-def test_table_gives_predictions_scores_and_figures(config, capsys):
+def test_table_gives_predictions_scores_and_figures(config, capsys, estimates_of):
     """The run folder must let a reader check every number: which image, which label, which query."""
     scores = run(config)
     predictions, metrics = results(config)
@@ -80,7 +80,8 @@ def test_table_gives_predictions_scores_and_figures(config, capsys):
     np.testing.assert_allclose(predictions["Effusion"], expected(config, "effusion"), rtol=1e-4)
     np.testing.assert_allclose(predictions["Mass"], expected(config, "mass"), rtol=1e-4)
     assert [entry["name"] for entry in metrics["classes"]] == ["Effusion", "Mass"]
-    assert metrics["classes"][0]["auroc"] == pytest.approx(scores.classes[0].auroc)
+    places = estimates_of(config.output)
+    assert places["/classes/0/scores/auroc"]["value"] == pytest.approx(scores.classes[0].auroc)
     assert (metrics["data"]["images"], metrics["data"]["patients"], metrics["data"]["kind"]) == (10, 5, "table")
     assert metrics["queries"] == {"Effusion": "effusion", "Mass": "mass"}
     assert metrics["provenance"] == {"made": "for tests"}
@@ -96,7 +97,7 @@ def test_table_gives_predictions_scores_and_figures(config, capsys):
         "calibration.png",
     }
     assert parse(ZeroshotConfig, ["--config", str(config.output / "config.yaml")]) == config
-    assert metrics["calibration"]["classes"][0]["ece"] is not None
+    assert metrics["calibration"]["classes"][0]["scores"]["ece"]["value"] is not None
     assert metrics["operating_points"] is None
     shown = capsys.readouterr().out
     assert "no validation images: no operating points" in shown
@@ -282,7 +283,7 @@ def test_operating_points_come_from_the_validation_images(validated, capsys):
     threshold = effusion["at_max_f1"]["chosen"]["threshold"]
     assert np.isclose(scores[others.labels[:, 0] == 1], threshold, rtol=1e-4).any()
     reached = predictions["Effusion"][predictions["label_Effusion"] == 1] >= threshold
-    assert effusion["at_max_f1"]["sensitivity"] == pytest.approx(reached.mean())
+    assert effusion["at_max_f1"]["scores"]["sensitivity"]["value"] == pytest.approx(reached.mean())
     assert len(predictions) == 6
     assert predictions["sex"].tolist() == ["M", "F"] * 3
     assert list(metrics["subgroups"]) == ["sex"]
