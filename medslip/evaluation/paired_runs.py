@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import pandas as pd
 
 from medslip.data.table import read_cells
 from medslip.errors import InputError
-from medslip.evaluation.run_folder import METRICS_FORMAT
+from medslip.evaluation.run_folder import read_metrics
 
 CLASSIFICATION = ("zero-shot classification", "fine-tuned classification")
 GROUNDING = "grounding"
@@ -89,7 +88,7 @@ def open_run(folder: Path) -> Run:
     Raises:
         InputError: It is no such folder, or a file in it cannot be used.
     """
-    metrics = _read_metrics(folder)
+    metrics = read_metrics(folder)
     task = str(metrics.get("task"))
     if task not in _FILES:
         raise InputError(f"{folder}: a run of {task!r} cannot be compared; one of: {', '.join(_FILES)}")
@@ -105,19 +104,6 @@ def open_run(folder: Path) -> Run:
                 f"{table.path}: is of other images than {first.path}; the seeds of a run share their test images"
             )
     return Run(folder, task, tables, metrics)
-
-
-def _read_metrics(folder: Path) -> dict[str, Any]:
-    path = folder / "metrics.json"
-    try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: file not found; give the folder of a finished run") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from None
-    if not isinstance(metrics, dict) or metrics.get("format") != METRICS_FORMAT:
-        raise InputError(f"{path}: is no metrics.json of a run")
-    return metrics
 
 
 def _read_table(path: Path) -> Table:

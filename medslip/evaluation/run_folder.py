@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
+from medslip.errors import InputError
 from medslip.evaluation.classification import SCORES, ClassScores, MacroScores, Scores, summarise
 from medslip.evaluation.estimates import with_scores
 from medslip.evaluation.judgement import Judgement
@@ -40,6 +41,24 @@ def write_json(path: Path, data: Any) -> None:
     Numpy numbers and arrays, paths and tuples become what JSON has for them; NaN and infinities become null.
     """
     write_text(path, json.dumps(plain(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """The metrics.json of a run; its shape is in docs/metrics.md.
+
+    Raises:
+        InputError: It is missing or is none.
+    """
+    path = folder / "metrics.json"
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: file not found; give the folder of a finished run") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from None
+    if not isinstance(metrics, dict) or metrics.get("format") != METRICS_FORMAT:
+        raise InputError(f"{path}: is no metrics.json of a run")
+    return metrics
 
 
 def environment(device: str = "cpu") -> dict[str, Any]:

@@ -37,7 +37,7 @@ from medslip.evaluation.run_folder import METRICS_FORMAT, METRICS_VERSION, envir
 from medslip.files import to_json, write_text
 from medslip.model.image_encoder import Trunk, TrunkName
 from medslip.model.weights import load_strictly, read_tensors, write_tensors
-from medslip.tasks.run_start import begin_run, nothing_half_written
+from medslip.tasks.run_start import begin_run, nothing_half_written, refuse_other_config
 from medslip.tasks.weights import newest_phantom_checkpoint
 from medslip.training.distributed import Processes
 from medslip.training.engine import Progress, TrainConfig, Trainer, Validation, read_log
@@ -248,15 +248,21 @@ def begun(
 ) -> Iterator[None]:
     """A run folder with config.yaml, valid_list.txt and test_list.txt, removed again where its input is refused.
 
+    Of a run that is resumed, it stays as it is.
+
     Args:
         output: The run folder, the same in every process.
-        config: The resolved config dataclass.
+        config: The resolved config dataclass, with an attribute ``resume``.
         splits: "train", "valid" and "test".
         world: The processes; the main one writes.
 
     Raises:
-        InputError: The folder is in use.
+        InputError: The folder is in use, or the run to resume began with another config.
     """
+    if config.resume:
+        refuse_other_config(output, config)
+        yield
+        return
     with nothing_half_written(output):
         world.wait()  # all have seen the folder empty before one writes
         if world.is_main:
@@ -314,6 +320,7 @@ class Fit:
         folder: This seed's run folder.
         score: The logged score that chooses the best epoch.
         score_name: What it is called.
+        resume: Whether to go on from this seed's last epoch, where there is one.
     """
 
     train: TrainConfig
@@ -322,6 +329,7 @@ class Fit:
     folder: Path
     score: str
     score_name: str
+    resume: bool
 
     def shard(self, images: int, workers: int) -> Shard:
         """This process's share of the batches; a batch is not larger than the list."""
@@ -362,17 +370,29 @@ class Fit:
             write_tensors(best, objective.model.state_dict(), {"card": to_json(about)})
 
         trainer = Trainer(self.train, self.optim, self.world, self.folder, loss_names, validate, save_best)
-        trainer.fit(objective, batches)
+        trainer.fit(objective, batches, self.resume and self._state.is_file())
         tensors, metadata = read_tensors(best)
         load_strictly(objective.model, tensors, str(best))
         objective.eval()
         if self.world.is_main:
-            (self.folder / "last.safetensors").unlink()  # nothing goes on from here, and it is three times the weights
             finetuning_curves(
                 self.folder / "losses.png", read_log(self.folder / "log.jsonl"), self.score, self.score_name
             )
         validation: dict[str, Any] = json.loads(metadata["card"])["validation"]
         return validation
+
+    @property
+    def _state(self) -> Path:
+        return self.folder / "last.safetensors"
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether a run that is resumed has come to the end of this seed before."""
+        return self.resume and (self.folder / "metrics.json").is_file()
+
+    def finish(self) -> None:
+        """Once the test images are scored, by the main process: nothing goes on from here, and it is large."""
+        self._state.unlink(missing_ok=True)
 
 
 def seed_folder(output: Path, seed: int) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,10 @@ from medslip.data.labelled import LabelledImages
 from medslip.data.loading import Batch, evaluation_loader, preload
 from medslip.data.transforms import AugmentationConfig, TrainingTransform
 from medslip.errors import InputError
-from medslip.evaluation.classification import Scores, score, summarise
+from medslip.evaluation.classification import score, summarise
 from medslip.evaluation.figures import precision_recall_curves, roc_curves
 from medslip.evaluation.judgement import judge
-from medslip.evaluation.run_folder import judgement_table, score_table, write_metrics, write_predictions
+from medslip.evaluation.run_folder import judgement_table, read_metrics, score_table, write_metrics, write_predictions
 from medslip.labels import PRESENT
 from medslip.model.classifier import Classifier, LinearProbe, fourth_stage
 from medslip.tasks.finetune import (
@@ -117,6 +117,7 @@ class FinetuneClsConfig:
         seeds: One run each: first weights, order, augmentation, and which labels a share below 1 chooses.
         specificity: Operating points, chosen on the validation images: the highest sensitivity at this specificity, 0..1.
         resamples: Bootstrap resamples of patients.
+        resume: Go on with the run in the output folder, as if it had never stopped.
         device: Where to compute.
         output: The run folder; None takes runs/finetune_cls/DATE-TIME.
     """
@@ -132,6 +133,7 @@ class FinetuneClsConfig:
     seeds: tuple[int, ...] = (0,)
     specificity: float = 0.9
     resamples: int = 1000
+    resume: bool = False
     device: Device = "auto"
     output: Path | None = None
 
@@ -177,7 +179,7 @@ def run(config: FinetuneClsConfig, show: bool = True) -> Path:
         InputError: The checkpoint, an image, the labels or the config cannot be used.
     """
     with processes(config.device) as world:
-        output = agreed_folder(config.output, "finetune_cls", world)
+        output = agreed_folder(config.output, "finetune_cls", world, config.resume)
         start, checkpoint = open_start(config.start, config.checkpoint, config.data.side)
         splits = _read(config.data)
         labels = splits["train"].labels
@@ -204,7 +206,7 @@ def _run_seeds(
     world: Processes,
     show: bool,
 ) -> tuple[dict[int, dict[str, float]], dict[str, Any]]:
-    """Seed -> test scores; and what was loaded."""
+    """Seed -> test scores, in the main process; and what was loaded."""
     train, valid = (_part(splits[name], name, config) for name in ("train", "valid"))
     runs: dict[int, dict[str, float]] = {}
     report: dict[str, Any] = {}
@@ -213,10 +215,9 @@ def _run_seeds(
         report = classification.report
         if world.is_main and not runs:
             print(show_start(report))
-        scores, shown = classification.run(chosen[seed], splits["test"])
-        runs[seed] = _values(scores)
-        if world.is_main and show:
-            print(f"seed {seed}, test images\n{score_table(scores)}\n\n{shown}\n")
+        classification.run(chosen[seed], splits["test"], show)
+        if world.is_main:
+            runs[seed] = _values(read_metrics(seed_folder(Path(str(config.output)), seed)))
     return runs, report
 
 
@@ -226,10 +227,11 @@ def _unseen(train: _Part, chosen: Chosen) -> list[str]:
     return [name for name, there in zip(train.data.classes, seen, strict=True) if not there]
 
 
-def _values(scores: Scores) -> dict[str, float]:
-    macro = summarise(scores)
-    named = {"auroc": macro.auroc, "average_precision": macro.average_precision, "max_f1": macro.max_f1}
-    named |= {f"auroc_{entry.name}": entry.auroc for entry in scores.classes if len(scores.classes) > 1}
+def _values(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The scores of a seed, from its metrics.json."""
+    macro, classes = metrics["macro"]["scores"], metrics["classes"]
+    named = {name: macro[name]["value"] for name in ("auroc", "average_precision", "max_f1")}
+    named |= {f"auroc_{entry['name']}": entry["scores"]["auroc"]["value"] for entry in classes if len(classes) > 1}
     return {name: value for name, value in named.items() if value is not None}
 
 
@@ -313,6 +315,7 @@ class _Classification:
             seed_folder(Path(str(config.output)), seed),
             "validation_auroc",
             "Mean AUROC",
+            config.resume,
         )
         torch.manual_seed(seed)
         model, stage = _model(config, start, len(train.data.classes))
@@ -321,12 +324,10 @@ class _Classification:
         self._objective.to(world.device)
         self._valid_loader = self._loader(valid)
 
-    def run(self, chosen: Chosen, test: LabelledImages) -> tuple[Scores, str]:
-        """Learn from the chosen images, choose the epoch on validation, then score the test images.
-
-        Returns:
-            The scores, and in the main process the judgement as text.
-        """
+    def run(self, chosen: Chosen, test: LabelledImages, show: bool) -> None:
+        """Learn from the chosen images, choose the epoch on validation, then score the test images."""
+        if self._fit.is_scored:
+            return
         data, config, folder = self._train.data, self._config, self._fit.folder
         repeated = np.tile(chosen, config.data.passes)
         unseen = _unseen(self._train, chosen)
@@ -358,21 +359,23 @@ class _Classification:
         best = self._fit.run(self._objective, batches, CLASSIFICATION_LOSSES, self._validate, card)
         part = _part(test, "test", config)
         probabilities, _ = self._examine(part, self._loader(part))
-        scores = score(data.classes, part.labels, probabilities, test.patients, config.resamples)
         validated, _ = self._examine(self._valid, self._valid_loader)
-        shown = ""
-        if self._world.is_main:
-            about = {"name": test.name, "part": "test", "learnt_from": len(chosen), "never_labelled_present": unseen}
-            extra = {"seed": self._seed, "validation": best, "start": self.report}
-            judgement = judge(test, probabilities, (self._valid.data, validated), config.specificity, config.resamples)
-            shown = judgement_table(judgement)
-            write_metrics(folder, TASK, about, scores, device=str(self._world.device), extra=extra, judgement=judgement)
-            attributes = attributes_of(test)
-            write_predictions(folder, test.paths, test.patients, data.classes, probabilities, part.labels, attributes)
-            roc_curves(folder / "roc.png", scores, part.labels, probabilities)
-            precision_recall_curves(folder / "precision_recall.png", scores, part.labels, probabilities)
-            draw_judgement(folder, judgement, scores)
-        return scores, shown
+        if not self._world.is_main:
+            return
+        scores = score(data.classes, part.labels, probabilities, test.patients, config.resamples)
+        judgement = judge(test, probabilities, (self._valid.data, validated), config.specificity, config.resamples)
+        attributes = attributes_of(test)
+        write_predictions(folder, test.paths, test.patients, data.classes, probabilities, part.labels, attributes)
+        roc_curves(folder / "roc.png", scores, part.labels, probabilities)
+        precision_recall_curves(folder / "precision_recall.png", scores, part.labels, probabilities)
+        draw_judgement(folder, judgement, scores)
+        about = {"name": test.name, "part": "test", "learnt_from": len(chosen), "never_labelled_present": unseen}
+        extra = {"seed": self._seed, "validation": best, "start": self.report}
+        # Last: a run that is resumed takes it for the end of this seed.
+        write_metrics(folder, TASK, about, scores, device=str(self._world.device), extra=extra, judgement=judgement)
+        self._fit.finish()
+        if show:
+            print(f"seed {self._seed}, test images\n{score_table(scores)}\n\n{judgement_table(judgement)}\n")
 
     def _loader(self, part: _Part) -> Iterable[Batch]:
         shard = self._fit.shard(len(part.data), self._config.data.workers)
@@ -401,7 +404,8 @@ class _Classification:
         device = self._world.device
         indices, answers = [], []
         for batch in (batch.to(device) for batch in loader):
-            with torch.inference_mode():
+            # In full precision, also within training: operating points are for the model as others open it.
+            with torch.inference_mode(), torch.autocast(device.type, enabled=False):
                 answers.append(self._objective.answer(batch.images).float().cpu().numpy())
             indices.append(batch.indices.cpu().numpy())
         (logits,) = in_order(self._world, indices, answers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -27,7 +27,7 @@ from medslip.data.siim_acr import read_masks
 from medslip.errors import InputError
 from medslip.evaluation.estimates import estimate
 from medslip.evaluation.figures import Tile, overview
-from medslip.evaluation.run_folder import METRICS_FORMAT, METRICS_VERSION, environment, write_json
+from medslip.evaluation.run_folder import METRICS_FORMAT, METRICS_VERSION, environment, read_metrics, write_json
 from medslip.evaluation.segmentation import (
     THRESHOLDS,
     Criterion,
@@ -124,6 +124,7 @@ class FinetuneSegConfig:
         optim: The optimiser; the published recipe is a constant learning rate of 1e-5.
         seeds: One run each: first weights, order, augmentation, and which labels a share below 1 chooses.
         resamples: Bootstrap resamples of patients.
+        resume: Go on with the run in the output folder, as if it had never stopped.
         device: Where to compute.
         output: The run folder; None takes runs/finetune_seg/DATE-TIME.
     """
@@ -138,6 +139,7 @@ class FinetuneSegConfig:
     optim: OptimConfig = field(default_factory=finetuning_optim)
     seeds: tuple[int, ...] = (0,)
     resamples: int = 1000
+    resume: bool = False
     device: Device = "auto"
     output: Path | None = None
 
@@ -176,7 +178,7 @@ def run(config: FinetuneSegConfig, show: bool = True) -> Path:
         InputError: The checkpoint, an image, a mask or the config cannot be used.
     """
     with processes(config.device) as world:
-        output = agreed_folder(config.output, "finetune_seg", world)
+        output = agreed_folder(config.output, "finetune_seg", world, config.resume)
         start, checkpoint = open_start(config.start, config.checkpoint, config.data.side)
         data = _read(config.data)
         splits = _split(data, config)
@@ -198,7 +200,7 @@ def _run_seeds(
     chosen: dict[int, Chosen],
     world: Processes,
 ) -> tuple[dict[int, dict[str, float]], dict[str, Any]]:
-    """Seed -> test scores; and what was loaded."""
+    """Seed -> test scores, in the main process; and what was loaded."""
     train, valid = (_part(splits[name], name, config) for name in ("train", "valid"))
     runs: dict[int, dict[str, float]] = {}
     report: dict[str, Any] = {}
@@ -207,14 +209,23 @@ def _run_seeds(
         report = segmenter.report
         if world.is_main and not runs:
             print(show_start(report))
-        scores = segmenter.run(chosen[seed], splits["test"])
-        runs[seed] = {**scores.values, "dice_of_predicting_nothing": 1 - scores.marked / scores.images}
-        if world.is_main and not scores.values["dice_marked"]:
+        segmenter.run(chosen[seed], splits["test"])
+        if not world.is_main:
+            continue
+        runs[seed] = _values(read_metrics(seed_folder(Path(str(config.output)), seed)))
+        if not runs[seed]["dice_marked"]:
             print(
                 f"seed {seed}: the best epoch finds no marked pixel of any test image; learn for longer (--train.epochs, "
                 "--data.passes), from more labels, or at another --optim.learning_rate"
             )
     return runs, report
+
+
+def _values(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The scores of a seed, from its metrics.json."""
+    data, scores = metrics["data"], metrics["scores"]
+    nothing = 1 - data["marked"] / data["images"]
+    return {name: entry["value"] for name, entry in scores.items()} | {"dice_of_predicting_nothing": nothing}
 
 
 def _split(data: MaskedImages, config: FinetuneSegConfig) -> dict[str, MaskedImages]:
@@ -278,6 +289,7 @@ class _Segmentation:
             seed_folder(Path(str(config.output)), seed),
             f"validation_{config.choose_by}",
             "Mean Dice" if config.choose_by == "dice" else "Balanced Dice",
+            config.resume,
         )
         torch.manual_seed(seed)
         self._model = Segmenter(start.trunk(), config.bridge)
@@ -286,8 +298,10 @@ class _Segmentation:
         self._objective.to(world.device)
         self._valid, self._valid_patients = self._loader(valid), valid.data.patients
 
-    def run(self, chosen: Chosen, test: MaskedImages) -> SegmentationScores:
+    def run(self, chosen: Chosen, test: MaskedImages) -> None:
         """Learn from the chosen images, choose epoch and threshold on validation, then score the test images."""
+        if self._fit.is_scored:
+            return
         data, config, folder = self._train.data, self._config, self._fit.folder
         repeated = np.tile(chosen, config.data.passes)
         if self._world.is_main:
@@ -310,11 +324,10 @@ class _Segmentation:
         }
         best = self._fit.run(self._objective, batches, SEGMENTATION_LOSSES, self._validate, card)
         counts, _ = self._examine(self._loader(_part(test, "test", config)))
-        threshold = best["validation_threshold"]
-        scores = score_segmentation(counts, threshold, test.patients, config.resamples, seed=0)
         if self._world.is_main:
+            scores = score_segmentation(counts, best["validation_threshold"], test.patients, config.resamples, seed=0)
             self._write(test, scores, counts, best, len(chosen))
-        return scores
+            self._fit.finish()
 
     def _loader(self, part: _Part) -> Iterable[Batch]:
         shard = self._fit.shard(len(part.data), self._config.data.workers)
@@ -336,7 +349,8 @@ class _Segmentation:
         indices, counts = [], []
         for batch in (batch.to(device) for batch in loader):
             assert batch.labels is not None
-            with torch.inference_mode():
+            # In full precision, also within training: the threshold is for the model as others open it.
+            with torch.inference_mode(), torch.autocast(device.type, enabled=False):
                 logits = self._objective.answer(batch.images).float()
                 summed += self._objective.loss(logits, batch.labels, one)
             indices.append(batch.indices.cpu().numpy())
@@ -378,7 +392,6 @@ class _Segmentation:
             "start": self.report,
             "environment": environment(str(self._world.device)),
         }
-        write_json(folder / "metrics.json", metrics)
         table = pd.DataFrame(
             {
                 "image": [str(path) for path in test.paths],
@@ -398,6 +411,8 @@ class _Segmentation:
             for (what, index), tile in zip(chosen, tiles, strict=True)
         ]
         overview(folder / "overlays.png", titled)
+        # Last: a run that is resumed takes it for the end of this seed.
+        write_json(folder / "metrics.json", metrics)
 
     def _tiles(self, test: MaskedImages, indices: list[int]) -> list[Tile]:
         """Image, the mask's outline in white, the probability as a heat map."""

@@ -63,19 +63,25 @@ def refuse_used(folder: Path) -> None:
         raise InputError(f"{folder}: exists and is not empty; name another --output")
 
 
-def agreed_folder(wanted: Path | None, task: str, world: Processes) -> Path:
+def agreed_folder(wanted: Path | None, task: str, world: Processes, resume: bool = False) -> Path:
     """One run folder for all processes: as wanted, or named after the main process's time.
 
     Args:
         wanted: The folder; None for runs/TASK/DATE-TIME.
         task: What the runs of this kind are called.
         world: The processes.
+        resume: Whether a run is there, to go on with.
 
     Raises:
-        InputError: In every process, where the folder is in use.
+        InputError: In every process, where the folder is in use, or there is nothing to resume.
     """
     folder: Path = world.gather(wanted or RUNS / task / timestamp())[0]
-    refuse_used(folder)
+    if not resume:
+        refuse_used(folder)
+    elif wanted is None or not (folder / "config.yaml").is_file():
+        raise InputError(
+            f"resume: {'no --output is named' if wanted is None else f'{folder} holds no run'} to go on with"
+        )
     return folder
 
 
@@ -92,7 +98,9 @@ def begin_run(folder: Path, config: Any, resume: bool = False) -> Path:
     """
     folder = Path(folder)
     if resume:
-        _refuse_other_config(folder, config)
+        if not (folder / "last.safetensors").is_file():
+            raise InputError(f"{folder}: holds no last.safetensors to resume from")
+        refuse_other_config(folder, config)
         return folder
     refuse_used(folder)
     discard_start(folder)
@@ -139,9 +147,12 @@ def differences(folder: Path, config: Any) -> list[str]:
     )
 
 
-def _refuse_other_config(folder: Path, config: Any) -> None:
-    if not (folder / "last.safetensors").is_file():
-        raise InputError(f"{folder}: holds no last.safetensors to resume from")
+def refuse_other_config(folder: Path, config: Any) -> None:
+    """Refuse to go on with a run that began with another config, but for what changes no number.
+
+    Raises:
+        InputError: Naming the first key that differs.
+    """
     if changed := differences(folder, config):
         raise InputError(
             f"{folder}: the run began with another {changed[0]}; resume it as it began (--config {folder}/config.yaml), "

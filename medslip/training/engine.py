@@ -218,7 +218,8 @@ class Trainer:
         total = values[self.loss_names[0]]
         if not math.isfinite(total):
             raise InputError(
-                f"the loss is {total} at step {step}; lower optim.learning_rate, or resume with train.precision float32"
+                f"the loss is {total} at step {step}; lower optim.learning_rate, or take train.precision float32, in another "
+                "run folder"
             )
         if logs:
             bar.set_postfix(loss=f"{total:.3f}")

@@ -30,7 +30,7 @@ from medslip.tasks.finetune import StartConfig, open_start, show_start, split_pa
 from medslip.tasks.finetune_cls import ClassificationDataConfig, FinetuneClsConfig
 from medslip.tasks.finetune_seg import FinetuneSegConfig, SegmentationDataConfig
 from medslip.tasks.zeroshot_cls import ImagesConfig
-from medslip.training.engine import TrainConfig, read_log
+from medslip.training.engine import TrainConfig, Trainer, read_log
 from medslip.training.optim import OptimConfig
 
 PLAIN = OptimConfig(learning_rate=3e-3, final_learning_rate=1e-3, warmup_steps=0)
@@ -206,6 +206,58 @@ def test_the_same_seed_gives_the_same_weights(cls):
     )
     weights = [read_tensors(run / "seed_0" / "best.safetensors")[0] for run in (one, other)]
     assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+
+
+@pytest.mark.parametrize("stopped", [3, 11, "test"])
+def test_a_resumed_run_equals_an_unbroken_one(cls, tmp_path, monkeypatch, stopped):
+    """Hours of training would be lost with one broken test image, or come out otherwise than unbroken."""
+    config = replace(cls, seeds=(0, 1), train=replace(cls.train, epochs=3))
+    whole = finetune_cls.run(replace(config, output=tmp_path / "whole"), show=False)
+    config = replace(config, output=tmp_path / "broken")
+    step, score = Trainer._step, finetune_cls.score
+
+    def break_off(self, *args):
+        break_off.steps += 1
+        if break_off.steps == stopped:
+            raise KeyboardInterrupt
+        return step(self, *args)
+
+    def fail(*args):
+        raise InputError("test image damaged")
+
+    break_off.steps = 0
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", break_off)
+        if stopped == "test":
+            # Seed 1's, and not a validation's, which has no resamples.
+            patch.setattr(finetune_cls, "score", lambda *a, **k: score(*a, **k) if k or _scored(config) < 1 else fail())
+        with pytest.raises((KeyboardInterrupt, InputError)):
+            finetune_cls.run(config, show=False)
+    with pytest.raises(InputError, match="exists and is not empty"):
+        finetune_cls.run(config, show=False)
+    with pytest.raises(InputError, match=r"began with another train\.epochs"):
+        finetune_cls.run(replace(config, train=replace(config.train, epochs=9), resume=True), show=False)
+    finetune_cls.run(replace(config, resume=True), show=False)
+    for seed in (0, 1):
+        names = (f"seed_{seed}/predictions.csv", f"seed_{seed}/train_list.txt")
+        for name in names:
+            assert (whole / name).read_text() == (config.output / name).read_text()
+        assert not (config.output / f"seed_{seed}" / "last.safetensors").exists()
+    scores = [json.loads((run / "metrics.json").read_text())["scores"] for run in (whole, config.output)]
+    assert scores[0] == scores[1]
+
+
+def _scored(config: FinetuneClsConfig) -> int:
+    """How many seeds have come to their end."""
+    return len(list(config.output.glob("seed_*/metrics.json")))
+
+
+def test_there_must_be_something_to_resume(cls):
+    with pytest.raises(InputError, match="holds no run to go on with"):
+        finetune_cls.run(replace(cls, resume=True), show=False)
+    with pytest.raises(InputError, match="no --output is named to go on with"):
+        finetune_cls.run(replace(cls, output=None, resume=True), show=False)
+    assert not cls.output.exists()
 
 
 def test_processes_agree_on_one_run_folder(corpus, tiny_checkpoint, tmp_path):
