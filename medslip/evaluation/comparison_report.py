@@ -11,7 +11,7 @@ import pandas as pd
 
 from medslip.evaluation.comparison import Difference
 from medslip.evaluation.estimates import estimate
-from medslip.evaluation.grounding_report import GROUNDING_WORDS
+from medslip.evaluation.grounding_report import ALL, GROUNDING_WORDS
 from medslip.evaluation.run_folder import METRICS_FORMAT, METRICS_VERSION, environment, write_json
 from medslip.evaluation.text_table import aligned, number
 from medslip.files import written_whole
@@ -59,11 +59,16 @@ def panels_of(differences: Sequence[Difference]) -> list[Panel]:
             entries = [entry for entry in of_group if entry.key.score == score]
             if len(classes) > 1 and entries:
                 panels.append(Panel(f"{SCORE_WORDS[score]}{where}", [entry.key.name for entry in entries], entries))
-        means = [name for name in classes if name.startswith("mean of")] or list(classes)[-1:]
-        entries = [entry for entry in of_group if entry.key.name == means[0]]
-        title = f"{means[0]} {group} than a patch" if group else means[0]
+        mean = means_among(list(classes))[0]
+        entries = [entry for entry in of_group if entry.key.name == mean]
+        title = f"{mean} {group} than a patch" if group else mean
         panels.append(Panel(title, [SCORE_WORDS[entry.key.score] for entry in entries], entries))
     return panels
+
+
+def means_among(names: Sequence[str]) -> list[str]:
+    """Those names that are of all classes or findings, not of one; the last name where none says so."""
+    return [name for name in names if name.startswith("mean of") or name == ALL] or list(names[-1:])
 
 
 def show_differences(panels: Sequence[Panel]) -> str:

@@ -49,6 +49,7 @@ _HEAD = 10
 _MOST_FILES = 200
 
 _FIGURES = {
+    "differences.png": "What run B has above run A, with 95 % intervals; in colour where the interval leaves out 0.",
     "answers.png": "Where the model looks: its attention in colour, the true box, its probability.",
     "overlays.png": "Best, median and worst cases: the model's map in colour over the image, and what is true.",
     "box_precision_recall.png": "Predicted boxes, cut from each map at its threshold, from the surest down; the dot: all.",
@@ -95,17 +96,20 @@ def write_report(folder: Path, title: str | None = None, runs: Sequence[Path] = 
     Args:
         folder: Where the page goes; the run folder, unless ``runs`` are given.
         title: None takes the task and the data.
-        runs: Run folders to show instead on one page, a section each.
+        runs: Run folders to show on one page, a section each; first what the folder itself says of them all, if it has a
+            metrics.json.
 
     Returns:
         The page's path.
     """
     folder = Path(folder)
     pages = [_read_run(Path(run), folder, f"run{k + 1}") for k, run in enumerate(runs or (folder,))]
+    together = _read_run(folder, folder, "all") if runs and (folder / "metrics.json").is_file() else None
     style, script = (_resource(name) for name in ("report.css", "report.js"))
     text = _template().render(
         title=title or ", ".join(page.title for page in pages),
         about=_about(folder, runs),
+        together=together,
         pages=pages,
         style=Markup(style),
         script=Markup(script),

@@ -12,6 +12,7 @@ from medslip.evaluation.grounding_report import ALL, GROUNDING_WORDS, SIZES
 from medslip.evaluation.grounding_scores import MAPS
 from medslip.evaluation.grounding_scores import SCORES as GROUNDING_SCORES
 from medslip.evaluation.report_judgement import judgement_blocks
+from medslip.evaluation.report_side_by_side import difference_blocks, difference_facts, result_blocks
 from medslip.evaluation.report_values import (
     Block,
     Cell,
@@ -93,6 +94,11 @@ def facts(metrics: Mapping[str, Any]) -> tuple[Fact, ...]:
     if group := _every_finding(metrics.get(SIZES[0])):
         for name, source in (("", "model"), (", prior", "prior")):
             found.append(Fact(f"pointing game{name}", cell_at(group, ("scores", source, "pointing"))))
+    if _are_records(metrics.get("differences")):
+        found += [Fact(name, shown) for name, shown in difference_facts(metrics["differences"])]
+    if _are_records(asked := as_list(metrics.get("data_sets"))):
+        done = sum(entry.get("state") == "done" for entry in asked)
+        found.append(Fact("evaluations", Cell(f"{done} of {len(asked)}")))
     data = as_mapping(metrics.get("data"))
     counts = ("images", "patients", "findings", "train", "valid", "test")
     found += [Fact(words(key), plain(data[key])) for key in counts if is_number(data.get(key))]
@@ -146,6 +152,14 @@ def sections(metrics: Mapping[str, Any]) -> list[Section]:
     for key, text in _NOTES.items():
         if value := left.pop(key, None):
             found.append(Section(heading(key), judgement_blocks(key, value), text))
+    if _are_records(left.get("differences")):
+        text = f"{note} Of many classes, 1 in 20 leaves out 0 by chance. The stroke: no difference.".strip()
+        found.append(Section("Differences", difference_blocks(left.pop("differences"), metrics), text))
+    if _are_records(left.get("results")):
+        text = f"{note} Findings are larger or smaller than a patch.".strip()
+        found.append(Section("Results", result_blocks(left.pop("results")), text))
+    if _are_records(left.get("data_sets")):
+        found.append(Section("Data sets", blocks(left.pop("data_sets")), "What was asked for, and what became of it."))
     single = {key: value for key, value in left.items() if not isinstance(value, Mapping | list)}
     many = {key: value for key, value in left.items() if isinstance(value, Mapping | list)}
     rest: list[Block] = [Pairs(tuple(flat(single).items()))] if single else []

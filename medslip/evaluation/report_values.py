@@ -353,21 +353,23 @@ def record_table(records: Iterable[Record], foot: Iterable[Record] = (), plot: s
     return table if drawn is None else with_plot(table, drawn)
 
 
-def with_plot(table: Table, column: str) -> Table:
+def with_plot(table: Table, column: str, ticks: tuple[float, ...] = ()) -> Table:
     """The table with a column of plots after one of its columns; all on one line, as long as its values need.
 
     Args:
         table: A table.
         column: One of its headings.
+        ticks: Values to compare with.
     """
     place = table.columns.index(column)
     ranges = [_range(row[place]) for row in (*table.rows, *table.foot) if row[place].key is not None]
     if not ranges:
         return table
+    ranges += [(tick, tick) for tick in ticks]
     start, end = nice_ends(min(low for low, _ in ranges), max(high for _, high in ranges))
 
     def widened(row: Sequence[Cell]) -> tuple[Cell, ...]:
-        return (*row[: place + 1], _plotted(row[place], start, end), *row[place + 1 :])
+        return (*row[: place + 1], _plotted(row[place], start, end, ticks), *row[place + 1 :])
 
     title = f"{column}, {number(start)} to {number(end)}"
     return Table(
@@ -378,11 +380,11 @@ def with_plot(table: Table, column: str) -> Table:
     )
 
 
-def _plotted(shown: Cell, start: float, end: float) -> Cell:
+def _plotted(shown: Cell, start: float, end: float, ticks: tuple[float, ...]) -> Cell:
     if shown.key is None:
         return Cell("")
     low, high = shown.interval or (None, None)
-    return Cell("", shown.key, shown.note, plot=Plot(shown.key, low, high, start, end))
+    return Cell("", shown.key, shown.note, plot=Plot(shown.key, low, high, start, end, ticks))
 
 
 def _range(shown: Cell) -> tuple[float, float]:

@@ -23,6 +23,8 @@ from PIL import Image
 from medslip.evaluation import report
 from medslip.evaluation.bootstrap import Interval
 from medslip.evaluation.classification import score
+from medslip.evaluation.comparison import Difference, Key
+from medslip.evaluation.comparison_report import write_comparison
 from medslip.evaluation.estimates import estimate
 from medslip.evaluation.grounding_report import write_grounding_metrics
 from medslip.evaluation.grounding_scores import MAPS, CaseScores, score_groups
@@ -255,20 +257,139 @@ def test_several_runs_on_one_page(tmp_path):
     assert "./a/odd%20%23%3F%25.txt" in addresses
 
 
+def compared(folder: Path) -> list[Difference]:
+    """A comparison of two groundings over two seeds, as its task leaves it."""
+    differences = []
+    for k, (group, name) in enumerate((("larger", "mass"), ("larger", "all findings"), ("smaller", "mass"))):
+        for of in ("pointing", "iou"):
+            key, value = Key(group, name, of), 0.125 * (k + 1)
+            interval = Interval(value - 0.25, value + 0.0625, 20, 0)
+            differences.append(
+                Difference(key, 7, 0.5, 0.5 + value, value, interval, (value - 0.03125, value + 0.03125))
+            )
+    about = {"a": {"run": "runs/one"}, "b": {"run": "runs/two"}, "seeds": [0, 4], "data": {"images": 7}}
+    write_comparison(folder, differences, 20, 0, about)
+    picture(folder / "differences.png")
+    return differences
+
+
+def test_a_comparison_shows_its_differences_first(tmp_path):
+    """What was asked for would have to be unfolded from among the settings, or be read off a picture."""
+    differences = compared(tmp_path)
+    page = Page(write_report(tmp_path))
+    check_alone(page)
+    assert page.text.index("Differences") < page.text.index("Figures") < page.text.index("Settings and origin")
+    assert page.row("score") == [
+        "score",
+        "n",
+        "A",
+        "B",
+        "B - A",
+        *page.row("score")[5:6],
+        "leaves out 0",
+        "seed 0",
+        "seed 4",
+    ]
+    rows = [row for row in page.rows if row and row[0] in ("mass", "pointing game", "IoU")]
+    shown = [(row[1], row[2], row[3], row[4], row[6], *row[7:]) for row in rows]
+    expected = [
+        (
+            "7", "0.500", number(d.b), f"{number(d.value)} [{number(d.interval.low)}, {number(d.interval.high)}]",
+            "yes" if d.clear else "no", *map(number, d.by_seed),
+        )
+        for d in (differences[k] for k in (2, 3, 0, 1, 4, 5))
+    ]  # fmt: skip
+    assert shown == expected, "the mean, a row a score; then the classes"
+    assert "all findings larger than a patch" in page.text
+    assert "pointing game, all findings larger than a patch: B - A" in page.text
+    assert "What run B has above run A" in page.text
+    for run in ("runs/one", "runs/two"):
+        assert run in page.text
+
+
+def test_many_runs_begin_with_what_is_said_of_them_all(tmp_path):
+    """The one table over all data sets, and what is missing from it, would be on no page."""
+    runs = [scored(tmp_path / "a"), grounded(tmp_path / "b")]
+    results = [
+        {"data_set": "one", "task": "zero-shot classification", "subset": "", "name": name, "map": "model", "n": 9}
+        | {"scores": {"auroc": estimate(value, Interval(0, 1, 20, 0))}}
+        for name, value in (("Mass", 0.75), ("mean of 1 class", 0.875))
+    ]
+    results += [
+        {"data_set": "two", "task": "grounding", "subset": size, "name": "all findings", "map": which, "n": 9}
+        | {"scores": {"pointing": estimate(0.625)}}
+        for size in ("larger", "smaller")
+        for which in MAPS
+    ]
+    states = [
+        {"name": name, "state": state, "why": why}
+        for name, state, why in (("one", "done", ""), ("three", "failed", "torn"))
+    ]
+    write_json(tmp_path / "metrics.json", {"version": 3, "results": results, "data_sets": states})
+    (tmp_path / "config.yaml").write_text("device: here\n")
+    page = Page(write_report(tmp_path, "All", runs))
+    check_alone(page)
+    parts = [
+        "1 of 2",
+        "1 class",
+        "one, by class",
+        "Grounding",
+        "torn",
+        "device: here",
+        "Zero-shot classification: made up",
+    ]
+    places = [page.text.index(part) for part in parts]
+    assert places == sorted(places)
+    assert page.row("one")[1:4] == ["1 class", "9", "0.875 [0.000, 1.000]"]
+    assert [row[1:3] for row in page.rows if row and row[0] == "two"] == [
+        [s, m] for s in ("larger", "smaller") for m in MAPS
+    ]
+    assert [row[1] for row in page.rows if row and row[0] == "one"][:2] == ["1 class", "Mass"]
+    anchors = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(anchors) == len(set(anchors))
+    assert {a["href"][1:] for a in page.of("a") if a["href"][0] == "#"} <= set(anchors)
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(10**6), 10**6) | st.floats() | st.text() | st.sampled_from(HOSTILE),
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.dictionaries(
             st.text(max_size=8)
-            | st.sampled_from([*HOSTILE, "interval", "value", "low", "high", "name", "classes", "scores", "model"]),
+            | st.sampled_from(
+                [
+                    *HOSTILE,
+                    "interval",
+                    "value",
+                    "low",
+                    "high",
+                    "name",
+                    "classes",
+                    "scores",
+                    "model",
+                    "difference",
+                    "group",
+                ]
+            ),
             inner,
             max_size=4,
         )
     ),
     max_leaves=12,
 )
-SCORED = ["classes", "macro", "macro_without", "scores", "spread", "seeds", "larger", "smaller"]
+SCORED = [
+    "classes",
+    "macro",
+    "macro_without",
+    "scores",
+    "spread",
+    "seeds",
+    "larger",
+    "smaller",
+    "differences",
+    "results",
+    "data_sets",
+]
 JUDGED = ["calibration", "operating_points", "subgroups"]
 KEYS = st.sampled_from([*SCORED, *JUDGED, "data", "environment", "bootstrap", "task", "later"])
 

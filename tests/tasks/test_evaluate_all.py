@@ -92,6 +92,8 @@ def test_what_is_missing_is_named_and_what_is_broken_does_not_stop_the_others(co
     page = (config.output / "results.md").read_text()
     assert f"missing (zeroshot_cls): not there: {tmp_path / 'nowhere'}" in page
     assert "broken (zeroshot_cls): failed" in page
+    report = (config.output / "report.html").read_text()
+    assert report.index(str(tmp_path / "nowhere")) < report.index("Zero-shot classification: COVIDx")
     assert "| covidx " in page
 
 
