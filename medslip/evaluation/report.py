@@ -10,6 +10,7 @@ import base64
 import csv
 import hashlib
 import json
+import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -62,6 +63,12 @@ _FIGURES = {
 """Name -> caption, the most telling first."""
 
 _TABLES = {"predictions.csv": "Predictions", "scores.csv": "Scores of each finding"}
+
+
+_NAMES = ("image", "patient", "study", "class", "view", "sex")
+"""Columns of these tables that hold names, never numbers."""
+
+_DECIMAL = "-?(0|[1-9][0-9]{0,14})([.][0-9]+)?(e[+-]?[0-9]{1,2})?"
 
 
 @dataclass(frozen=True)
@@ -256,19 +263,19 @@ def _table_head(folder: Path) -> Iterator[Section]:
         if not lines:
             continue
         width = len(lines[0])
-        rows = tuple(tuple(plain(_value(text)) for text in (line + [""] * width)[:width]) for line in lines[1:])
+        rows = tuple(
+            tuple(plain(_value(*pair)) for pair in zip(lines[0], line + [""] * (width - len(line)), strict=False))
+            for line in lines[1:]
+        )
         note = f"The first {len(rows)} lines of {name}."
         yield Section(title, (Table(tuple(lines[0]), rows),), note)
 
 
-def _value(text: str) -> str | float:
-    """A number where a text of a CSV is one."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+def _value(column: str, text: str) -> str | float:
+    """A number where a text of a CSV is a plain decimal one. Names stay as they are, also those that are all digits."""
+    if column in _NAMES or not re.fullmatch(_DECIMAL, text):
+        return text
+    return int(text) if text.lstrip("-").isdigit() else float(text)
 
 
 def _origin(folder: Path, metrics: Mapping[str, Any]) -> Iterator[Block]:

@@ -219,6 +219,27 @@ def test_a_run_without_labels_shows_its_predictions(tmp_path):
     assert page.text.index("Predictions") < page.text.index("Settings and origin")
 
 
+def test_names_of_digits_stay_names(tmp_path):
+    """A patient 00000032 would be shown as 32 or 10,000,032, and could not be looked up."""
+    lines = {
+        "image": ("00000032_000.png", "1e5", "7"),
+        "patient": ("00000032", "10000032", "1_234"),
+        "study": ("50414267", "0050", "-1"),
+        "class": ("1", "nan", "inf"),
+        "view": ("0", "1.50", ""),
+        "sex": ("1", "2", ""),
+        "mass": ("0.123456", "1.5e-05", "-2"),
+        "model_boxes": ("12", "12345", "1_234"),
+        "code": ("007", "nan", "+1"),
+    }
+    rows = [",".join(row) for row in (tuple(lines), *zip(*lines.values(), strict=True))]
+    (tmp_path / "scores.csv").write_text("\n".join(rows) + "\n")
+    page = Page(write_report(tmp_path))
+    shown = dict(zip(lines, zip(*(row for row in page.rows if row[0] in lines["image"]), strict=True), strict=True))
+    expected = {"mass": ("0.123", "1.5e-05", "-2"), "model_boxes": ("12", "12,345", "1_234")}
+    assert shown == lines | expected
+
+
 def test_an_empty_or_broken_folder_still_has_a_page(tmp_path):
     """A run that was cut short must not keep what is left of it from being looked at."""
     assert "Files" in Page(write_report(tmp_path)).text
