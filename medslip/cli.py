@@ -23,7 +23,7 @@ from medslip.version import __version__
 
 TASKS: dict[str, str] = {
     "compare": "two runs on the same images -> paired differences with intervals",
-    "demo": "everything on phantom chests, from drawing them to a table of zero-shot scores",
+    "demo": "everything on phantom chests: draw, prepare, pre-train, classify, ground, fine-tune; one report",
     "evaluate_all": "a model and every data set that is there -> one table in the shape of the papers'",
     "finetune_cls": "a model's trunk and labelled images -> a classifier, scored on its test images",
     "finetune_seg": "a model's trunk and images with masks -> a segmenter, scored on its test images",

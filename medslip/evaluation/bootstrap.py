@@ -56,6 +56,11 @@ def count_patients(owner: npt.NDArray[np.intp]) -> int:
     return int(owner.max(initial=-1)) + 1
 
 
+def resampled_unit(patients: Sequence[str]) -> str:
+    """What is resampled: "patient", or "image" where no patient is known."""
+    return "patient" if any(patients) else "image"
+
+
 def resample_patients(patients: int, resamples: int, seed: int, block: int = 32) -> Iterator[Counts]:
     """Draw the resamples, a block at a time.
 

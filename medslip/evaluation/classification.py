@@ -30,6 +30,7 @@ from medslip.evaluation.bootstrap import (
     named_intervals,
     patient_index,
     resample_patients,
+    resampled_unit,
 )
 
 SCORES = ("auroc", "average_precision", "max_f1", "accuracy")
@@ -112,6 +113,7 @@ class Scores:
     Attributes:
         images: How many images.
         patients: How many patients; an image of an unknown patient counts as one.
+        unit: What was resampled, "patient" or "image".
         classes: In the order of the columns.
         resampled: Resamples x classes x SCORES, float64, NaN where a class has no score in a resample.
         seed: Of the resamples.
@@ -119,6 +121,7 @@ class Scores:
 
     images: int
     patients: int
+    unit: str
     classes: tuple[ClassScores, ...]
     resampled: Floats
     seed: int
@@ -168,6 +171,7 @@ def score(
     return Scores(
         images=len(labels),
         patients=count,
+        unit=resampled_unit(() if patients is None else patients),
         classes=tuple(
             _class_scores(name, ranking, once, resampled[:, k])
             for k, (name, ranking) in enumerate(zip(classes, rankings, strict=True))

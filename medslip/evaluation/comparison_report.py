@@ -91,7 +91,7 @@ def _signed(entry: Difference) -> str:
 
 
 def write_comparison(
-    folder: Path, differences: Sequence[Difference], resamples: int, seed: int, about: Mapping[str, Any]
+    folder: Path, differences: Sequence[Difference], resamples: int, seed: int, unit: str, about: Mapping[str, Any]
 ) -> None:
     """Write metrics.json, whose shape is in docs/metrics.md, and differences.csv, a line a difference.
 
@@ -100,6 +100,7 @@ def write_comparison(
         differences: What was found.
         resamples: Of the bootstrap.
         seed: Of the resamples.
+        unit: What was resampled, "patient" or "image".
         about: The runs, and what of them was compared.
     """
     entries = [
@@ -119,7 +120,7 @@ def write_comparison(
         "version": METRICS_VERSION,
         "task": "comparison",
         **about,
-        "bootstrap": {"resamples": resamples, "seed": seed, "unit": "patient", "level": 0.95},
+        "bootstrap": {"resamples": resamples, "seed": seed, "unit": unit, "level": 0.95},
         "differences": entries,
         "environment": environment(),
     }

@@ -142,7 +142,7 @@ def write_metrics(
         "bootstrap": {
             "resamples": len(scores.resampled),
             "seed": scores.seed,
-            "unit": "patient",
+            "unit": scores.unit,
             "level": 0.95,
         },
         "classes": [_class_entry(entry) for entry in scores.classes],

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from medslip.errors import InputError
-from medslip.evaluation.bootstrap import count_patients, patient_index
+from medslip.evaluation.bootstrap import count_patients, patient_index, resampled_unit
 from medslip.evaluation.comparison import Difference, Key, compare_answers, compare_cases, compare_segmentations
 from medslip.evaluation.comparison_report import Panel, panels_of, show_differences, write_comparison
 from medslip.evaluation.figures import difference_plot
@@ -114,7 +114,8 @@ def run(config: CompareConfig, show: bool = True) -> list[Difference]:
             "classes_only_b": found.only_b,
         },
     }
-    write_comparison(output, found.differences, config.resamples, config.seed, about)
+    unit = resampled_unit(found.patients)
+    write_comparison(output, found.differences, config.resamples, config.seed, unit, about)
     panels = panels_of(found.differences)
     difference_plot(
         output / "differences.png",

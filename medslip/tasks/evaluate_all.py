@@ -260,7 +260,7 @@ def _write(
         "checkpoint": str(config.checkpoint),
         "provenance": provenance,
         "data_sets": states,
-        "bootstrap": {"resamples": config.resamples, "seed": config.seed, "unit": "patient", "level": 0.95},
+        "bootstrap": {"resamples": config.resamples, "seed": config.seed, "level": 0.95},
         "results": [asdict(result) for result in results],
         "environment": environment(str(choose_device(config.device))),
     }

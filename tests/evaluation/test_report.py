@@ -289,7 +289,7 @@ def compared(folder: Path) -> list[Difference]:
                 Difference(key, 7, 0.5, 0.5 + value, value, interval, (value - 0.03125, value + 0.03125))
             )
     about = {"a": {"run": "runs/one"}, "b": {"run": "runs/two"}, "seeds": [0, 4], "data": {"images": 7}}
-    write_comparison(folder, differences, 20, 0, about)
+    write_comparison(folder, differences, 20, 0, "patient", about)
     picture(folder / "differences.png")
     return differences
 

@@ -135,6 +135,13 @@ def test_metrics_hold_the_judgement_beside_the_scores(tmp_path, estimates_of):
         assert places[place]["interval"] is not None, place
 
 
+@pytest.mark.parametrize(("patients", "unit"), [(None, "image"), (["", ""] * 4, "image"), (["", "p"] * 4, "patient")])
+def test_the_bootstrap_says_what_it_resampled(patients, unit, tmp_path):
+    """Intervals over single images would pass for intervals over patients, which are wider."""
+    write_metrics(tmp_path, "t", {}, score(["a"], np.array([[0], [1]] * 4), np.arange(8.0)[:, None], patients, 5))
+    assert read_strictly(tmp_path / "metrics.json")["bootstrap"]["unit"] == unit
+
+
 def test_the_page_of_shapes_names_every_entry(tmp_path):
     """Whoever reads a metrics.json by docs/metrics.md would meet what it does not explain, or another version."""
     images, probabilities = labelled(0)

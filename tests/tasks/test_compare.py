@@ -69,8 +69,9 @@ def test_the_order_of_lines_does_not_matter(tmp_path):
     before, _ = compared(a, b, tmp_path / "one")
     change(b, lambda table: table.sample(frac=1, random_state=1))
     change(a, lambda table: table.sample(frac=1, random_state=2))
-    after, _ = compared(a, b, tmp_path / "two")
+    after, metrics = compared(a, b, tmp_path / "two")
     assert before == after
+    assert metrics["bootstrap"]["unit"] == "patient"
 
 
 def test_images_of_a_moved_data_set_are_found_by_name_and_the_others_named(tmp_path):
@@ -180,9 +181,10 @@ def segmented(folder: Path, dice: list[float], marked: list[int]) -> Path:
 
 def test_segmentations_are_compared_image_by_image(tmp_path):
     a, b = segmented(tmp_path / "a", [0.5, 1, 0], [9, 0, 0]), segmented(tmp_path / "b", [1, 1, 1], [9, 0, 0])
-    differences, _ = compared(a, b, tmp_path / "out")
+    differences, metrics = compared(a, b, tmp_path / "out")
     found = {entry["score"]: entry["difference"]["value"] for entry in differences}
     assert found["dice"] == pytest.approx(0.5)
+    assert metrics["bootstrap"]["unit"] == "image", "no patient is known"
     assert (found["dice_marked"], found["empty_right"], found["dice_balanced"]) == (0.5, 0.5, 0.5)
     other = segmented(tmp_path / "c", [1, 1, 1], [9, 2, 0])
     with pytest.raises(InputError, match="different labels"):
