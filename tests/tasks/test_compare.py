@@ -32,9 +32,9 @@ def classified(
     return folder
 
 
-def change(folder: Path, how) -> Path:
-    """Rewrite a run's predictions.csv."""
-    path = folder / "predictions.csv"
+def change(folder: Path, how, name: str = "predictions.csv") -> Path:
+    """Rewrite a run's table."""
+    path = folder / name
     how(pd.read_csv(path, dtype=str, keep_default_na=False)).to_csv(path, index=False)
     return folder
 
@@ -172,7 +172,8 @@ def test_a_finding_that_one_run_does_not_know_of_is_refused(tmp_path):
 
 def segmented(folder: Path, dice: list[float], marked: list[int]) -> Path:
     folder.mkdir()
-    table = pd.DataFrame({"image": ["x", "y", "z"], "patient": "", "marked_pixels": marked, "dice": dice, "iou": dice})
+    names = [f"{index}.png" for index in range(len(dice))]
+    table = pd.DataFrame({"image": names, "patient": names, "marked_pixels": marked, "dice": dice, "iou": dice})
     table.to_csv(folder / "predictions.csv", index=False)
     about = {"format": "medslip-metrics", "task": "segmentation", "data": {"finding": "mass"}}
     (folder / "metrics.json").write_text(json.dumps(about))
@@ -189,3 +190,30 @@ def test_segmentations_are_compared_image_by_image(tmp_path):
     other = segmented(tmp_path / "c", [1, 1, 1], [9, 2, 0])
     with pytest.raises(InputError, match="different labels"):
         compared(a, other, tmp_path / "again")
+
+
+@pytest.mark.parametrize("kind", ["classification", "grounding", "segmentation"])
+def test_every_image_of_a_patient_twice_changes_no_interval(tmp_path, kind):
+    """Images of one patient would count as patients of their own, and every interval be too narrow."""
+    folders = [tmp_path / name for name in "ab"]
+    for seed, folder in enumerate(folders):
+        values = np.random.default_rng(seed).random(12).tolist()
+        if kind == "classification":
+            classified(folder, seed)
+        elif kind == "grounding":
+            grounded(folder, [(f"{index}.png", "mass", value, 1) for index, value in enumerate(values)])
+        else:
+            segmented(folder, values, [9, 0] * 6)
+    once, _ = compared(*folders, tmp_path / "once")
+    for folder in folders:
+        change(
+            folder,
+            lambda table: pd.concat([table, table.assign(image="again/" + table["image"])]),
+            "scores.csv" if kind == "grounding" else "predictions.csv",
+        )
+    twice, metrics = compared(*folders, tmp_path / "twice")
+    assert metrics["data"]["patients"] * 2 <= metrics["data"]["images"]
+    assert any(entry["interval"] for entry in once)
+    for one, other in zip(once, twice, strict=True):
+        ends = [[entry["interval"][end] for end in ("low", "high") if entry["interval"]] for entry in (one, other)]
+        assert ends[0] == pytest.approx(ends[1], abs=1e-9), one

@@ -42,7 +42,7 @@ def _split(index: int) -> str:
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """60 images of 32 px in a phantom corpus's form: a bright square is an effusion, marked by a mask."""
+    """60 images of 32 px, two a patient, in a phantom corpus's form: a bright square is an effusion, marked by a mask."""
     folder = tmp_path_factory.mktemp("corpus")
     random = np.random.default_rng(0)
     rows, lines = [], []
@@ -60,7 +60,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
                  "anatomy": "left_pleural", "box": [int(left), int(top), 16, 16], "mask": f"mask{index}.png"}
             )  # fmt: skip
         Image.fromarray(image).save(folder / f"{index}.png")
-        rows.append((f"{index}.png", f"s{index}", f"p{index}", _split(index), present))
+        rows.append((f"{index}.png", f"s{index}", f"p{index // 2}", _split(index), present))
     with (folder / "findings.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("image", "study", "patient", "split", "effusion"), *rows])
     (folder / "findings.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -139,6 +139,8 @@ def test_segmentation_learns_and_leaves_a_whole_run_folder(seg, estimates_of):
         scored = estimates_of(folder)["/scores/dice"]
         assert scored["value"] == dice["by_seed"][seed]
         assert scored["interval"]["resamples"] == 20
+        about = json.loads((folder / "metrics.json").read_text())["data"]
+        assert (about["images"], about["patients"]) == (len(table), len(table) / 2)  # what the intervals resample
     read = parse(FinetuneSegConfig, ["--config", str(output / "config.yaml")])
     assert read == replace(seg, seeds=(0, 1))
 
@@ -188,6 +190,7 @@ def test_classification_leaves_a_whole_run_folder(cls, linear_probe, estimates_o
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["format"] == "medslip-metrics"
     assert metrics["data"]["images"] == len(lines_of(output / "test_list.txt")) == 30
+    assert metrics["data"]["patients"] == 15  # what the intervals resample
     assert metrics["operating_points"]["validation"]["images"] == len(lines_of(output / "valid_list.txt"))
     scored = estimates_of(folder)
     assert scored["/calibration/classes/0/scores/ece"]["value"] is not None

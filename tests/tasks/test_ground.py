@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from medslip.cli import run_task
+from medslip.data.grounded import GroundedFinding, GroundedImages, read_cxr14, read_rsna
 from medslip.data.images import read_image
 from medslip.data.phantom.read_truth import read_findings
 from medslip.errors import InputError
+from medslip.evaluation.grounding import mean_box_grid
 from medslip.evaluation.grounding_scores import SCORES
+from medslip.model.image_encoder import PATCH_CENTRE
 from medslip.predictor import Predictor
 from medslip.tasks import ground
 from medslip.tasks.ground import GroundConfig, GroundedDataConfig
@@ -143,3 +149,83 @@ def test_a_class_that_no_pathology_answers_for_is_refused(config, corpus):
     wrong = replace(images, findings=[(finding,)])
     with pytest.raises(InputError, match="unknown class 'glow'"):
         ground.look(Predictor.load(config.checkpoint, "cpu"), wrong, config)
+
+
+def test_thresholds_are_chosen_on_images_that_are_not_scored(config, corpus, monkeypatch):
+    """IoU, Dice and boxes would be at the threshold that suits the very findings that they are scored on."""
+    chosen_on = []
+    thresholds = ground._thresholds
+
+    def spy(cases, chance):
+        chosen_on.extend(case.image for case in cases)
+        return thresholds(cases, chance)
+
+    monkeypatch.setattr(ground, "_thresholds", spy)
+    ground.run(config, show=False)
+    assert sorted(chosen_on) == sorted(finding.image for finding in read_findings(corpus, "valid"))
+
+
+def test_phantoms_are_divided_by_what_they_are_for(corpus):
+    """The prior, or a threshold, would know the boxes that it is scored on."""
+    splits = ground.read_splits(GroundedDataConfig(path=corpus), 0)
+    for images, split in ((splits.prior, "train"), (splits.tuning, "valid"), (splits.scored, "test")):
+        assert set(images.paths) == {finding.image for finding in read_findings(corpus, split)}
+
+
+@pytest.mark.parametrize("layout", ["cxr14", "rsna"])
+def test_patients_with_boxes_are_set_aside_for_prior_and_thresholds(corpus, layout):
+    """The prior, or a threshold, would know the boxes of a patient who is scored."""
+    data = GroundedDataConfig(layout, corpus / layout, aside=0.5)
+    splits = ground.read_splits(data, 0)
+    everything = read_cxr14(data.path, data.list) if layout == "cxr14" else read_rsna(data.path)
+    scored = set(splits.scored.patients)
+    for aside in (splits.prior, splits.tuning):
+        assert len(aside)
+        assert not set(aside.patients) & scored
+        assert sorted([*aside.paths, *splits.scored.paths]) == sorted(everything.paths)
+
+
+def test_the_prior_is_of_the_boxes_set_aside_for_it():
+    """The chance level would be made from the boxes that it is scored on, and be out of reach."""
+
+    def at(box):
+        return GroundedImages("x", (32, 32), [Path("x.png")], ["p"], [(GroundedFinding("mass", (box,)),)])
+
+    boxes = [(0, 0, 8, 8), (8, 8, 8, 8), (16, 16, 8, 8)]
+    prior = ground._prior(ground.Splits(*map(at, boxes)), 4)["mass"]
+    assert np.array_equal(prior.grid, mean_box_grid(boxes[:1], 32, 32, ground.PRIOR_SIDE))
+    assert np.array_equal(prior.patches, mean_box_grid(boxes[:1], 32, 32, 4))
+
+
+@pytest.mark.parametrize("shifts", [1, 2])
+def test_the_map_is_highest_where_the_patch_is_centred(config, corpus, shifts):
+    """Every map, scored and drawn, would lie half a patch too far down and to the right."""
+    images = ground.read_splits(config.data, 0).scored.at([0])
+    attention = torch.full((1, 1, 1, 75, 16), 0.01)
+    attention[..., 1 * 4 + 2] = 1.0  # in each copy the same patch: their mean is highest around its place in the image
+    output = SimpleNamespace(
+        pathology_maps=attention, anatomy_maps=attention, pathology_logits=torch.zeros(1, 75, 2), icl_logits=None
+    )
+    predictor = SimpleNamespace(shifted_outputs=lambda paths, k: [(output, [output] * k**2)])
+    case = ground.look(predictor, images, replace(config, shifts=shifts))[0]
+    scored = ground._answer(case, {}, "model").heat_map(*case.frame)
+    for heat in (scored, ground._tile("best", case, 1.0).heat_map):
+        top, left = (places.mean() for places in np.nonzero(heat > 1 - 1e-9))
+        expected = ((1 + PATCH_CENTRE) * 16, (2 + PATCH_CENTRE) * 16)  # patches of 16 pixels in a frame of 64
+        assert (top + 0.5, left + 0.5) == pytest.approx(expected, abs=0.51)
+
+
+def test_findings_of_one_patient_are_resampled_together(config, corpus, tmp_path):
+    """Two films of a patient would count as two patients, and intervals be too narrow."""
+    shared = shutil.copytree(corpus, tmp_path / "corpus")
+    table = pd.read_csv(shared / "findings.csv", dtype=str)
+    table["patient"] = [f"p{index // 2}" for index in range(len(table))]
+    table.to_csv(shared / "findings.csv", index=False)
+    groups = ground.run(replace(config, data=GroundedDataConfig(path=shared)), show=False)
+    patient = table.set_index("image")["patient"]
+    scores = pd.read_csv(config.output / "scores.csv")
+    scores["patient"] = [patient[str(Path(image).relative_to(shared))] for image in scores["image"]]
+    smaller = scores[scores["larger_than_a_patch"] == 0]
+    assert groups["smaller"][-1].patients == smaller["patient"].nunique() < smaller["image"].nunique()
+    metrics = json.loads((config.output / "metrics.json").read_text())
+    assert metrics["data"]["patients"] == scores["patient"].nunique()
