@@ -3,12 +3,17 @@
 A resample draws as many patients as there are, with replacement; an image counts as often as its patient was
 drawn. Images of one patient resemble each other, so resampling images would make intervals too narrow.
 Nothing is copied: a resample is one whole number per patient, and scores are computed under these weights.
+
+A score is carried by the patients whose images it counts: a sensitivity by those with a positive. Where fewer than two carry
+it there is no interval: one patient's images come out the same in every resample that has them, and the interval would be
+without width, or only as wide as what stands beside them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -85,31 +90,51 @@ def _draw(patients: int, seed: int, index: int) -> Counts:
     return np.bincount(drawn, minlength=patients).astype(np.int32)
 
 
-def percentile_interval(values: npt.NDArray[np.float64], level: float = 0.95) -> Interval | None:
+def count_carriers(weights: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
+    """How many patients carry each score.
+
+    Args:
+        weights: Patients x K, how much of each patient a score counts; 0 for nothing.
+
+    Returns:
+        K.
+    """
+    carriers: npt.NDArray[np.intp] = np.count_nonzero(weights, axis=0)
+    return carriers
+
+
+def percentile_interval(values: npt.NDArray[np.float64], carriers: int, level: float = 0.95) -> Interval | None:
     """The interval between the percentiles that leave out half of 1 - level on either side.
 
     Args:
         values: One score a resample; NaN where it is not defined.
+        carriers: How many patients carry the score; a mean or a difference has those of the part that has fewest.
         level: Coverage that is aimed at.
 
     Returns:
-        The interval over the defined values; None where there are none.
+        The interval over the defined values; None where there are none, or fewer than two carriers.
     """
     defined = values[~np.isnan(values)]
-    if not len(defined):
+    if carriers < 2 or not len(defined):
         return None
     low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high), len(defined), len(values) - len(defined))
 
 
-def named_intervals(values: npt.NDArray[np.float64], names: Sequence[str]) -> dict[str, Interval]:
+def named_intervals(
+    values: npt.NDArray[np.float64], names: Sequence[str], carriers: Sequence[int] | npt.NDArray[np.intp]
+) -> dict[str, Interval]:
     """The interval of each score that has one.
 
     Args:
         values: Resamples x scores; NaN where a score is not defined.
         names: Of the scores.
+        carriers: How many patients carry each score.
     """
-    found = {name: percentile_interval(values[:, k]) for k, name in enumerate(names)}
+    found = {
+        name: percentile_interval(values[:, k], int(few))
+        for k, (name, few) in enumerate(zip(names, carriers, strict=True))
+    }
     return {name: interval for name, interval in found.items() if interval is not None}
 
 

@@ -22,7 +22,14 @@ import numpy.typing as npt
 from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 
-from medslip.evaluation.bootstrap import Interval, count_patients, named_intervals, patient_index, resampled_sums
+from medslip.evaluation.bootstrap import (
+    Interval,
+    count_carriers,
+    count_patients,
+    named_intervals,
+    patient_index,
+    resampled_sums,
+)
 from medslip.evaluation.classification import Floats, why_undefined
 
 BINS = 10
@@ -204,6 +211,7 @@ class _Binned:
             return ClassCalibration(name, positives, negatives, undefined)
         values = self._scores(self.totals.sum(axis=0, keepdims=True))[0].tolist()
         chance = self._chance(random)
+        carriers = count_carriers(self.totals[:, : self._bins].sum(axis=1, keepdims=True))
         return ClassCalibration(
             name,
             positives,
@@ -212,7 +220,9 @@ class _Binned:
             **dict(zip(CALIBRATION_SCORES, values, strict=True)),
             chance_ece=float(chance.mean()),
             chance_limit=float(np.quantile(chance, 0.95)),
-            intervals=named_intervals(self._scores(resampled), CALIBRATION_SCORES),
+            intervals=named_intervals(
+                self._scores(resampled), CALIBRATION_SCORES, carriers.repeat(len(CALIBRATION_SCORES))
+            ),
             bins=self._reliability(),
         )
 

@@ -93,7 +93,7 @@ class MacroScores:
         max_f1: Mean of the classes' maximum F1.
         accuracy: Mean accuracy.
         intervals: Score name (of SCORES) -> its interval. A resample in which one of the classes has no score
-            is left out, as a mean over fewer classes is another quantity.
+            is left out, as a mean over fewer classes is another quantity. Without one where a class in it has none.
     """
 
     name: str
@@ -115,6 +115,7 @@ class Scores:
         patients: How many patients; an image of an unknown patient counts as one.
         unit: What was resampled, "patient" or "image".
         classes: In the order of the columns.
+        carriers: Of each class: patients with a positive or with a negative, whichever are fewer.
         resampled: Resamples x classes x SCORES, float64, NaN where a class has no score in a resample.
         seed: Of the resamples.
     """
@@ -123,6 +124,7 @@ class Scores:
     patients: int
     unit: str
     classes: tuple[ClassScores, ...]
+    carriers: tuple[int, ...]
     resampled: Floats
     seed: int
 
@@ -138,8 +140,8 @@ def score(
     """Score the answers, with 95 % intervals.
 
     Intervals are percentiles over resampled patients, the same resamples for every class. The threshold is
-    chosen anew in each, as choosing it is a part of max F1 and of the accuracy. Of fewer than two patients
-    there is no interval.
+    chosen anew in each, as choosing it is a part of max F1 and of the accuracy. Where the positives, or the
+    negatives, are of fewer than two patients there is no interval.
 
     Args:
         classes: Names of the columns.
@@ -176,6 +178,7 @@ def score(
             _class_scores(name, ranking, once, resampled[:, k])
             for k, (name, ranking) in enumerate(zip(classes, rankings, strict=True))
         ),
+        carriers=tuple(ranking.carriers for ranking in rankings),
         resampled=resampled,
         seed=seed,
     )
@@ -213,7 +216,9 @@ def summarise(scores: Scores, leave_out: Sequence[str] = ()) -> MacroScores:
         tuple(names[k] for k in kept),
         left_out,
         **dict(zip(SCORES, values.mean(axis=0).tolist(), strict=True)),
-        intervals=named_intervals(scores.resampled[:, kept].mean(axis=1), SCORES),
+        intervals=named_intervals(
+            scores.resampled[:, kept].mean(axis=1), SCORES, [min(scores.carriers[k] for k in kept)] * len(SCORES)
+        ),
     )
 
 
@@ -245,6 +250,11 @@ class Ranking:
         above = np.searchsorted(falling, -self.thresholds, side="left")
         at_least = np.searchsorted(falling, -self.thresholds, side="right")
         return owner[chosen][order], above, at_least
+
+    @property
+    def carriers(self) -> int:
+        """How many patients carry the scores: those with a positive or with a negative, whichever are fewer."""
+        return min(len(np.unique(owner)) for owner in (self.positive_owner, self.negative_owner))
 
     def scores(self, counts: Counts) -> tuple[Floats, npt.NDArray[np.intp]]:
         """The scores under each row of weights.
@@ -310,6 +320,6 @@ def _class_scores(name: str, ranking: Ranking, once: Counts, resampled: Floats) 
         positives,
         negatives,
         threshold=float(ranking.thresholds[best[0]]),
-        intervals=named_intervals(resampled, SCORES),
+        intervals=named_intervals(resampled, SCORES, [ranking.carriers] * len(SCORES)),
         **dict(zip(SCORES, values[0].tolist(), strict=True)),
     )

@@ -18,7 +18,14 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from medslip.evaluation.bootstrap import Interval, count_patients, patient_index, percentile_interval, resampled_sums
+from medslip.evaluation.bootstrap import (
+    Interval,
+    count_carriers,
+    count_patients,
+    patient_index,
+    percentile_interval,
+    resampled_sums,
+)
 from medslip.evaluation.classification import SCORES, Scores, score
 from medslip.evaluation.segmentation import SCORES as SEGMENTATION_SCORES
 
@@ -77,11 +84,13 @@ class _Paired:
         a: Seeds x K.
         b: Seeds x K.
         differences: Resamples x K, means over seeds.
+        carriers: K, how many patients carry each score.
     """
 
     a: Floats
     b: Floats
     differences: Floats
+    carriers: npt.NDArray[np.intp]
 
     def of(self, keys: Sequence[Key], cases: Sequence[int]) -> list[Difference]:
         """One entry a column."""
@@ -97,7 +106,7 @@ class _Paired:
             float(a.mean()),
             float(b.mean()),
             float((b - a).mean()),
-            percentile_interval(self.differences[:, column]),
+            percentile_interval(self.differences[:, column], int(self.carriers[column])),
             tuple((b - a).tolist()),
         )
 
@@ -137,12 +146,11 @@ def compare_answers(
     columns = [[k] for k in range(len(classes))] + members
     a, b = (np.stack([_over_classes(_values(pair[which])[None], columns)[0] for pair in scores]) for which in (0, 1))
     resampled = np.mean([pair[1].resampled - pair[0].resampled for pair in scores], axis=0)
-    paired = _Paired(
-        *(
-            values.reshape(len(values), len(columns) * len(SCORES))
-            for values in (a, b, _over_classes(resampled, columns))
-        )
+    of_a, of_b, differences = (
+        each.reshape(len(each), len(columns) * len(SCORES)) for each in (a, b, _over_classes(resampled, columns))
     )
+    fewest = [min((first.carriers[k] for k in chosen), default=0) for chosen in columns]
+    paired = _Paired(of_a, of_b, differences, np.repeat(fewest, len(SCORES)))
     known = [int(count) for count in (labels >= 0).sum(axis=0)]
     counts = known + [first.images] * len(members)
     entries = paired.of(
@@ -203,7 +211,9 @@ def compare_segmentations(
         return np.column_stack([array, (array[:, 2] + array[:, 4]) / 2])
 
     keys = [Key("", "all images", name) for name in SEGMENTATION_SCORES]
-    return _Paired(*map(balanced, (paired.a, paired.b, paired.differences))).of(keys, [*cases, len(marked)])
+    carriers = np.append(paired.carriers, paired.carriers[[2, 4]].min())
+    a, b, differences = map(balanced, (paired.a, paired.b, paired.differences))
+    return _Paired(a, b, differences, carriers).of(keys, [*cases, len(marked)])
 
 
 def _values(scores: Scores) -> Floats:
@@ -220,7 +230,7 @@ def _over_classes(values: Floats, members: Sequence[Sequence[int]]) -> Floats:
 def _means(values: Sequence[Pair], patients: Sequence[str], resamples: int, seed: int) -> tuple[_Paired, list[int]]:
     owner = patient_index(patients)
     number = count_patients(owner)
-    a, b, differences, cases = [], [], [], np.zeros(values[0][0].shape[1], np.int64)
+    a, b, differences, carriers, cases = [], [], [], [], np.zeros(values[0][0].shape[1], np.int64)
     for of_a, of_b in values:
         counted = ~(np.isnan(of_a) | np.isnan(of_b))
         cases = np.maximum(cases, counted.sum(axis=0))
@@ -231,10 +241,9 @@ def _means(values: Sequence[Pair], patients: Sequence[str], resamples: int, seed
         totals = np.zeros((number, 2 * counted.shape[1]))
         np.add.at(totals, owner, np.hstack([second - first, counted]))
         summed, weight = np.split(resampled_sums(totals, resamples, seed), 2, axis=1)
-        # One patient's cases come out the same in every resample that has them: an interval of no width, which says nothing.
-        several = np.count_nonzero(totals[:, counted.shape[1] :], axis=0) > 1
-        differences.append(np.where(several, _divide(summed, weight), np.nan))
-    return _Paired(np.stack(a), np.stack(b), np.mean(differences, axis=0)), cases.tolist()
+        differences.append(_divide(summed, weight))
+        carriers.append(count_carriers(totals[:, counted.shape[1] :]))
+    return _Paired(np.stack(a), np.stack(b), np.mean(differences, axis=0), np.min(carriers, axis=0)), cases.tolist()
 
 
 def _divide(part: npt.NDArray, whole: npt.NDArray) -> Floats:

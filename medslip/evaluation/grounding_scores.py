@@ -108,7 +108,7 @@ class Score:
 
     Attributes:
         value: None where it is not defined.
-        interval: Over resampled patients; None without.
+        interval: Over resampled patients; None without, or where fewer than two carry the score.
     """
 
     value: float | None
@@ -227,6 +227,13 @@ class _Group:
         self._values = {name: np.stack([case.values for case in cases[name]]) for name in MAPS}
         self._rankings = {name: _Ranking(cases[name], self._owner) for name in MAPS}
 
+    @property
+    def carriers(self) -> npt.NDArray[np.intp]:
+        """MAPS x SCORES: how many patients have a case in which the score is defined; every case has boxes."""
+        with_boxes = np.ones((len(self._owner), 1), bool)
+        defined = [np.hstack([~np.isnan(self._values[name]), with_boxes]) for name in MAPS]
+        return np.array([[len(np.unique(self._owner[cases])) for cases in each.T] for each in defined])
+
     def scores(self, counts: Counts) -> npt.NDArray[np.float64]:
         """R x patients weights -> R x MAPS x SCORES, NaN where not defined."""
         weight = counts[:, self._owner].astype(np.float64)
@@ -255,7 +262,7 @@ def score_groups(
         groups: Name -> positions of its cases; groups may overlap.
         answers: Map (each of MAPS) -> the scores of all n cases.
         patients: n names, "" where unknown; an unknown patient's case is resampled by itself.
-        resamples: How many; 0 for no intervals. Of fewer than two patients there is no interval.
+        resamples: How many; 0 for no intervals.
         seed: Of the resamples.
 
     Returns:
@@ -268,7 +275,7 @@ def score_groups(
     resampled = _resample(prepared, number, resamples if number > 1 else 0, seed)
     once = np.ones((1, number), np.int32)
     return [
-        _group_scores(name, owner[chosen], group.scores(once)[0], resampled[:, k])
+        _group_scores(name, owner[chosen], group.carriers, group.scores(once)[0], resampled[:, k])
         for k, ((name, chosen), group) in enumerate(zip(kept.items(), prepared, strict=True))
     ]
 
@@ -287,23 +294,29 @@ def _resample(groups: Sequence[_Group], patients: int, resamples: int, seed: int
 
 
 def _group_scores(
-    name: str, owner: npt.NDArray[np.intp], values: npt.NDArray[np.float64], resampled: npt.NDArray[np.float64]
+    name: str,
+    owner: npt.NDArray[np.intp],
+    carriers: npt.NDArray[np.intp],
+    values: npt.NDArray[np.float64],
+    resampled: npt.NDArray[np.float64],
 ) -> GroupScores:
-    if len(np.unique(owner)) < 2:
-        resampled = resampled[:0]  # one patient alone is the same in every resample: no interval, not one without width
     model, prior = MAPS.index("model"), MAPS.index("prior")
     difference, differences = values[model] - values[prior], resampled[:, model] - resampled[:, prior]
     return GroupScores(
         name,
         len(owner),
         len(np.unique(owner)),
-        {label: _scores(values[k], resampled[:, k]) for k, label in enumerate(MAPS)},
-        _scores(difference, differences),
+        {label: _scores(values[k], resampled[:, k], carriers[k]) for k, label in enumerate(MAPS)},
+        _scores(difference, differences, carriers[[model, prior]].min(axis=0)),
     )
 
 
-def _scores(values: npt.NDArray[np.float64], resampled: npt.NDArray[np.float64]) -> dict[str, Score]:
+def _scores(
+    values: npt.NDArray[np.float64], resampled: npt.NDArray[np.float64], carriers: npt.NDArray[np.intp]
+) -> dict[str, Score]:
     return {
-        key: Score(None, None) if np.isnan(values[k]) else Score(float(values[k]), percentile_interval(resampled[:, k]))
+        key: Score(None, None)
+        if np.isnan(values[k])
+        else Score(float(values[k]), percentile_interval(resampled[:, k], int(carriers[k])))
         for k, key in enumerate(SCORES)
     }

@@ -19,7 +19,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from medslip.evaluation.bootstrap import Interval, count_patients, named_intervals, patient_index, resampled_sums
+from medslip.evaluation.bootstrap import (
+    Interval,
+    count_carriers,
+    count_patients,
+    named_intervals,
+    patient_index,
+    resampled_sums,
+)
 from medslip.evaluation.classification import Floats, score, why_undefined
 
 RULES = ("specificity", "max_f1")
@@ -172,14 +179,13 @@ def operating_points(
         for rule in thresholds[k]
     ]
     sums = resampled_sums(np.concatenate(totals, axis=1), resamples, seed).reshape(-1, len(classes), len(RULES), 4)
-    counts = np.stack([total.sum(axis=0) for total in totals]).reshape(len(classes), len(RULES), 4)
     points = []
     for k, name in enumerate(classes):
         undefined = why_undefined(int((labels[:, k] == 1).sum()), int((labels[:, k] == 0).sum()))
         rules = [
             OperatingPoint(chosen)
             if undefined or chosen.threshold is None
-            else _point(chosen, counts[k, j], sums[:, k, j])
+            else _point(chosen, totals[k * len(RULES) + j], sums[:, k, j])
             for j, chosen in enumerate(thresholds[k])
         ]
         points.append(ClassPoints(name, undefined, *rules))
@@ -199,17 +205,25 @@ def _confusion(
     return np.bincount(place, minlength=patients * 4).reshape(patients, 4).astype(np.float64)
 
 
-def _point(chosen: Threshold, counts: Floats, resampled: Floats) -> OperatingPoint:
-    values = [None if np.isnan(value) else float(value) for value in _rates(counts[None])[0]]
+def _point(chosen: Threshold, totals: Floats, resampled: Floats) -> OperatingPoint:
+    """Of the confusion of each patient (patients x 4) and of each resample (resamples x 4)."""
+    values = [None if np.isnan(value) else float(value) for value in _rates(totals.sum(axis=0, keepdims=True))[0]]
     return OperatingPoint(
         chosen,
         **dict(zip(POINT_SCORES, values, strict=True)),
-        intervals=named_intervals(_rates(resampled), POINT_SCORES),
+        intervals=named_intervals(_rates(resampled), POINT_SCORES, count_carriers(_bases(totals))),
     )
 
 
 def _rates(counts: Floats) -> Floats:
     """R x POINT_SCORES of R x 4 counts; NaN where not defined."""
-    tp, fn, fp, tn = counts.T
+    tp, _, _, tn = counts.T
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.stack([tp / (tp + fn), tn / (tn + fp), tp / (tp + fp), tn / (tn + fn)], axis=1)
+        rates: Floats = np.stack([tp, tn, tp, tn], axis=1) / _bases(counts)
+    return rates
+
+
+def _bases(counts: Floats) -> Floats:
+    """R x POINT_SCORES of R x 4 counts: the images that each rate is a share of."""
+    tp, fn, fp, tn = counts.T
+    return np.stack([tp + fn, tn + fp, tp + fp, tn + fn], axis=1)

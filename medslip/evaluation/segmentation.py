@@ -13,7 +13,14 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from medslip.evaluation.bootstrap import Interval, count_patients, named_intervals, patient_index, resampled_sums
+from medslip.evaluation.bootstrap import (
+    Interval,
+    count_carriers,
+    count_patients,
+    named_intervals,
+    patient_index,
+    resampled_sums,
+)
 
 THRESHOLDS: tuple[float, ...] = (0.005, 0.01, 0.02, *(step / 20 for step in range(1, 20)))
 """Thresholds that are tried, up to 0.95: low ones too, as rare marks are learnt with low probabilities first."""
@@ -63,7 +70,7 @@ class SegmentationScores:
         marked: How many images have something marked.
         threshold: A pixel of at least this probability is predicted.
         values: Score (of SCORES) -> its value; without those that no image defines.
-        intervals: Score -> its 95 % interval over resampled patients.
+        intervals: Score -> its 95 % interval over resampled patients; without those that fewer than two patients carry.
         resamples: How many.
         seed: Of the resamples.
         dice: n, of each image.
@@ -145,7 +152,7 @@ def score_segmentation(
         counts: Of n images.
         threshold: One of those that were counted.
         patients: n names, "" where unknown; unknown patients' images are resampled one by one.
-        resamples: Bootstrap resamples of patients; 0 for no intervals. Of fewer than two patients there is none.
+        resamples: Bootstrap resamples of patients; 0 for no intervals.
         seed: Of the resamples.
         thresholds: Those that were counted.
 
@@ -176,6 +183,8 @@ def score_segmentation(
     mean = np.divide(summed, weight, out=np.full(summed.shape, np.nan), where=weight > 0)
     means = dict(zip(parts, mean.T, strict=True))
     means["dice_balanced"] = (means["dice_marked"] + means["empty_right"]) / 2
+    carriers = dict(zip(parts, count_carriers(np.stack(weights, axis=1)).tolist(), strict=True))
+    carriers["dice_balanced"] = min(carriers["dice_marked"], carriers["empty_right"])
     defined = {name: mean for name in SCORES if not np.isnan((mean := means[name])[0])}
     return SegmentationScores(
         images=len(marked),
@@ -183,7 +192,9 @@ def score_segmentation(
         marked=int(marked.sum()),
         threshold=threshold,
         values={name: float(mean[0]) for name, mean in defined.items()},
-        intervals=named_intervals(np.stack([means[name][1:] for name in SCORES], axis=1), SCORES),
+        intervals=named_intervals(
+            np.stack([means[name][1:] for name in SCORES], axis=1), SCORES, [carriers[name] for name in SCORES]
+        ),
         resamples=resamples,
         seed=seed,
         dice=dice,

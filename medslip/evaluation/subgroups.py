@@ -88,7 +88,7 @@ class GroupMean:
     Attributes:
         group: Its name.
         value: The mean.
-        interval: Its 95 % interval; None without resamples.
+        interval: Its 95 % interval; None without resamples, or where fewer than two patients carry a class of it.
     """
 
     group: str
@@ -106,7 +106,7 @@ class Comparison:
         highest: The group of the highest mean.
         lowest: The group of the lowest mean.
         gap: Difference of these two; None with fewer than two groups.
-        interval: Its 95 % interval.
+        interval: Its 95 % interval; None where one of the two means has none.
     """
 
     classes: tuple[str, ...]
@@ -211,6 +211,11 @@ class _Cell:
     owner: npt.NDArray[np.intp]
     reached: npt.NDArray[np.bool_] | None
 
+    @property
+    def carriers(self) -> tuple[int, ...]:
+        """How many patients carry each of GROUP_SCORES."""
+        return (0 if self.ranking is None else self.ranking.carriers, len(np.unique(self.owner)))
+
     def scores(self, counts: Counts) -> Floats:
         """Rows of weights x GROUP_SCORES, NaN where not defined."""
         result = np.full((len(counts), len(GROUP_SCORES)), np.nan)
@@ -271,6 +276,7 @@ class _Attribute:
             for g, name in enumerate(self.names)
         )
         chosen = np.flatnonzero(compared)
+        carriers = np.array([[cell.carriers for cell in row] for row in self.cells])
         comparisons = {}
         for s, key in enumerate(GROUP_SCORES):
             shared = np.flatnonzero(~np.isnan(values[chosen, :, s]).any(axis=0))
@@ -278,7 +284,8 @@ class _Attribute:
                 means = values[np.ix_(chosen, shared)][:, :, s].mean(axis=1)
                 resampled = drawn[:, chosen][:, :, shared, s].mean(axis=2)
                 names = [name for name, kept in zip(self.names, compared, strict=True) if kept]
-                comparisons[key] = _compare(tuple(classes[int(k)] for k in shared), names, means, resampled)
+                fewest = carriers[np.ix_(chosen, shared)][:, :, s].min(axis=1)
+                comparisons[key] = _compare(tuple(classes[int(k)] for k in shared), names, means, resampled, fewest)
         return AttributeScores(self.unknown, groups, comparisons)
 
 
@@ -304,22 +311,24 @@ def _group_class(name: str, cell: _Cell, values: Floats, drawn: Floats) -> Group
         cell.negatives,
         f"fewer than {LEAST} {few}" if few else None,
         **dict(zip(GROUP_SCORES, numbers, strict=True)),
-        intervals=named_intervals(drawn, GROUP_SCORES),
+        intervals=named_intervals(drawn, GROUP_SCORES, cell.carriers),
     )
 
 
-def _compare(classes: tuple[str, ...], names: Sequence[str], means: Floats, drawn: Floats) -> Comparison:
-    """Of means (groups) and the same in each resample (resamples x groups)."""
+def _compare(
+    classes: tuple[str, ...], names: Sequence[str], means: Floats, drawn: Floats, carriers: npt.NDArray[np.intp]
+) -> Comparison:
+    """Of means (groups), the same in each resample (resamples x groups), and how many patients carry each mean (groups)."""
     high, low = int(means.argmax()), int(means.argmin())
     apart = len(names) > 1
     return Comparison(
         classes,
         tuple(
-            GroupMean(name, float(mean), percentile_interval(drawn[:, g]))
+            GroupMean(name, float(mean), percentile_interval(drawn[:, g], int(carriers[g])))
             for g, (name, mean) in enumerate(zip(names, means, strict=True))
         ),
         names[high],
         names[low],
         float(means[high] - means[low]) if apart else None,
-        percentile_interval(drawn[:, high] - drawn[:, low]) if apart else None,
+        percentile_interval(drawn[:, high] - drawn[:, low], int(carriers[[high, low]].min())) if apart else None,
     )

@@ -6,8 +6,14 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from medslip.evaluation.bootstrap import patient_index, percentile_interval, resample_patients
-from medslip.evaluation.classification import score, summarise
+from medslip.evaluation.bootstrap import (
+    count_carriers,
+    named_intervals,
+    patient_index,
+    percentile_interval,
+    resample_patients,
+)
+from medslip.evaluation.classification import SCORES, score, summarise
 
 
 def noisy(images: int, classes: int = 1, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -90,11 +96,11 @@ def test_intervals_cover_the_true_auroc_about_as_often_as_they_say():
 
 def test_resamples_without_positives_are_left_out_and_counted():
     labels = np.zeros((40, 2), np.int8)
-    labels[0, 0], labels[:20, 1] = 1, 1
+    labels[:2, 0], labels[:20, 1] = 1, 1
     probabilities = np.random.default_rng(0).random((40, 2))
     scores = score(["rare", "common"], labels, probabilities, resamples=400)
     rare, common = (entry.intervals["auroc"] for entry in scores.classes)
-    assert rare.left_out / 400 == pytest.approx((1 - 1 / 40) ** 40, abs=0.08)
+    assert rare.left_out / 400 == pytest.approx((1 - 2 / 40) ** 40, abs=0.06)
     assert rare.resamples + rare.left_out == 400
     assert common.left_out == 0
     assert summarise(scores).intervals["auroc"].left_out == rare.left_out
@@ -106,7 +112,32 @@ def test_one_patient_gives_no_interval():
 
 
 def test_percentiles_skip_what_is_not_defined():
-    assert percentile_interval(np.array([np.nan])) is None
-    interval = percentile_interval(np.array([*range(101), np.nan], float))
+    assert percentile_interval(np.array([np.nan]), 9) is None
+    interval = percentile_interval(np.array([*range(101), np.nan], float), 9)
     assert (interval.low, interval.high) == pytest.approx((2.5, 97.5))
     assert (interval.resamples, interval.left_out) == (101, 1)
+
+
+def test_a_score_that_one_patient_carries_has_no_interval():
+    """An interval without width, or of the resamples that happen to have the patient, would look certain."""
+    values = np.linspace(0, 1, 50)
+    assert percentile_interval(values, 1) is None
+    assert percentile_interval(values, 2) is not None
+    assert list(named_intervals(np.stack([values, values], axis=1), ("a", "b"), (2, 1))) == ["a"]
+    weights = np.array([[1, 0, 2], [0, 0, 1], [3, 0, 0.5]])
+    assert count_carriers(weights).tolist() == [2, 0, 3]
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_a_class_whose_positives_or_negatives_are_one_patients_has_no_interval(label):
+    """The AUROC of one patient's positives would look as certain as that of forty; so would a mean with it."""
+    labels = np.full((40, 2), 1 - label, np.int8)
+    labels[:3, 0], labels[:20, 1] = label, label
+    probabilities = np.random.default_rng(0).random((40, 2))
+    alone = ["p"] * 3 + [""] * 37
+    scores = score(["rare", "common"], labels, probabilities, alone, resamples=50)
+    assert scores.carriers == (1, 18)
+    rare, common = scores.classes
+    assert rare.auroc is not None
+    assert (rare.intervals, summarise(scores).intervals) == ({}, {})
+    assert set(common.intervals) == set(summarise(scores, ("rare",)).intervals) == set(SCORES)

@@ -137,3 +137,12 @@ def test_recalibration_is_finite_where_the_classes_are_told_apart_perfectly():
 def test_no_recalibration_without_both_labels(label):
     """It would say that every image has the class, or none."""
     assert fit_platt(np.array(label, np.int8), np.linspace(0, 1, len(label))) is None
+
+
+def test_a_class_known_of_one_patient_alone_has_no_interval():
+    """Its resamples are all the same, and would look certain."""
+    random = np.random.default_rng(0)
+    label = np.where(np.arange(60) < 20, random.integers(0, 2, 60), -1)
+    found = of_one(label, random.random(60), ["p"] * 20 + [""] * 40, 20)
+    assert found.ece is not None
+    assert found.intervals == {}

@@ -118,6 +118,19 @@ def test_findings_of_one_patient_have_no_interval():
     assert several.clear
 
 
+def test_classes_and_masks_of_one_patient_have_no_interval():
+    """The difference on one patient's positives, or one patient's masks, would be called clear."""
+    labels, first, second, _ = made(4)
+    labels[:, 0] = np.arange(60) < 3
+    patients = ["p"] * 3 + [""] * 57
+    entries = compare_answers(CLASSES, labels, [(first, second)], patients, ("a",), 30)
+    without = {entry.key.name for entry in entries if entry.interval is None}
+    assert without == {"a", "mean of 3 classes"}
+    dice, iou = (first[:, 0], second[:, 0]), (first[:, 1], second[:, 1])
+    segmented = compare_segmentations([dice], [iou], labels[:, 0] > 0, patients, 30)
+    assert {e.key.score for e in segmented if e.interval is None} == {"dice_marked", "iou_marked", "dice_balanced"}
+
+
 @pytest.mark.parametrize("alone", [True, False])
 def test_without_resamples_or_with_one_patient_there_is_no_interval(alone):
     """A comparison of few images would end in a traceback."""

@@ -203,3 +203,14 @@ def test_a_group_of_one_patient_has_no_interval():
     first, both = score_groups({"one": np.array([0]), "both": np.arange(3)}, answers, ["a", "b", "b"], 50)
     assert all(score.interval is None for score in first.scores["model"].values())
     assert both.scores["model"]["pixel_auroc"].interval is not None
+
+
+def test_a_score_that_one_patients_findings_define_has_no_interval():
+    """A ratio that only one patient's findings have would look certain beside scores of two patients."""
+    answers = random_cases(0, 4)
+    for cases in answers.values():
+        for index, case in enumerate(cases):
+            case.values[3] = 0.5 if index < 2 else np.nan
+    (group,) = score_groups({"all": np.arange(4)}, answers, ["a", "a", "b", "c"], 30)
+    for scores in (*group.scores.values(), group.above_prior):
+        assert {key for key, score in scores.items() if score.interval is None} == {"contrast_to_noise"}

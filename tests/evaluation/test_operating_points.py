@@ -102,3 +102,13 @@ def test_intervals_hold_the_value_and_narrow_with_patients():
         assert span.low <= found.at_specificity.sensitivity <= span.high
         widths.append(span.high - span.low)
     assert widths[1] < widths[0] / 2
+
+
+def test_a_rate_of_one_patients_images_has_no_interval():
+    """The sensitivity to one patient's positives would look certain."""
+    label = np.array([1, 1, 1, 0, 0, 0, 0], np.int8)[:, None]
+    score = np.array([0.9, 0.8, 0.2, 0.7, 0.1, 0.6, 0.3])[:, None]
+    owners = ["p", "p", "p", "q", "r", "s", "t"]
+    (found,) = operating_points(["x"], label, score, owners, ((Threshold(0.5), Threshold(0.75)),), 30)
+    assert set(found.at_specificity.intervals) == {"specificity", "ppv", "npv"}
+    assert set(found.at_max_f1.intervals) == {"specificity", "npv"}  # p alone reaches the threshold

@@ -55,9 +55,8 @@ def test_scores_by_hand():
     expected = {"dice": 0.375, "iou": 1 / 3, "dice_marked": 0.25, "iou_marked": 1 / 6, "empty_right": 0.5}
     assert scores.values == pytest.approx(expected | {"dice_balanced": 0.375})
     assert (scores.images, scores.patients, scores.marked) == (4, 3, 2)
-    # Patient a has all marked images: wherever it is drawn, their mean is the same, and elsewhere there is none.
-    assert scores.intervals["dice_marked"].low == scores.intervals["dice_marked"].high == 0.25
-    assert scores.intervals["dice_marked"].left_out > 0
+    # Patient a has all marked images: wherever it is drawn, their mean is the same.
+    assert set(scores.intervals) == {"dice", "iou", "empty_right"}
     assert scores.intervals["dice"].low < 0.375 < scores.intervals["dice"].high
 
 

@@ -127,3 +127,16 @@ def test_ages_fall_into_the_documented_groups():
         "",
     ]
     assert age_groups(ages) == expected
+
+
+def test_a_group_of_one_patient_has_no_interval_and_no_gap_has_one():
+    """A group that is one patient would look certain, and so would its difference from the others."""
+    labels, probabilities, _ = example(classes=1)
+    patients = ["p"] * 80 + [""] * 160
+    groups = ["one"] * 80 + ["many", "others"] * 80
+    found = subgroups(["a"], labels, probabilities, patients, {"view": groups}, [0.5], 30)["view"]
+    intervals = {group.name: set(group.classes[0].intervals) for group in found.groups}
+    assert intervals == {"many": {"auroc", "sensitivity"}, "one": set(), "others": {"auroc", "sensitivity"}}
+    for comparison in found.comparisons.values():
+        assert {mean.group for mean in comparison.means if mean.interval is None} == {"one"}
+        assert (comparison.interval is None) == ("one" in (comparison.highest, comparison.lowest))
