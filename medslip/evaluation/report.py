@@ -39,6 +39,7 @@ from medslip.evaluation.report_values import (
     plain,
     record_table,
 )
+from medslip.evaluation.run_folder import METRICS_VERSION
 from medslip.files import written_whole
 
 REPORT = "report.html"
@@ -202,6 +203,11 @@ def _read_metrics(folder: Path) -> tuple[Mapping[str, Any], str]:
         return {}, f"{path} cannot be read: {error}"
     if not isinstance(metrics, dict):
         return {}, f"{path} holds no object."
+    if (version := metrics.get("version", METRICS_VERSION)) != METRICS_VERSION:
+        return (
+            metrics,
+            f"{path} is of version {version}, this page is made for {METRICS_VERSION}: not all values are in place.",
+        )
     return metrics, ""
 
 

@@ -358,9 +358,11 @@ def with_plot(table: Table, column: str, ticks: tuple[float, ...] = ()) -> Table
 
     Args:
         table: A table.
-        column: One of its headings.
+        column: One of its headings; a table without it stays as it is.
         ticks: Values to compare with.
     """
+    if column not in table.columns:
+        return table
     place = table.columns.index(column)
     ranges = [_range(row[place]) for row in (*table.rows, *table.foot) if row[place].key is not None]
     if not ranges:

@@ -253,6 +253,16 @@ def test_an_empty_or_broken_folder_still_has_a_page(tmp_path):
     assert "holds no object" in Page(write_report(tmp_path)).text
 
 
+def test_metrics_of_another_version_are_shown_and_named(tmp_path):
+    """A page with half of an earlier run's numbers would look like all of them."""
+    write_json(tmp_path / "metrics.json", {"version": 2, "macro": {"name": "mean", "auroc": 0.8125}})
+    page = Page(write_report(tmp_path))
+    assert "is of version 2, this page is made for 3" in page.text
+    assert "0.812" in page.text
+    write_report(scored(tmp_path / "run"))
+    assert "of version" not in Page(tmp_path / "run" / "report.html").text
+
+
 def test_a_dice_stands_beside_that_of_predicting_nothing():
     """Of images that mostly have nothing to find, 0.94 looks like success where predicting nothing has 0.89."""
     values = {"dice": 0.94, "iou": 0.9, "dice_marked": 0.79, "dice_of_predicting_nothing": 0.89}
@@ -415,6 +425,7 @@ JUDGED = ["calibration", "operating_points", "subgroups"]
 KEYS = st.sampled_from([*SCORED, *JUDGED, "data", "environment", "bootstrap", "task", "later"])
 
 
+@example(metrics={"calibration": {"classes": [{"name": "a", "ece": 0.1}]}, "data": {}})  # of version 2
 @example(metrics={"classes": {"": None, "low": 0, "high": 0}})  # ends of an interval, and an entry beside them
 @given(metrics=st.dictionaries(KEYS | st.text(max_size=5), JSON, max_size=5))
 @settings(max_examples=80, deadline=None)
