@@ -19,7 +19,7 @@ from medslip.evaluation.figures import Tile, overview
 from medslip.evaluation.grounding import heat_map
 from medslip.evaluation.grounding_report import chance_table
 from medslip.evaluation.report import write_report
-from medslip.evaluation.run_folder import score_table
+from medslip.evaluation.run_folder import METRICS_VERSION, read_metrics, score_table
 from medslip.evaluation.thumbnails import thumbnail_regression
 from medslip.predictor import Predictor
 from medslip.tasks import finetune_seg, ground, make_phantom, prepare_data, pretrain, zeroshot_cls
@@ -145,7 +145,12 @@ def _segment(config: DemoConfig, checkpoint: Path) -> Path:
 def _is_done(folder: Path, wanted: object, checkpoint: Path) -> bool:
     """Whether an earlier demo left this run whole, with these weights; what it left of another, or unfinished, is removed."""
     done = folder / "metrics.json"
-    if done.is_file() and done.stat().st_mtime >= checkpoint.stat().st_mtime and not differences(folder, wanted):
+    if (
+        done.is_file()
+        and done.stat().st_mtime >= checkpoint.stat().st_mtime
+        and read_metrics(folder)["version"] == METRICS_VERSION
+        and not differences(folder, wanted)
+    ):
         print(f"{folder}: already there")
         return True
     _discard(folder)

@@ -170,10 +170,12 @@ def test_a_finding_that_one_run_does_not_know_of_is_refused(tmp_path):
         compared(a, b, tmp_path / "out")
 
 
-def segmented(folder: Path, dice: list[float], marked: list[int]) -> Path:
+def segmented(folder: Path, dice: list[float], marked: list[int], patients: bool = False) -> Path:
     folder.mkdir()
     names = [f"{index}.png" for index in range(len(dice))]
-    table = pd.DataFrame({"image": names, "patient": names, "marked_pixels": marked, "dice": dice, "iou": dice})
+    table = pd.DataFrame(
+        {"image": names, "patient": names if patients else "", "marked_pixels": marked, "dice": dice, "iou": dice}
+    )
     table.to_csv(folder / "predictions.csv", index=False)
     about = {"format": "medslip-metrics", "task": "segmentation", "data": {"finding": "mass"}}
     (folder / "metrics.json").write_text(json.dumps(about))
@@ -203,7 +205,7 @@ def test_every_image_of_a_patient_twice_changes_no_interval(tmp_path, kind):
         elif kind == "grounding":
             grounded(folder, [(f"{index}.png", "mass", value, 1) for index, value in enumerate(values)])
         else:
-            segmented(folder, values, [9, 0] * 6)
+            segmented(folder, values, [9, 0] * 6, patients=True)
     once, _ = compared(*folders, tmp_path / "once")
     for folder in folders:
         change(
@@ -213,7 +215,8 @@ def test_every_image_of_a_patient_twice_changes_no_interval(tmp_path, kind):
         )
     twice, metrics = compared(*folders, tmp_path / "twice")
     assert metrics["data"]["patients"] * 2 <= metrics["data"]["images"]
-    assert any(entry["interval"] for entry in once)
-    for one, other in zip(once, twice, strict=True):
-        ends = [[entry["interval"][end] for end in ("low", "high") if entry["interval"]] for entry in (one, other)]
+    intervals = [[entry["difference"]["interval"] for entry in found] for found in (once, twice)]
+    assert any(intervals[0])
+    for one, other in zip(*intervals, strict=True):
+        ends = [[interval[end] for end in ("low", "high") if interval] for interval in (one, other)]
         assert ends[0] == pytest.approx(ends[1], abs=1e-9), one
