@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +12,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 
 from medslip.data.masked import Mask
-from medslip.data.transforms import Grey, squash
+from medslip.data.transforms import Grey, roomy, squash
 from medslip.errors import InputError
 
 
@@ -63,7 +62,7 @@ class JointTransform:
     @property
     def source_side(self) -> int:
         """Side that image and mask are squashed to before they are varied: an eighth more, a multiple of 16."""
-        return math.ceil(self.side * 9 / 8 / 16) * 16
+        return roomy(self.side)
 
     def __call__(self, image: Tensor, mask: Tensor, seed: int, epoch: int, index: int) -> tuple[Tensor, Tensor]:
         """Vary one image with its mask; the result is a function of the arguments alone.

@@ -31,6 +31,11 @@ _PATCH = 16
 """The trunk's stride: a side is a multiple of it."""
 
 
+def roomy(side: int) -> int:
+    """An eighth more than a side, up to a multiple of 16: what preloaded images are squashed to, for random crops."""
+    return math.ceil(side * 9 / 8 / 16) * 16
+
+
 @dataclass(frozen=True)
 class EvaluationTransform:
     """The whole image, squashed to a square: boxes and masks scale with each axis.

@@ -278,7 +278,10 @@ def embedded_default() -> EvaluateAllConfig:
 
 
 def phantom_config(corpus: Path, checkpoint: Path | None, output: Path | None) -> EvaluateAllConfig:
-    """All layouts of a phantom corpus; the films are asked as they are, as they were trained on."""
+    """All layouts of a phantom corpus; the films are asked as they are, as they were trained on.
+
+    Those of RSNA and SIIM-ACR, which have no lists, hold the validation phantoms too, by which the best epoch was chosen.
+    """
     table = ImagesConfig(kind="table", path=corpus / "findings.csv", split="test")
     return EvaluateAllConfig(
         checkpoint,

@@ -18,7 +18,7 @@ from medslip.data.fractions import refuse_bad_fraction
 from medslip.data.images import read_headers
 from medslip.data.labelled import LabelledImages
 from medslip.data.loading import Batch, evaluation_loader, preload
-from medslip.data.transforms import AugmentationConfig, TrainingTransform
+from medslip.data.transforms import AugmentationConfig, TrainingTransform, roomy
 from medslip.errors import InputError
 from medslip.evaluation.classification import score, summarise
 from medslip.evaluation.figures import precision_recall_curves, roc_curves
@@ -75,7 +75,8 @@ class ClassificationDataConfig:
             stratified by the labels; a smaller share lies inside a larger one.
         passes: How often these come between two validations; more for a small share.
         side: Side of the model's input in pixels, a multiple of 16.
-        preload: Keep all images in memory, decoded once: for a corpus that fits.
+        preload: Keep all images in memory, decoded once, at an eighth more than the side: for a corpus that fits. Random
+            crops are then cut from that, and small ones are magnified.
         workers: Processes that load and augment images.
     """
 
@@ -282,7 +283,7 @@ def _part(data: LabelledImages, split: str, config: FinetuneClsConfig) -> _Part:
     source = config.data.test if split == "test" else (split == "valid" and config.data.valid) or config.data.train
     side = config.data.side
     if split == "train":
-        side = -(-side * 9 // 8 // 16) * 16  # room for the random crop
+        side = roomy(side)
     assert data.labels is not None
     kept = preload(data.paths, side, config.data.workers) if config.data.preload else None
     return _Part(data, data.labels, source.equalise, kept)

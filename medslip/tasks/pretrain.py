@@ -15,7 +15,7 @@ from medslip.checkpoints import Card, save_checkpoint
 from medslip.data.loading import Batch, evaluation_loader, preload, training_loader
 from medslip.data.records import StudyList, read_list, refuse_missing_images
 from medslip.data.splits import shared_patients
-from medslip.data.transforms import AugmentationConfig, EvaluationTransform, TrainingTransform
+from medslip.data.transforms import AugmentationConfig, EvaluationTransform, TrainingTransform, roomy
 from medslip.errors import InputError
 from medslip.evaluation.classification import Scores, score, summarise
 from medslip.evaluation.figures import loss_curves
@@ -141,7 +141,7 @@ def run(config: PretrainConfig) -> Path:
             config.data.workers,
             world_size=world.world_size,
             rank=world.rank,
-            preloaded=_preloaded(train, _roomy(config.data.side), config),
+            preloaded=_preloaded(train, roomy(config.data.side), config),
             pin_memory=world.device.type == "cuda",
         )
         examiner = Examiner(objective, valid, store, transform, config, world)
@@ -189,11 +189,6 @@ def _tell_shared(train: StudyList, valid: StudyList) -> None:
 
 def _preloaded(studies: StudyList, side: int, config: PretrainConfig) -> torch.Tensor | None:
     return preload(studies, side, config.data.workers) if config.data.preload else None
-
-
-def _roomy(side: int) -> int:
-    """An eighth more than the side, up to a multiple of 16: what a random crop is cut from."""
-    return math.ceil(side * 9 / 8 / 16) * 16
 
 
 class Examiner:
