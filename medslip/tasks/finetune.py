@@ -448,13 +448,15 @@ def in_order(world: Processes, indices: Sequence[Any], *columns: Sequence[Any]) 
     """Everybody's rows of a data set that the processes share, in its order.
 
     Args:
-        world: The processes.
+        world: The processes; of more than there are images, some have no rows.
         indices: A list of arrays: which rows.
         columns: Lists of arrays of as many rows each.
     """
-    mine = [np.concatenate(column) for column in (indices, *columns)]
-    everybody = world.gather(mine)
-    position, *joined = (np.concatenate(parts) for parts in zip(*everybody, strict=True))
+    everybody = world.gather((indices, *columns))
+    # Lists are joined before they are concatenated: of an empty share there would be nothing to concatenate.
+    position, *joined = (
+        np.concatenate([array for arrays in column for array in arrays]) for column in zip(*everybody, strict=True)
+    )
     order = np.argsort(position)
     return [column[order] for column in joined]
 

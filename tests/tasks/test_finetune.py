@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -286,6 +288,53 @@ def test_processes_agree_on_one_run_folder(corpus, tiny_checkpoint, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     (folder,) = (tmp_path / "runs" / "finetune_seg").iterdir()
     assert (folder / "metrics.json").is_file()
+
+
+class Together:
+    """Threads in the place of processes: what one gives, all get."""
+
+    def __init__(self, rank: int, everybody: list, barrier: threading.Barrier) -> None:
+        self.rank, self.world_size, self.device, self.is_main = rank, len(everybody), torch.device("cpu"), rank == 0
+        self._everybody, self._barrier = everybody, barrier
+
+    def gather(self, value):
+        self._everybody[self.rank] = value
+        self._barrier.wait(30)
+        values = list(self._everybody)
+        self._barrier.wait(30)
+        return values
+
+    def sum(self, tensor):
+        return torch.stack(self.gather(tensor)).sum(dim=0)
+
+
+def validated(make, processes: int) -> list[dict[str, float]]:
+    """What each process says of the validation images that they share."""
+    everybody, barrier = [None] * processes, threading.Barrier(processes)
+    tasks = [make(Together(rank, everybody, barrier)) for rank in range(processes)]
+    for task in tasks:
+        task._objective.eval()
+    with ThreadPoolExecutor(processes) as threads:
+        return [found.values for found in threads.map(lambda task: task._validate(), tasks)]
+
+
+@pytest.mark.parametrize("task", ["segmentation", "classification"])
+def test_more_processes_than_validation_images_validate_alike(seg, cls, task):
+    """A process without an image would end in a traceback, or the others wait for it for ever."""
+    start, _ = open_start(StartConfig(), seg.checkpoint, 32)
+    two = np.array([0, 1])  # one without a finding, one with
+
+    def make(world):
+        if task == "segmentation":
+            part = finetune_seg._part(finetune_seg._read(seg.data).take(two), "valid", seg)
+            return finetune_seg._Segmentation(seg, 0, start, part, part, world)
+        part = finetune_cls._part(finetune_cls._take(finetune_cls.read_images(cls.data.train), two), "valid", cls)
+        return finetune_cls._Classification(cls, 0, start, part, part, world)
+
+    (alone,) = validated(make, 1)
+    assert all(np.isfinite(list(alone.values())))
+    for found in validated(make, 3):
+        assert found == pytest.approx(alone, abs=1e-5)
 
 
 def test_a_share_without_a_class_says_so(cls, corpus, tmp_path, capsys):
