@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medslip.data import cxr14, rsna
+from medslip.data.attributes import Attributes
 from medslip.data.boxes import BOX_FRAME, Box, BoxedImages, Rectangle
 from medslip.data.images import Header, read_headers
 from medslip.data.masked import read_mask
@@ -45,6 +46,7 @@ class GroundedImages:
         paths: n image files.
         patients: n patient names, empty where unknown.
         findings: n, the findings of each image, one of a class.
+        attributes: View, sex and age.
     """
 
     name: str
@@ -52,6 +54,7 @@ class GroundedImages:
     paths: list[Path]
     patients: list[str]
     findings: list[tuple[GroundedFinding, ...]]
+    attributes: Attributes
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -69,6 +72,7 @@ class GroundedImages:
             [self.paths[index] for index in indices],
             [self.patients[index] for index in indices],
             [self.findings[index] for index in indices],
+            self.attributes.at(indices),
         )
 
 
@@ -133,6 +137,11 @@ def read_phantoms(corpus: Path, split: str) -> GroundedImages:
             tuple(GroundedFinding(finding.pathology, (finding.box,), finding.mask) for finding in found)
             for found in images.values()
         ],
+        attributes=Attributes(
+            [found[0].view for found in images.values()],
+            [found[0].sex for found in images.values()],
+            np.array([found[0].age for found in images.values()], np.float64),
+        ),
     )
 
 
@@ -191,6 +200,7 @@ def _boxed(boxed: BoxedImages) -> GroundedImages:
             )
             for index in kept
         ],
+        attributes=boxed.images.attributes.at(kept),
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from medslip.data.attributes import Attributes
 from medslip.data.images import Header, is_dicom
 from medslip.errors import InputError
 
@@ -42,6 +43,11 @@ class LabelledImages:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    @property
+    def attributes(self) -> Attributes:
+        """Views, sexes and ages."""
+        return Attributes(self.views, self.sexes, self.ages)
 
 
 def read_folder(folder: Path) -> LabelledImages:
@@ -96,15 +102,16 @@ def one_class(
         patients: n patient names.
         headers: n, of the files.
     """
+    known = Attributes.of_headers(headers)
     return LabelledImages(
         name=name,
         classes=(label,),
         paths=paths,
         labels=np.array(marked, np.int8)[:, None],
         patients=patients,
-        views=[header.view for header in headers],
-        sexes=[header.sex for header in headers],
-        ages=np.array([header.age for header in headers], np.float64),
+        views=known.views,
+        sexes=known.sexes,
+        ages=known.ages,
     )
 
 

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from medslip.data.attributes import Attributes
 from medslip.data.checks import refuse_duplicates
 from medslip.data.images import Header, read_header, read_image
-from medslip.data.phantom.read_truth import read_findings
+from medslip.data.phantom.read_truth import read_findings, table_attributes
 from medslip.data.table import read_cells
 from medslip.errors import InputError
 
@@ -32,6 +33,7 @@ class MaskedImages:
             call it, so it can be pickled.
         marked: n, bool: whether anything is marked, known without reading the mask.
         patients: n patient names, empty where unknown.
+        attributes: View, sex and age.
     """
 
     name: str
@@ -40,6 +42,7 @@ class MaskedImages:
     read_mask: Callable[[int], Mask]
     marked: npt.NDArray[np.bool_]
     patients: list[str]
+    attributes: Attributes
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -60,6 +63,7 @@ class MaskedImages:
             read_mask=_Taken(self.read_mask, indices),
             marked=self.marked[indices],
             patients=[self.patients[index] for index in indices],
+            attributes=self.attributes.at(indices),
         )
 
 
@@ -168,4 +172,5 @@ def read_phantom_masks(corpus: Path, pathology: str) -> MaskedImages:
         read_mask=MaskFiles(paths, of_image),
         marked=np.array([bool(files) for files in of_image]),
         patients=table["patient"].tolist(),
+        attributes=table_attributes(table),
     )

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from medslip.data.attributes import Attributes
 from medslip.data.checks import refuse_duplicates, refuse_repeated_files
 from medslip.data.images import Header, read_headers
 from medslip.data.labelled import LabelledImages, find_images, one_class
@@ -166,6 +167,7 @@ def _read_published(root: Path, images: Path | None) -> _Read:
         read_mask=_RunMasks(sizes, runs),
         marked=np.array([bool(entry.masks) for entry in entries.values()]),
         patients=[header.patient or name for header, name in zip(headers, entries, strict=True)],
+        attributes=Attributes.of_headers(headers),
     )
     return masked, headers
 
@@ -218,6 +220,7 @@ def _read_pictures(source: Path, images: Path, masks: Path) -> _Read:
         read_mask=MaskFiles(paths, [[file] for file in files]),
         marked=np.array(marked),
         patients=[said or header.patient or name for said, header, name in zip(patients, headers, names, strict=True)],
+        attributes=Attributes.of_headers(headers),
     )
     return masked, headers
 

@@ -35,8 +35,8 @@ def with_scores(record: Any, names: Sequence[str]) -> dict[str, Any]:
     return {**entries, "scores": scores}
 
 
-def subgroup_entries(attributes: Mapping[str, AttributeScores]) -> dict[str, Any]:
-    """The entry ``subgroups``.
+def subgroup_entries(attributes: Mapping[str, AttributeScores]) -> dict[str, Any] | None:
+    """The entry ``subgroups``, None without any attribute.
 
     Args:
         attributes: Attribute -> its scores.
@@ -51,7 +51,7 @@ def subgroup_entries(attributes: Mapping[str, AttributeScores]) -> dict[str, Any
             "comparisons": {key: _side_by_side(comparison) for key, comparison in found.comparisons.items()},
         }
         for attribute, found in attributes.items()
-    }
+    } or None
 
 
 def _side_by_side(comparison: Comparison) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from medslip.evaluation.calibration import (
 from medslip.evaluation.classification import Floats
 from medslip.evaluation.estimates import estimate, subgroup_entries, with_scores
 from medslip.evaluation.operating_points import POINT_SCORES, ClassPoints, choose_thresholds, operating_points
-from medslip.evaluation.subgroups import AttributeScores, age_groups, subgroups
+from medslip.evaluation.subgroups import AttributeScores, groups_of, subgroups
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Judgement:
             }
             if self.points
             else None,
-            "subgroups": subgroup_entries(self.subgroups) or None,
+            "subgroups": subgroup_entries(self.subgroups),
         }
 
 
@@ -141,7 +141,7 @@ def judge(
             labels,
             probabilities,
             patients,
-            {"sex": images.sexes, "age": age_groups(images.ages), "view": images.views},
+            groups_of(images.attributes),
             [entry.at_specificity.chosen.threshold for entry in points] or None,
             resamples,
             seed,

@@ -111,8 +111,9 @@ def _attribute(entry: Mapping[str, Any]) -> tuple[Block, ...]:
             continue  # one group alone
         many = len(as_list(found.get("classes")))
         gaps.append(
-            f"{words(key)}: {gap.text} {gap.span}".strip() + f" ({found.get('highest')} above {found.get('lowest')}, "
-            f"mean of {many} class{'es' * (many != 1)})"
+            f"{words(key)}: {gap.text} {gap.span}".strip()
+            + f" ({found.get('highest')} above {found.get('lowest')}"
+            + (f", mean of {many} class{'es' * (many != 1)})" if many else ")")
         )
     return (table, Text(f"Gap in {'; '.join(gaps)}.")) if gaps else (table,)
 

@@ -21,7 +21,7 @@ from medslip.evaluation.classification import SCORES, ClassScores, MacroScores, 
 from medslip.evaluation.estimates import with_scores
 from medslip.evaluation.judgement import Judgement
 from medslip.evaluation.operating_points import OperatingPoint
-from medslip.evaluation.subgroups import Comparison
+from medslip.evaluation.subgroups import AttributeScores, Comparison
 from medslip.evaluation.text_table import aligned, number, with_interval
 from medslip.files import plain, write_text, written_whole
 from medslip.version import __version__
@@ -224,7 +224,7 @@ def score_table(scores: Scores, leave_out: Sequence[str] = (), beside: tuple[str
 
     Returns:
         Lines of equal columns: class, positives, AUROC [95 % interval], maximum F1, accuracy, average
-        precision; below them, which classes the mean leaves out, and why.
+        precision; below them, which classes the mean leaves out, and why, and which leave it without an interval.
     """
     names = [entry.name for entry in scores.classes]
     macros = [summarise(scores), *(summarise(scores, (name,)) for name in leave_out if name in names)]
@@ -243,6 +243,11 @@ def score_table(scores: Scores, leave_out: Sequence[str] = (), beside: tuple[str
     text = aligned(lines)
     text.insert(len(names) + 2, text[1])
     text += [f"not in the mean: {name} ({why})" for name, why in macros[0].left_out.items()]
+    lone = [name for name, few in zip(names, scores.carriers, strict=True) if few < 2 and name in macros[0].classes]
+    if lone and len(scores.resampled):
+        text.append(
+            f"no interval of the mean: all positives, or all negatives, of {', '.join(lone)} are of one patient"
+        )
     return "\n".join(text)
 
 
@@ -269,12 +274,26 @@ def judgement_table(judgement: Judgement) -> str:
     if chosen:
         known = (judgement.validation or {})["name"]
         text.append(f"thresholds: specificity of at least {judgement.specificity:g} on {known}")
-    for attribute, scores in judgement.subgroups.items():
-        if "auroc" in scores.comparisons:
-            small = ", ".join(group.name for group in scores.groups if not group.compared)
+    return "\n".join([*text, *subgroup_lines(judgement.subgroups, "auroc", "AUROC")])
+
+
+def subgroup_lines(subgroups: Mapping[str, AttributeScores], score: str, called: str) -> list[str]:
+    """A line an attribute whose groups can be compared: each group's mean, the gap, and what is compared.
+
+    Args:
+        subgroups: Attribute -> its scores.
+        score: The key of the comparison.
+        called: What people call the score.
+    """
+    lines = []
+    for attribute, scores in subgroups.items():
+        if score in scores.comparisons:
+            comparison = scores.comparisons[score]
+            there = [mean.group for mean in comparison.means]
+            small = ", ".join(group.name for group in scores.groups if group.name not in there)
             left_out = f"; too few images of: {small}" if small else ""
-            text.append(f"AUROC by {attribute}: {_comparison(scores.comparisons['auroc'])}{left_out}")
-    return "\n".join(text)
+            lines.append(f"{called} by {attribute}: {_comparison(comparison)}{left_out}")
+    return lines
 
 
 def _point_cells(point: OperatingPoint) -> list[str]:
@@ -286,9 +305,9 @@ def _point_cells(point: OperatingPoint) -> list[str]:
 def _comparison(comparison: Comparison) -> str:
     means = ", ".join(f"{mean.group} {with_interval(mean.value, mean.interval)}" for mean in comparison.means)
     count = len(comparison.classes)
-    classes = f"mean of {count} class{'' if count == 1 else 'es'}"
+    classes = f" (mean of {count} class{'' if count == 1 else 'es'})" if count else ""
     gap = "" if comparison.gap is None else f"; gap {with_interval(comparison.gap, comparison.interval)}"
-    return f"{means}{gap} ({classes})"
+    return f"{means}{gap}{classes}"
 
 
 def _cells(entry: ClassScores | MacroScores) -> list[str]:

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from medslip.data.attributes import Attributes
 from medslip.evaluation.bootstrap import (
     Counts,
     Interval,
@@ -71,7 +73,7 @@ class Group:
         images: How many.
         patients: How many; a patient can be in several groups, of views for example.
         compared: Whether it is compared with the others.
-        classes: Its scores.
+        classes: Its scores; none where the means are over cases.
     """
 
     name: str
@@ -101,7 +103,7 @@ class Comparison:
     """The compared groups side by side.
 
     Attributes:
-        classes: Those in the means.
+        classes: Those in the means; none where the means are over cases, as in subgroup_means.py.
         means: Of each compared group.
         highest: The group of the highest mean.
         lowest: The group of the lowest mean.
@@ -124,7 +126,7 @@ class AttributeScores:
     Attributes:
         unknown: Images of which it is not known; they are in no group.
         groups: All groups.
-        comparisons: Score (of GROUP_SCORES) -> the comparison; without scores that no class has in all compared groups.
+        comparisons: Score -> the comparison; without scores that no class has in all compared groups.
     """
 
     unknown: int
@@ -141,6 +143,11 @@ def age_groups(ages: npt.NDArray[np.floating]) -> list[str]:
     place = np.searchsorted([youngest for _, youngest in AGE_GROUPS], ages, side="right") - 1
     names = [name for name, _ in AGE_GROUPS]
     return ["" if np.isnan(age) else names[max(k, 0)] for age, k in zip(ages, place, strict=True)]
+
+
+def groups_of(attributes: Attributes) -> dict[str, list[str]]:
+    """Attribute -> the group of each image, "" where unknown."""
+    return {"sex": attributes.sexes, "age": age_groups(attributes.ages), "view": attributes.views}
 
 
 def subgroups(
@@ -171,11 +178,32 @@ def subgroups(
     owner = patient_index(patients)
     limits = thresholds or [None] * len(classes)
     found = {
-        attribute: _Attribute(np.asarray(groups, str), labels, probabilities, owner, limits)
+        attribute: _ClassesByGroup(Parts(groups, owner), classes, labels, probabilities, owner, limits)
         for attribute, groups in attributes.items()
         if any(groups)
     }
-    count = count_patients(owner)
+    return summaries(found, count_patients(owner), resamples, seed)
+
+
+class ByGroup(Protocol):
+    """What the groups of one attribute are scored by."""
+
+    def scores(self, counts: Counts) -> Floats:
+        """Rows of weights x scores in any shape, NaN where not defined."""
+
+    def summary(self, values: Floats, drawn: Floats) -> AttributeScores:
+        """Of the scores of every patient once, and of each resample (resamples x scores)."""
+
+
+def summaries(found: Mapping[str, ByGroup], count: int, resamples: int, seed: int) -> dict[str, AttributeScores]:
+    """Score all attributes under the same resamples.
+
+    Args:
+        found: Attribute -> its groups.
+        count: How many patients.
+        resamples: Bootstrap resamples of patients; 0 for no intervals.
+        seed: Of the resamples.
+    """
     once = np.ones((1, count), np.int32)
     values = {attribute: each.scores(once)[0] for attribute, each in found.items()}
     drawn: dict[str, list[Floats]] = {attribute: [] for attribute in found}
@@ -187,7 +215,7 @@ def subgroups(
             bar.update(len(counts))
     return {
         attribute: each.summary(
-            classes, values[attribute], np.concatenate([np.empty((0, *values[attribute].shape)), *drawn[attribute]])
+            values[attribute], np.concatenate([np.empty((0, *values[attribute].shape)), *drawn[attribute]])
         )
         for attribute, each in found.items()
     }
@@ -229,51 +257,72 @@ class _Cell:
         return result
 
 
-class _Attribute:
-    """One attribute's groups."""
+class Parts:
+    """Images parted into the groups of one attribute, ages by age and others by name.
+
+    Args:
+        group_of: n, the group of each image, "" where unknown.
+        owner: n, the number of each image's patient.
+
+    Attributes:
+        names: Of the G groups.
+        inside: G masks over the images.
+        unknown: How many images are in no group.
+    """
+
+    def __init__(self, group_of: Sequence[str], owner: npt.NDArray[np.intp]) -> None:
+        of_image = np.asarray(group_of, str)
+        order = [name for name, _ in AGE_GROUPS]
+        names = {str(name) for name in of_image} - {""}
+        self.names = sorted(names, key=lambda name: (order.index(name) if name in order else len(order), name))
+        self.unknown = int((of_image == "").sum())
+        self.inside = [of_image == name for name in self.names]
+        self._patients = [len(np.unique(owner[mask])) for mask in self.inside]
+
+    def group(self, place: int, compared: bool, classes: tuple[GroupClass, ...] = ()) -> Group:
+        """One of the groups, with what was found of it."""
+        return Group(self.names[place], int(self.inside[place].sum()), self._patients[place], compared, classes)
+
+
+class _ClassesByGroup:
+    """One attribute's groups, scored class by class."""
 
     def __init__(
         self,
-        group_of: npt.NDArray[np.str_],
+        parts: Parts,
+        classes: Sequence[str],
         labels: npt.NDArray[np.int8],
         probabilities: npt.NDArray[np.floating],
         owner: npt.NDArray[np.intp],
         thresholds: Sequence[float | None],
     ) -> None:
-        order = [name for name, _ in AGE_GROUPS]
-        names = {str(name) for name in group_of} - {""}
-        self.names = sorted(names, key=lambda name: (order.index(name) if name in order else len(order), name))
-        self.unknown = int((group_of == "").sum())
-        inside = [group_of == name for name in self.names]
-        self.images = [int(mask.sum()) for mask in inside]
-        self.patients = [len(np.unique(owner[mask])) for mask in inside]
+        self.parts, self.classes = parts, classes
         self.cells = [
             [
                 _cell(labels[mask, k], probabilities[mask, k], owner[mask], threshold)
                 for k, threshold in enumerate(thresholds)
             ]
-            for mask in inside
+            for mask in parts.inside
         ]
 
     def scores(self, counts: Counts) -> Floats:
         """Rows of weights x groups x classes x GROUP_SCORES."""
         return np.stack([np.stack([cell.scores(counts) for cell in row], axis=1) for row in self.cells], axis=1)
 
-    def summary(self, classes: Sequence[str], values: Floats, drawn: Floats) -> AttributeScores:
+    def summary(self, values: Floats, drawn: Floats) -> AttributeScores:
+        """Each class in each group, and the groups' means over the classes that all compared ones have."""
         scored = np.array([[cell.ranking is not None for cell in row] for row in self.cells])
         compared = scored.any(axis=1) & (2 * scored.sum(axis=1) >= scored.any(axis=0).sum())
         groups = tuple(
-            Group(
-                name,
-                self.images[g],
-                self.patients[g],
+            self.parts.group(
+                g,
                 bool(compared[g]),
                 tuple(
                     _group_class(entry, self.cells[g][k], values[g, k], drawn[:, g, k])
-                    for k, entry in enumerate(classes)
+                    for k, entry in enumerate(self.classes)
                 ),
             )
-            for g, name in enumerate(self.names)
+            for g in range(len(self.cells))
         )
         chosen = np.flatnonzero(compared)
         carriers = np.array([[cell.carriers for cell in row] for row in self.cells])
@@ -283,10 +332,11 @@ class _Attribute:
             if len(chosen) and len(shared):
                 means = values[np.ix_(chosen, shared)][:, :, s].mean(axis=1)
                 resampled = drawn[:, chosen][:, :, shared, s].mean(axis=2)
-                names = [name for name, kept in zip(self.names, compared, strict=True) if kept]
+                names = [self.parts.names[g] for g in chosen]
                 fewest = carriers[np.ix_(chosen, shared)][:, :, s].min(axis=1)
-                comparisons[key] = _compare(tuple(classes[int(k)] for k in shared), names, means, resampled, fewest)
-        return AttributeScores(self.unknown, groups, comparisons)
+                averaged = tuple(self.classes[int(k)] for k in shared)
+                comparisons[key] = compare(averaged, names, means, resampled, fewest)
+        return AttributeScores(self.parts.unknown, groups, comparisons)
 
 
 def _cell(
@@ -315,10 +365,18 @@ def _group_class(name: str, cell: _Cell, values: Floats, drawn: Floats) -> Group
     )
 
 
-def _compare(
+def compare(
     classes: tuple[str, ...], names: Sequence[str], means: Floats, drawn: Floats, carriers: npt.NDArray[np.intp]
 ) -> Comparison:
-    """Of means (groups), the same in each resample (resamples x groups), and how many patients carry each mean (groups)."""
+    """Put groups side by side.
+
+    Args:
+        classes: Those in the means.
+        names: Of G groups.
+        means: G.
+        drawn: Resamples x G, the means in each resample.
+        carriers: G, how many patients carry each mean.
+    """
     high, low = int(means.argmax()), int(means.argmin())
     apart = len(names) > 1
     return Comparison(

@@ -25,9 +25,16 @@ from medslip.data.loading import Batch
 from medslip.data.masked import MaskedImages, read_phantom_masks
 from medslip.data.siim_acr import read_masks
 from medslip.errors import InputError
-from medslip.evaluation.estimates import estimate
+from medslip.evaluation.estimates import estimate, subgroup_entries
 from medslip.evaluation.figures import Tile, overview
-from medslip.evaluation.run_folder import METRICS_FORMAT, METRICS_VERSION, environment, read_metrics, write_json
+from medslip.evaluation.run_folder import (
+    METRICS_FORMAT,
+    METRICS_VERSION,
+    environment,
+    read_metrics,
+    subgroup_lines,
+    write_json,
+)
 from medslip.evaluation.segmentation import (
     THRESHOLDS,
     Criterion,
@@ -37,6 +44,8 @@ from medslip.evaluation.segmentation import (
     count_pixels,
     score_segmentation,
 )
+from medslip.evaluation.subgroup_means import subgroup_means
+from medslip.evaluation.subgroups import AttributeScores, groups_of
 from medslip.files import written_whole
 from medslip.model.segmenter import BRIDGE, Segmenter
 from medslip.tasks.finetune import (
@@ -187,7 +196,7 @@ def run(config: FinetuneSegConfig, show: bool = True) -> Path:
         chosen = choose_labels(strata, marked, config.data.fraction, config.seeds)
         config = replace(config, checkpoint=checkpoint, output=output)
         with begun(output, config, splits, world):
-            runs, report = _run_seeds(config, start, splits, chosen, world)
+            runs, report = _run_seeds(config, start, splits, chosen, world, show)
             about = {"name": data.name, "finding": data.finding, "fraction": config.data.fraction}
             conclude(output, TASK, about, splits, runs, report, world, show)
     return output
@@ -199,6 +208,7 @@ def _run_seeds(
     splits: dict[str, MaskedImages],
     chosen: dict[int, Chosen],
     world: Processes,
+    show: bool,
 ) -> tuple[dict[int, dict[str, float]], dict[str, Any]]:
     """Seed -> test scores, in the main process; and what was loaded."""
     train, valid = (_part(splits[name], name, config) for name in ("train", "valid"))
@@ -209,7 +219,7 @@ def _run_seeds(
         report = segmenter.report
         if world.is_main and not runs:
             print(show_start(report))
-        segmenter.run(chosen[seed], splits["test"])
+        segmenter.run(chosen[seed], splits["test"], show)
         if not world.is_main:
             continue
         runs[seed] = _values(read_metrics(seed_folder(Path(str(config.output)), seed)))
@@ -298,7 +308,7 @@ class _Segmentation:
         self._objective.to(world.device)
         self._valid, self._valid_patients = self._loader(valid), valid.data.patients
 
-    def run(self, chosen: Chosen, test: MaskedImages) -> None:
+    def run(self, chosen: Chosen, test: MaskedImages, show: bool) -> None:
         """Learn from the chosen images, choose epoch and threshold on validation, then score the test images."""
         if self._fit.is_scored:
             return
@@ -324,10 +334,22 @@ class _Segmentation:
         }
         best = self._fit.run(self._objective, batches, SEGMENTATION_LOSSES, self._validate, card)
         counts, _ = self._examine(self._loader(_part(test, "test", config)))
-        if self._world.is_main:
-            scores = score_segmentation(counts, best["validation_threshold"], test.patients, config.resamples, seed=0)
-            self._write(test, scores, counts, best, len(chosen))
-            self._fit.finish()
+        if not self._world.is_main:
+            return
+        scores = score_segmentation(counts, best["validation_threshold"], test.patients, config.resamples, seed=0)
+        parts = subgroup_means(
+            {"dice": scores.dice, "dice_marked": np.where(counts.marked > 0, scores.dice, np.nan)},
+            np.arange(len(test)),
+            test.patients,
+            groups_of(test.attributes),
+            config.resamples,
+            seed=0,
+        )
+        self._write(test, scores, parts, counts, best, len(chosen))
+        self._fit.finish()
+        if show:
+            lines = (*subgroup_lines(parts, "dice", "Dice"), *subgroup_lines(parts, "dice_marked", "Dice where marked"))
+            print("\n".join(f"seed {self._seed}: {line}" for line in lines))
 
     def _loader(self, part: _Part) -> Iterable[Batch]:
         shard = self._fit.shard(len(part.data), self._config.data.workers)
@@ -366,7 +388,13 @@ class _Segmentation:
         return PixelCounts(marked, predicted, overlap), losses
 
     def _write(
-        self, test: MaskedImages, scores: SegmentationScores, counts: PixelCounts, best: dict[str, Any], learnt: int
+        self,
+        test: MaskedImages,
+        scores: SegmentationScores,
+        parts: Mapping[str, AttributeScores],
+        counts: PixelCounts,
+        best: dict[str, Any],
+        learnt: int,
     ) -> None:
         """metrics.json, whose shape is in docs/metrics.md, predictions.csv and overlays.png of this seed."""
         folder, column = self._fit.folder, THRESHOLDS.index(scores.threshold)
@@ -388,6 +416,7 @@ class _Segmentation:
             "threshold": scores.threshold,
             "scores": entries,
             "bootstrap": {"resamples": scores.resamples, "seed": scores.seed, "unit": "patient", "level": 0.95},
+            "subgroups": subgroup_entries(parts),
             "validation": best,
             "start": self.report,
             "environment": environment(str(self._world.device)),

@@ -24,6 +24,7 @@ from medslip.data.grounded import (
 from medslip.data.image_labels import class_pathologies
 from medslip.data.images import read_image
 from medslip.errors import InputError
+from medslip.evaluation.estimates import subgroup_entries
 from medslip.evaluation.figures import BoxCurve, Tile, box_curves, overview
 from medslip.evaluation.grounding import (
     anatomy_grids,
@@ -55,6 +56,9 @@ from medslip.evaluation.grounding_scores import (
     score_groups,
 )
 from medslip.evaluation.report import write_report
+from medslip.evaluation.run_folder import subgroup_lines
+from medslip.evaluation.subgroup_means import subgroup_means
+from medslip.evaluation.subgroups import AttributeScores, groups_of
 from medslip.model.image_encoder import PATCH_CENTRE
 from medslip.model.medslip import MeDSLIPOutput
 from medslip.predictor import Predictor, present_probability
@@ -233,10 +237,11 @@ def run(config: GroundConfig, show: bool = True) -> Mapping[str, Sequence[GroupS
         thresholds["model"] = config.threshold
     answers, larger = _score(scored, chance, thresholds, config.box_iou)
     groups = _groups(scored, larger, answers, config)
+    parts = _subgroups(splits.scored, larger, answers["model"], config)
     begin_run(output, config)
-    _write(config, output, splits, scored, larger, answers, groups, thresholds, predictor)
+    _write(config, output, splits, scored, larger, answers, groups, parts, thresholds, predictor)
     if show:
-        _show(groups, thresholds, config, output)
+        _show(groups, parts, thresholds, config, output)
     report = write_report(output)
     if show:
         print(f"report: {report}")
@@ -414,6 +419,22 @@ def _groups(
     return groups
 
 
+def _subgroups(
+    images: GroundedImages, larger: npt.NDArray[np.bool_], answers: Sequence[CaseScores], config: GroundConfig
+) -> dict[str, AttributeScores]:
+    """The pointing game of larger findings, of the model, by sex, age and view."""
+    image_of = np.repeat(np.arange(len(images)), [len(found) for found in images.findings])
+    pointing = np.array([answer.values[CASE_SCORES.index("pointing")] for answer in answers])
+    return subgroup_means(
+        {"pointing": pointing[larger]},
+        image_of[larger],
+        images.patients,
+        groups_of(images.attributes),
+        config.resamples,
+        config.seed,
+    )
+
+
 def _write(
     config: GroundConfig,
     output: Path,
@@ -422,6 +443,7 @@ def _write(
     larger: npt.NDArray[np.bool_],
     answers: Mapping[str, Sequence[CaseScores]],
     groups: Mapping[str, Sequence[GroupScores]],
+    parts: Mapping[str, AttributeScores],
     thresholds: Mapping[str, float],
     predictor: Predictor,
 ) -> None:
@@ -445,6 +467,7 @@ def _write(
         "frame": splits.scored.frame,
     }
     extra = {
+        "subgroups": subgroup_entries(parts),
         "patches": cases[0].patches.shape,
         "shifts": config.shifts,
         "thresholds": thresholds,
@@ -503,7 +526,11 @@ def _tile(name: str, case: Case, auroc: float) -> Tile:
 
 
 def _show(
-    groups: Mapping[str, Sequence[GroupScores]], thresholds: Mapping[str, float], config: GroundConfig, output: Path
+    groups: Mapping[str, Sequence[GroupScores]],
+    parts: Mapping[str, AttributeScores],
+    thresholds: Mapping[str, float],
+    config: GroundConfig,
+    output: Path,
 ) -> None:
     for size in SIZES:
         print(f"findings {size} than one patch\n")
@@ -511,6 +538,8 @@ def _show(
             print("none\n")
             continue
         print(f"{class_table(groups[size])}\n\n{chance_table(groups[size][-1])}\n")
+    for line in subgroup_lines(parts, "pointing", "pointing game of larger findings"):
+        print(line)
     chosen = ", ".join(f"{name} {value:.2f}" for name, value in thresholds.items())
     print("pointing: the maximum's pixel is inside a box; any pixel: the published rule, the maximal patch touches one")
     print(f"IoU, Dice and boxes at thresholds {chosen}; a box is found at IoU {config.box_iou:g}")

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from medslip.data.attributes import Attributes
 from medslip.data.finetune_loading import (
     Shard,
     classified_training_loader,
@@ -37,7 +38,8 @@ def masked(tmp_path: Path) -> MaskedImages:
         Image.fromarray(np.maximum(image, mask)).save(paths[-1])
         Image.fromarray(mask).save(masks[-1][0])
     marked = np.arange(6) % 2 == 1
-    return MaskedImages("test", "blob", paths, MaskFiles(paths, masks), marked, [f"p{index}" for index in range(6)])
+    patients = [f"p{index}" for index in range(6)]
+    return MaskedImages("test", "blob", paths, MaskFiles(paths, masks), marked, patients, Attributes.unknown(6))
 
 
 def all_of(loader) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:

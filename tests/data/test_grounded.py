@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medslip.data.attributes import Attributes
 from medslip.data.grounded import (
     GroundedFinding,
     GroundedImages,
@@ -81,6 +82,7 @@ def test_phantoms_are_grouped_by_image(tmp_path):
     """An image would be looked at once for each of its findings."""
     images = read_phantoms(write_corpus(tmp_path), "test")
     assert (len(images), images.frame, images.patients) == (2, (64, 64), ["p7", "p8"])
+    assert images.at([1]).attributes.views == [""]  # this corpus says nothing of its patients
     assert [finding.label for finding in images.findings[0]] == ["mass", "edema"]
     assert images.classes == ("edema", "mass")
     mask = read_region(images.findings[0][0].mask, images.frame)
@@ -122,6 +124,7 @@ def test_cxr14_boxes_of_the_listed_images(tmp_path):
     images = read_cxr14(write_cxr14(tmp_path), Path("test_list.txt"))
     assert [path.name for path in images.paths] == ["00000001_001.png", "00000003_000.png"]
     assert images.patients == ["1", "3"]
+    assert (images.attributes.sexes, images.attributes.ages.tolist()) == (["F", "F"], [50, 50])
     mass, infiltration = images.findings[0]
     assert mass == GroundedFinding("Mass", ((101, 200, 300, 400), (102, 200, 300, 400)))
     assert infiltration.label == "Infiltration"
@@ -138,7 +141,9 @@ def test_patients_are_set_aside_whole():
     """A threshold would be chosen on a patient who is scored."""
     patients = [name for index in range(20) for name in (f"p{index}", f"p{index}")] + ["", ""]
     findings = [(GroundedFinding("mass", ((0, 0, 1, 1),)),)] * len(patients)
-    images = GroundedImages("x", (8, 8), [Path(str(index)) for index in range(42)], patients, findings)
+    images = GroundedImages(
+        "x", (8, 8), [Path(str(index)) for index in range(42)], patients, findings, Attributes.unknown(42)
+    )
     aside, rest = split_patients(images, 0.25, 1)
     assert not set(aside.patients) & set(rest.patients) - {""}
     assert sorted(map(str, [*aside.paths, *rest.paths])) == sorted(map(str, images.paths))

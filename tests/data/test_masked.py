@@ -29,8 +29,11 @@ def corpus(tmp_path: Path) -> Path:
         Image.fromarray(mask).save(tmp_path / f"{name}.png")
     with (tmp_path / "findings.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(("image", "study", "patient", "split"))
-        writer.writerows((f"s{index}.png", f"s{index}", f"p{index}", split) for index, split in enumerate(splits))
+        writer.writerow(("image", "study", "patient", "split", "view", "sex", "age"))
+        writer.writerows(
+            (f"s{index}.png", f"s{index}", f"p{index}", split, "PA", "FM"[index % 2], 40 + index)
+            for index, split in enumerate(splits)
+        )
     with (tmp_path / "findings.jsonl").open("w") as file:
         for study, pathology, mask in findings:
             name = f"{mask}.png" if mask else ""
@@ -65,6 +68,7 @@ def test_taken_images_keep_their_own_masks_also_in_a_worker(corpus):
     taken = pickle.loads(pickle.dumps(data.take(np.array([2, 0, 1])).take(np.array([2, 1]))))
     assert [path.name for path in taken.paths] == ["s2.png", "s1.png"]
     assert taken.marked.tolist() == [True, True]
+    assert (taken.attributes.sexes, taken.attributes.ages.tolist()) == (["F", "M"], [42, 41])
     assert np.array_equal(taken.mask(0), data.mask(1))
     assert np.array_equal(taken.mask(1), data.mask(0))
 

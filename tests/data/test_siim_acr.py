@@ -82,7 +82,9 @@ def test_masks_travel_to_worker_processes(tmp_path: Path) -> None:
 
 def test_labels_come_with_what_the_headers_say(tmp_path: Path) -> None:
     """Scores by sex, age and view would be empty."""
-    images = read_labelled(write_layout(tmp_path, ["b,0 2", "a,-1"]))
+    root = write_layout(tmp_path, ["b,0 2", "a,-1"])
+    images, known = read_labelled(root), read_masks(root).attributes
+    assert (known.sexes, known.views, known.ages.tolist()) == (["F", "F"], ["PA", "PA"], [43, 43])
     assert images.classes == ("Pneumothorax",)
     assert images.labels is not None
     assert images.labels.tolist() == [[1], [0]]

@@ -595,3 +595,13 @@ def test_a_single_subgroup_has_no_gap():
     shown, *_ = judgement_blocks("subgroups", {"view": {"groups": [group], "comparisons": {"auroc": one}}})
     assert "0.8" in str(shown)
     assert "above" not in str(shown)
+
+
+def test_a_gap_between_means_over_cases_names_no_classes():
+    """The page would speak of a mean of 0 classes."""
+    groups = [{"name": name, "images": 9, "patients": 9, "compared": True} for name in "FM"]
+    means = [{"group": name, "value": value, "interval": None} for name, value in (("F", 0.25), ("M", 0.75))]
+    dice = {"classes": [], "means": means, "highest": "M", "lowest": "F", "gap": 0.5, "interval": None}
+    shown, *_ = judgement_blocks("subgroups", {"sex": {"groups": groups, "comparisons": {"dice": dice}}})
+    assert "(M above F)" in str(shown)
+    assert "class" not in str(shown)

@@ -236,6 +236,20 @@ def test_predictions_without_labels_have_no_label_columns(tmp_path):
     assert (tmp_path / "predictions.csv").read_text() == "image,patient,Mass\na.png,,0.25\n"
 
 
+def test_the_table_says_why_a_mean_has_no_interval():
+    """A missing interval would look like a fault of the program."""
+    labels = np.array([[1, 1], [0, 0], [1, 0], [0, 0]], np.int8)
+    scores = score(
+        ("Mass", "Hernia"), labels, np.random.default_rng(0).random((4, 2)), ["a", "b", "c", "d"], resamples=9
+    )
+    assert score_table(scores).endswith(
+        "no interval of the mean: all positives, or all negatives, of Hernia are of one patient"
+    )
+    assert "no interval" not in score_table(
+        score(("Mass",), labels[:, :1], np.linspace(0, 1, 4)[:, None], None, resamples=9)
+    )
+
+
 def test_the_table_shows_every_class_both_means_and_what_is_left_out():
     scores = example()
     text = score_table(scores, ("Fibrosis", "not there"))

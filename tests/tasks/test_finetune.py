@@ -62,9 +62,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
                  "anatomy": "left_pleural", "box": [int(left), int(top), 16, 16], "mask": f"mask{index}.png"}
             )  # fmt: skip
         Image.fromarray(image).save(folder / f"{index}.png")
-        rows.append((f"{index}.png", f"s{index}", f"p{index // 2}", _split(index), present))
+        rows.append((f"{index}.png", f"s{index}", f"p{index // 2}", _split(index), "FM"[index // 4 % 2], present))
     with (folder / "findings.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("image", "study", "patient", "split", "effusion"), *rows])
+        csv.writer(file).writerows([("image", "study", "patient", "split", "sex", "effusion"), *rows])
     (folder / "findings.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
 
@@ -145,6 +145,31 @@ def test_segmentation_learns_and_leaves_a_whole_run_folder(seg, estimates_of):
         assert (about["images"], about["patients"]) == (len(table), len(table) / 2)  # what the intervals resample
     read = parse(FinetuneSegConfig, ["--config", str(output / "config.yaml")])
     assert read == replace(seg, seeds=(0, 1))
+
+
+def test_segmentation_tells_the_sexes_apart(seg, corpus, monkeypatch, capsys):
+    """A model that finds less in women would hide behind the mean over all."""
+    score = finetune_seg.score_segmentation
+
+    def unequal(counts, *rest, **options):
+        """One epoch finds nothing, which is alike in all groups."""
+        return replace(score(counts, *rest, **options), dice=np.linspace(0, 1, len(counts.marked)) ** 2)
+
+    monkeypatch.setattr(finetune_seg, "score_segmentation", unequal)
+    data = replace(seg.data, test_fraction=0.6)
+    output = finetune_seg.run(replace(seg, data=data, train=replace(seg.train, epochs=1)))
+    metrics = json.loads((output / "seed_0" / "metrics.json").read_text())
+    assert list(metrics["subgroups"]) == ["sex"]
+    sex = pd.read_csv(corpus / "findings.csv").set_index("image")["sex"]
+    table = pd.read_csv(output / "seed_0" / "predictions.csv")
+    by_sex = table.groupby([sex[Path(image).name] for image in table["image"]])["dice"].mean()
+    means = {name: mean["value"] for name, mean in metrics["subgroups"]["sex"]["comparisons"]["dice"]["means"].items()}
+    assert means == pytest.approx(by_sex.to_dict())
+    assert means["F"] != means["M"]
+    for group in metrics["subgroups"]["sex"]["groups"]:
+        assert group["images"] == 2 * group["patients"]  # what the intervals resample
+    assert "seed 0: Dice by sex: F " in capsys.readouterr().out
+    assert "mean Dice" in (output / "report.html").read_text()
 
 
 def test_test_images_are_touched_once(seg, monkeypatch):

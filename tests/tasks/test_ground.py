@@ -14,12 +14,14 @@ import pytest
 import torch
 
 from medslip.cli import run_task
+from medslip.data.attributes import Attributes
 from medslip.data.grounded import GroundedFinding, GroundedImages, read_cxr14, read_rsna
 from medslip.data.images import read_image
 from medslip.data.phantom.read_truth import read_findings
 from medslip.errors import InputError
+from medslip.evaluation import subgroup_means
 from medslip.evaluation.grounding import mean_box_grid
-from medslip.evaluation.grounding_scores import SCORES
+from medslip.evaluation.grounding_scores import SCORES, CaseScores
 from medslip.model.image_encoder import PATCH_CENTRE
 from medslip.predictor import Predictor
 from medslip.tasks import ground
@@ -60,6 +62,9 @@ def test_run_folder_holds_scores_of_every_finding(config, corpus, capsys, estima
     iou = estimates_of(config.output)[f"/larger/{len(metrics['larger']) - 1}/scores/prior/iou"]
     assert iou["value"] == pytest.approx(large["prior_iou"].mean(), abs=1e-5)
     assert (table["uniform_pixel_auroc"] == 0.5).all()
+    assert list(metrics["subgroups"]) == ["sex", "age", "view"]
+    for parts in metrics["subgroups"].values():
+        assert sum(group["images"] for group in parts["groups"]) == large["image"].nunique()
     for figure in ("overlays.png", "box_precision_recall.png"):
         assert read_image(config.output / figure).size
     assert "all findings" in capsys.readouterr().out
@@ -189,7 +194,9 @@ def test_the_prior_is_of_the_boxes_set_aside_for_it():
     """The chance level would be made from the boxes that it is scored on, and be out of reach."""
 
     def at(box):
-        return GroundedImages("x", (32, 32), [Path("x.png")], ["p"], [(GroundedFinding("mass", (box,)),)])
+        return GroundedImages(
+            "x", (32, 32), [Path("x.png")], ["p"], [(GroundedFinding("mass", (box,)),)], Attributes.unknown(1)
+        )
 
     boxes = [(0, 0, 8, 8), (8, 8, 8, 8), (16, 16, 8, 8)]
     prior = ground._prior(ground.Splits(*map(at, boxes)), 4)["mass"]
@@ -229,3 +236,20 @@ def test_findings_of_one_patient_are_resampled_together(config, corpus, tmp_path
     assert groups["smaller"][-1].patients == smaller["patient"].nunique() < smaller["image"].nunique()
     metrics = json.loads((config.output / "metrics.json").read_text())
     assert metrics["data"]["patients"] == scores["patient"].nunique()
+
+
+def test_larger_findings_are_told_apart_by_what_is_known_of_their_own_images(config, corpus, monkeypatch):
+    """A group's pointing game would be that of other images, and a weakness in one group be laid to another."""
+    monkeypatch.setattr(subgroup_means, "LEAST", 1)
+    images = ground.read_splits(config.data, 0).scored
+    known = pd.read_csv(corpus / "findings.csv").set_index("image")
+    of_case = known.loc[[str(f.image.relative_to(corpus)) for f in read_findings(corpus, "test")]]
+    larger = np.arange(len(of_case)) % 3 > 0
+    answers = [CaseScores(np.full(6, float(sex == "F")), np.empty(0), np.empty(0, bool), 1) for sex in of_case["sex"]]
+    found = ground._subgroups(images, larger, answers, config)
+    assert {mean.group: mean.value for mean in found["sex"].comparisons["pointing"].means} == {"F": 1, "M": 0}
+    for attribute in ("sex", "view"):
+        expected = of_case[larger].groupby(attribute)["study"].nunique()
+        assert {group.name: group.images for group in found[attribute].groups} == expected.to_dict()
+        expected = of_case[larger].groupby(attribute)["patient"].nunique()
+        assert {group.name: group.patients for group in found[attribute].groups} == expected.to_dict()

@@ -8,6 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
+from medslip.data.attributes import Attributes
+from medslip.data.images import years
 from medslip.errors import InputError
 from medslip.vocabulary import ANATOMIES, PATHOLOGIES
 
@@ -24,6 +29,9 @@ class PhantomFinding:
         anatomy: Vocabulary name.
         box: x, y, width, height in pixels of the film.
         mask: A PNG of one bit a pixel; None where the line names none.
+        view: "PA" or "AP"; empty where the corpus does not say.
+        sex: "F" or "M"; empty where it does not say.
+        age: Years; NaN where it does not say.
         where: File and line, for messages.
     """
 
@@ -34,6 +42,9 @@ class PhantomFinding:
     anatomy: str
     box: tuple[int, int, int, int]
     mask: Path | None
+    view: str
+    sex: str
+    age: float
     where: str
 
 
@@ -49,7 +60,7 @@ def read_findings(corpus: Path, *splits: str) -> list[PhantomFinding]:
             the file and line.
     """
     corpus = Path(corpus)
-    patients = _patients(corpus / "findings.csv")
+    studies = _studies(corpus / "findings.csv")
     path = corpus / "findings.jsonl"
     if not path.is_file():
         raise InputError(
@@ -61,7 +72,7 @@ def read_findings(corpus: Path, *splits: str) -> list[PhantomFinding]:
         try:
             line = json.loads(text)
             if line["split"] in splits:
-                found.append(_finding(corpus, line, patients, where))
+                found.append(_finding(corpus, line, studies, where))
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{where}: is no finding ({error}); make the corpus again") from None
     if not found:
@@ -69,8 +80,14 @@ def read_findings(corpus: Path, *splits: str) -> list[PhantomFinding]:
     return found
 
 
-def _patients(path: Path) -> dict[str, str]:
-    """Study -> patient."""
+def table_attributes(table: pd.DataFrame) -> Attributes:
+    """View, sex and age of the lines of findings.csv, unknown where it has no such columns."""
+    views, sexes, ages = (table.get(name, pd.Series("", table.index)).tolist() for name in ("view", "sex", "age"))
+    return Attributes(views, sexes, np.array([years(age) for age in ages], np.float64))
+
+
+def _studies(path: Path) -> dict[str, dict[str, str]]:
+    """Study -> its line of findings.csv."""
     if not path.is_file():
         raise InputError(
             f"{path}: no phantom corpus; make one with: python scripts/make_phantom.py (or: medslip make_phantom)"
@@ -79,22 +96,26 @@ def _patients(path: Path) -> dict[str, str]:
         reader = csv.DictReader(file)
         if not {"study", "patient"} <= set(reader.fieldnames or ()):
             raise InputError(f"{path}: has no columns study and patient")
-        return {row["study"]: row["patient"] for row in reader}
+        return {row["study"]: row for row in reader}
 
 
-def _finding(corpus: Path, line: dict[str, Any], patients: dict[str, str], where: str) -> PhantomFinding:
+def _finding(corpus: Path, line: dict[str, Any], studies: dict[str, dict[str, str]], where: str) -> PhantomFinding:
     pathology, anatomy = line["pathology"], line["anatomy"]
     if pathology not in PATHOLOGIES or anatomy not in ANATOMIES:
         raise ValueError(f"{pathology!r} at {anatomy!r} is not in the vocabulary")
     x, y, width, height = (int(value) for value in line["box"])
     mask = corpus / line["mask"] if line["mask"] else None
+    study = studies[line["study"]]
     return PhantomFinding(
         image=corpus / line["image"],
         study=line["study"],
-        patient=patients[line["study"]],
+        patient=study["patient"],
         pathology=pathology,
         anatomy=anatomy,
         box=(x, y, width, height),
         mask=mask,
+        view=study.get("view", ""),
+        sex=study.get("sex", ""),
+        age=years(study.get("age", "")),
         where=where,
     )
