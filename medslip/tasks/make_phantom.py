@@ -124,12 +124,12 @@ def _reusable(output: Path, description: dict[str, object]) -> bool:
             return False
         raise InputError(f"{output}: exists and is no phantom corpus; name another output") from None
     if not isinstance(found, dict) or found.get("version") != VERSION:
-        raise InputError(f"{output}: holds a corpus of another version; remove it, or name another output")
+        raise InputError(f"{output}: holds a corpus of another version; remove it, or name another folder")
     for key, wanted in description.items():
         if found.get(key) != wanted:
             raise InputError(
                 f"{output}: holds a corpus that was drawn with {key} {found.get(key)}, not {wanted}; remove it, or name "
-                "another output"
+                "another folder"
             )
     return True
 

@@ -125,7 +125,7 @@ def test_two_processes_write_what_one_writes(config: MakePhantomConfig, tmp_path
 
 def test_what_is_there_stays(config: MakePhantomConfig, tmp_path: Path) -> None:
     """Another seed would replace a corpus that models were trained on, with whatever else lies in it."""
-    with pytest.raises(InputError, match="was drawn with seed 0, not 4; remove it, or name another output"):
+    with pytest.raises(InputError, match="was drawn with seed 0, not 4; remove it, or name another folder"):
         run(replace(config, seed=4))
     assert (config.output / "findings.csv").is_file()
     (tmp_path / "new.partial").mkdir()
