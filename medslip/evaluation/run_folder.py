@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
+from medslip.data.attributes import Attributes
 from medslip.errors import InputError
 from medslip.evaluation.classification import SCORES, ClassScores, MacroScores, Scores, summarise
 from medslip.evaluation.estimates import with_scores
@@ -185,7 +186,7 @@ def write_predictions(
     classes: Sequence[str],
     probabilities: npt.NDArray[np.floating],
     labels: npt.NDArray[np.int8] | None = None,
-    attributes: Mapping[str, Sequence[Any] | npt.NDArray[np.float64]] | None = None,
+    attributes: Attributes | None = None,
 ) -> None:
     """Write predictions.csv, one line an image.
 
@@ -200,18 +201,29 @@ def write_predictions(
         classes: C names.
         probabilities: n x C.
         labels: n x C; None where there are none.
-        attributes: Column -> n texts, or n numbers, NaN where unknown.
+        attributes: Of the n images.
     """
     columns: dict[str, Any] = {"image": [str(image) for image in images], "patient": list(patients)}
     columns |= {name: probabilities[:, k] for k, name in enumerate(classes)}
     if labels is not None:
         columns |= {f"label_{name}": labels[:, k] for k, name in enumerate(classes)}
-    for name, values in (attributes or {}).items():
-        column = pd.Series(values).replace("", np.nan)
-        if column.notna().any():
-            columns[name] = column
+    columns |= attribute_columns(attributes or Attributes.unknown(len(images)))
     with written_whole(Path(folder) / "predictions.csv") as partial:
         pd.DataFrame(columns).to_csv(partial, index=False)
+
+
+def attribute_columns(attributes: Attributes) -> dict[str, Any]:
+    """The columns ``view``, ``sex`` and ``age`` (years) of a table of images or findings, without those that nobody knows.
+
+    Args:
+        attributes: Of n lines.
+
+    Returns:
+        Name -> n entries, NaN where unknown.
+    """
+    every = {"view": attributes.views, "sex": attributes.sexes, "age": attributes.ages}
+    columns = {name: pd.Series(values).replace("", np.nan) for name, values in every.items()}
+    return {name: column for name, column in columns.items() if column.notna().any()}
 
 
 def score_table(scores: Scores, leave_out: Sequence[str] = (), beside: tuple[str, Scores] | None = None) -> str:

@@ -48,7 +48,6 @@ from medslip.tasks.run_start import PHANTOM, agreed_folder, config_to_dict, refu
 from medslip.tasks.weights import newest_phantom_checkpoint
 from medslip.tasks.zeroshot_cls import (
     ImagesConfig,
-    attributes_of,
     draw_judgement,
     read_images,
     refuse_bad_specificity,
@@ -365,8 +364,7 @@ class _Classification:
             return
         scores = score(data.classes, part.labels, probabilities, test.patients, config.resamples)
         judgement = judge(test, probabilities, (self._valid.data, validated), config.specificity, config.resamples)
-        attributes = attributes_of(test)
-        write_predictions(folder, test.paths, test.patients, data.classes, probabilities, part.labels, attributes)
+        write_predictions(folder, test.paths, test.patients, data.classes, probabilities, part.labels, test.attributes)
         roc_curves(folder / "roc.png", scores, part.labels, probabilities)
         precision_recall_curves(folder / "precision_recall.png", scores, part.labels, probabilities)
         draw_judgement(folder, judgement, scores)

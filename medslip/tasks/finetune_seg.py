@@ -30,6 +30,7 @@ from medslip.evaluation.figures import Tile, overview
 from medslip.evaluation.run_folder import (
     METRICS_FORMAT,
     METRICS_VERSION,
+    attribute_columns,
     environment,
     read_metrics,
     subgroup_lines,
@@ -429,6 +430,7 @@ class _Segmentation:
                 "predicted_pixels": counts.predicted[:, column],
                 "dice": scores.dice,
                 "iou": scores.iou,
+                **attribute_columns(test.attributes),
             }
         )
         with written_whole(folder / "predictions.csv") as partial:

@@ -56,7 +56,7 @@ from medslip.evaluation.grounding_scores import (
     score_groups,
 )
 from medslip.evaluation.report import write_report
-from medslip.evaluation.run_folder import subgroup_lines
+from medslip.evaluation.run_folder import attribute_columns, subgroup_lines
 from medslip.evaluation.subgroup_means import subgroup_means
 from medslip.evaluation.subgroups import AttributeScores, groups_of
 from medslip.model.image_encoder import PATCH_CENTRE
@@ -419,11 +419,16 @@ def _groups(
     return groups
 
 
+def _image_of(images: GroundedImages) -> npt.NDArray[np.intp]:
+    """The image of each finding."""
+    return np.repeat(np.arange(len(images)), [len(found) for found in images.findings])
+
+
 def _subgroups(
     images: GroundedImages, larger: npt.NDArray[np.bool_], answers: Sequence[CaseScores], config: GroundConfig
 ) -> dict[str, AttributeScores]:
     """The pointing game of larger findings, of the model, by sex, age and view."""
-    image_of = np.repeat(np.arange(len(images)), [len(found) for found in images.findings])
+    image_of = _image_of(images)
     pointing = np.array([answer.values[CASE_SCORES.index("pointing")] for answer in answers])
     return subgroup_means(
         {"pointing": pointing[larger]},
@@ -453,6 +458,7 @@ def _write(
         "class": [case.finding.label for case in cases],
         "probability": [case.probability for case in cases],
         "larger_than_a_patch": larger.astype(int).tolist(),
+        **attribute_columns(splits.scored.attributes.at(_image_of(splits.scored))),
     }
     write_case_scores(output, columns, answers)
     data = {

@@ -200,7 +200,7 @@ def run(config: ZeroshotConfig, show: bool = True) -> Scores | None:
     begin_run(output, config)
     labels = questions.labels(images)
     write_predictions(
-        output, images.paths, images.patients, questions.classes, probabilities, labels, attributes_of(images)
+        output, images.paths, images.patients, questions.classes, probabilities, labels, images.attributes
     )
     about = {
         "checkpoint": str(checkpoint),
@@ -249,11 +249,6 @@ def draw_judgement(folder: Path, judgement: Judgement, scores: Scores) -> None:
 def second_mean_without(config: ImagesConfig) -> tuple[str, ...]:
     """Classes that papers leave out of a second mean: ChestX-ray14's Fibrosis, which has no pathology of its own."""
     return ("Fibrosis",) if config.kind in ("cxr14", "authors") else ()
-
-
-def attributes_of(images: LabelledImages) -> dict[str, list[str] | npt.NDArray[np.float64]]:
-    """What is known of the images, as columns of predictions.csv."""
-    return {"view": images.views, "sex": images.sexes, "age": images.ages}
 
 
 def _read_validation(images: LabelledImages, config: ZeroshotConfig) -> LabelledImages | None:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from medslip.data.attributes import Attributes
 from medslip.data.labelled import LabelledImages
 from medslip.evaluation.classification import Scores, score
 from medslip.evaluation.judgement import judge
@@ -225,7 +226,7 @@ def test_predictions_give_the_same_numbers_back(dtype, tmp_path):
 
 def test_predictions_tell_view_sex_and_age_where_they_are_known(tmp_path):
     """Two runs could not be compared by subgroup; an unknown age must not read as a number."""
-    attributes = {"view": ["", "PA"], "sex": ["", ""], "age": np.array([np.nan, 61])}
+    attributes = Attributes(["", "PA"], ["", ""], np.array([np.nan, 61]))
     write_predictions(tmp_path, ["a.png", "b.png"], ["", ""], ["Mass"], np.array([[0.25], [0.5]]), None, attributes)
     expected = "image,patient,Mass,view,age\na.png,,0.25,,\nb.png,,0.5,PA,61.0\n"
     assert (tmp_path / "predictions.csv").read_text() == expected
