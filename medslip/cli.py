@@ -17,8 +17,10 @@ from types import NoneType
 from typing import Any, NoReturn, cast, get_args, get_origin, get_type_hints
 
 import jsonargparse
+import yaml
 
 from medslip.errors import InputError, one_line
+from medslip.tasks.run_start import config_to_dict
 from medslip.version import __version__
 
 TASKS: dict[str, str] = {
@@ -35,6 +37,14 @@ TASKS: dict[str, str] = {
 }
 """Each is a module of medslip.tasks with COMMAND, a config class and what to run, or SUBCOMMANDS of such pairs; and perhaps
 embedded_default(), the config that a call without arguments runs."""
+
+_ON_PHANTOMS = frozenset({"evaluate_all", "finetune_cls", "finetune_seg", "ground", "zeroshot_cls"})
+"""Tasks that take embedded_default() for whatever is not given, as long as no data set is named either."""
+
+_NAMES_DATA = (
+    r"--(config|classification|grounding|(data|validation)([.](train|valid|test))?([.](kind|path))?)(=|$)|-h$|--help"
+)
+"""Options that name a data set, a config, or ask for help."""
 
 Command = tuple[Callable[..., Any], Callable[[Any], Any]]
 """A config class, and what runs with such a config."""
@@ -67,7 +77,7 @@ def run_task(task: str, arguments: Sequence[str]) -> int:
     except InputError as error:
         return _refuse(str(error))
     except KeyboardInterrupt:
-        return _refuse("interrupted", status=130)
+        return _refuse("interrupted; a training that has begun goes on with --resume true", status=130)
     return 0
 
 
@@ -83,6 +93,8 @@ def _run(task: str, arguments: list[str]) -> None:
     if subcommands:
         source, arguments = _source(name, subcommands, arguments), arguments[1:]
     config_class, run = commands[source]
+    if task in _ON_PHANTOMS and not any(re.match(_NAMES_DATA, argument) for argument in arguments):
+        arguments = ["--config", yaml.safe_dump(config_to_dict(module.embedded_default())), *arguments]
     run(parse(config_class, arguments, f"{name} {source}".strip()))
 
 
@@ -109,11 +121,12 @@ def parse(config_class: Callable[..., Any], arguments: Sequence[str], name: str 
         name: The command, for help and messages.
 
     Raises:
-        InputError: An unknown key, a value of the wrong type, a missing or unreadable YAML.
+        InputError: An unknown key, a value of the wrong type, a dictionary given twice, a missing or unreadable YAML.
     """
     arguments = _with_keys(
         [_with_underscores(argument, config_class) for argument in arguments], getattr(config_class, "positional", ())
     )
+    _refuse_repeated(arguments, config_class)
     # An abbreviated key would be a second spelling, and would change its meaning with the next key that begins like it.
     parser = jsonargparse.ArgumentParser(
         prog=name, exit_on_error=False, allow_abbrev=False, description=_summary(config_class)
@@ -125,6 +138,17 @@ def parse(config_class: Callable[..., Any], arguments: Sequence[str], name: str 
     except _FAULTS as error:
         file = _file_at_fault(parser, arguments, config_class)
         raise InputError(f"{file or name}: {_plain(str(error))}") from None
+
+
+def _refuse_repeated(arguments: Sequence[str], config_class: Callable[..., Any]) -> None:
+    """Refuse a dictionary that is given twice: the later one would take the place of the earlier one in silence."""
+    for name, kind in get_type_hints(config_class).items():
+        if dict in {get_origin(part) for part in (kind, *get_args(kind))}:
+            given = sum(argument.split("=")[0] == f"--{name}" for argument in arguments)
+            if given > 1:
+                raise InputError(
+                    f"{name}: given {given} times; give all at once, as in --{name} '{{first: ..., second: ...}}'"
+                )
 
 
 def _with_underscores(argument: str, config_class: Callable[..., Any]) -> str:

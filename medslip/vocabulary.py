@@ -41,6 +41,9 @@ PATHOLOGIES: tuple[str, ...] = (
 NORMALITY: frozenset[str] = frozenset(PATHOLOGIES[:8])
 """The findings of normality: "present" means that nothing is wrong."""
 
+FINDINGS: tuple[str, ...] = tuple(name for name in PATHOLOGIES if name not in {*NORMALITY, "excluded_obs"})
+"""The pathologies that something can be asked of: neither normality nor the words of change and degree."""
+
 NO_PARTNER: frozenset[str] = frozenset({"middle_right_lobe", "right_atrium", "right_ventricle"})
 """One-sided anatomies without a partner on the other side: after a horizontal flip they are unknown."""
 

@@ -243,6 +243,39 @@ def test_task_without_arguments_runs_its_embedded_default(ran, monkeypatch):
     assert ran == [default, Config(thorough=True)]
 
 
+@dataclass
+class OnPhantoms:
+    """Of a task that takes its embedded default for what is not given.
+
+    Attributes:
+        data: Which data.
+        prompt: Questions.
+        epochs: How long.
+    """
+
+    data: str = "hospital"
+    prompt: dict[str, str] | str = field(default_factory=dict)
+    epochs: int = 100
+
+
+def test_without_data_a_task_runs_on_the_phantoms_whatever_else_is_said(ran, monkeypatch):
+    """One harmless option would ask for a data set that nobody named."""
+    toy = sys.modules["medslip.tasks.toy"]
+    monkeypatch.setattr(toy, "COMMAND", (OnPhantoms, ran.append))
+    monkeypatch.setattr(toy, "embedded_default", lambda: OnPhantoms("phantoms", epochs=3), raising=False)
+    monkeypatch.setattr(cli, "_ON_PHANTOMS", {"toy"})
+    assert main(["toy", "--prompt", "x: y"]) == 0
+    assert main(["toy", "--data", "mine"]) == 0
+    assert [(config.data, config.epochs) for config in ran] == [("phantoms", 3), ("mine", 100)]
+    assert ran[0].prompt in ("x: y", {"x": "y"})
+
+
+def test_a_dictionary_given_twice_is_refused(capsys):
+    """The first question would be forgotten in silence."""
+    with pytest.raises(InputError, match="prompt: given 2 times; give all at once"):
+        parse(OnPhantoms, ["--prompt", "x: y", "--prompt=z: w"])
+
+
 def fails_with(monkeypatch, error):
     def run(config):
         raise error
@@ -259,7 +292,7 @@ def test_bad_input_met_on_the_way_is_one_line_and_status_2(ran, capsys, monkeypa
 def test_interruption_is_one_line(ran, capsys, monkeypatch):
     fails_with(monkeypatch, KeyboardInterrupt())
     assert run_task("toy", []) == 130
-    assert one_line(capsys) == "error: interrupted\n"
+    assert one_line(capsys) == "error: interrupted; a training that has begun goes on with --resume true\n"
 
 
 def test_error_of_one_of_many_processes_is_not_lost(ran, capsys, monkeypatch):

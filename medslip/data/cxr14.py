@@ -166,7 +166,7 @@ def _find_list(root: Path, list_file: Path) -> Path:
     for path in (list_file, root / list_file):
         if path.is_file():
             return path
-    raise InputError(f"{list_file}: list not found, in {root} neither")
+    raise InputError(f"{list_file}: list not found, neither here nor in {root}")
 
 
 def _labels(findings: Sequence[str], source: Path) -> npt.NDArray[np.int8]:

@@ -126,7 +126,9 @@ def _read_authors(source: Path, images: Path | None) -> _Read:
         files = [source.parent / path for path in listed]
         for line, file in zip(lines, files, strict=True):
             if not file.is_file():
-                raise InputError(f"{source}: line {line}: image {file} not found; name the folder of the images")
+                raise InputError(
+                    f"{source}: line {line}: image {file} not found; name the folder of the images (key images)"
+                )
     refuse_repeated_files(files, lines, source)
     return entries, files
 

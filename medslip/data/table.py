@@ -223,7 +223,9 @@ def _image_paths(table: pd.DataFrame, column: str, folder: Path, source: Path) -
     paths = [folder / name for _, name in cells]
     for (line, name), image in zip(cells, paths, strict=True):
         if not name or not image.is_file():
-            raise InputError(f"{source}: line {line}: image {image} not found; name the folder of the images")
+            raise InputError(
+                f"{source}: line {line}: image {image} not found; name the folder of the images (key images)"
+            )
     refuse_repeated_files(paths, [line for line, _ in cells], source)
     return paths
 
@@ -240,7 +242,7 @@ def _listed_findings(table: pd.DataFrame, layout: TableLayout, path: Path, asked
             mapped = name in (*layout.classes, layout.no_finding) or name.lower() in asked
             if not mapped and pathology_of(name) is None:
                 raise InputError(
-                    f"{path}: line {line}: unknown class {name!r}; map it to a pathology, as in "
+                    f"{path}: line {line}: unknown class {name!r}; map it to a pathology (key classes), as in "
                     f"{{{name}: opacity}}, or leave it out with an empty text"
                 )
         if layout.no_finding in findings and len(findings) > 1:
@@ -274,7 +276,7 @@ def _class_columns(table: pd.DataFrame, layout: TableLayout, path: Path, asked: 
             classes.append(name)
         elif name not in layout.classes and name and _looks_like_labels(table[name]):
             raise InputError(
-                f"{path}: column {name!r} holds labels of an unknown class; map it to a pathology, as in "
+                f"{path}: column {name!r} holds labels of an unknown class; map it to a pathology (key classes), as in "
                 f"{{{name}: opacity}}, or leave it out with an empty text"
             )
     if not classes:

@@ -141,7 +141,8 @@ def reliability_diagrams(
     """
     columns = min(5, len(calibration))
     rows = math.ceil(len(calibration) / columns)
-    figure = Figure(figsize=(0.5 + 2.1 * columns, 0.9 + 2.35 * rows), layout="constrained")
+    width = max(0.5 + 2.1 * columns, 4.6 if recalibrated else 0)  # the legend's, at least
+    figure = Figure(figsize=(width, 0.9 + 2.35 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for panel in panels[len(calibration) :]:
         panel.set_visible(False)

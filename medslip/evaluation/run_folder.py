@@ -286,6 +286,13 @@ def judgement_table(judgement: Judgement) -> str:
     if chosen:
         known = (judgement.validation or {})["name"]
         text.append(f"thresholds: specificity of at least {judgement.specificity:g} on {known}")
+        without = [
+            each.name
+            for each in judgement.points
+            if not each.undefined and each.at_specificity.chosen.threshold is None
+        ]
+        if without:
+            text.append(f"no threshold: with that specificity no positive is found there, of {', '.join(without)}")
     return "\n".join([*text, *subgroup_lines(judgement.subgroups, "auroc", "AUROC")])
 
 

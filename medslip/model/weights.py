@@ -28,6 +28,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         InputError: The file is missing, cut short, or no safetensors file.
     """
     path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path}: a folder; name a file in it, such as best.safetensors")
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint")
     try:

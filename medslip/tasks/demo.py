@@ -96,8 +96,8 @@ def _pretrain(config: DemoConfig) -> Path:
     folder, done = wanted.output, wanted.output / "losses.png"
     if not (folder / "last.safetensors").is_file():
         return pretrain.run(wanted)
-    prepared_since = (config.prepared / "summary.json").stat().st_mtime > (folder / "config.yaml").stat().st_mtime
-    if prepared_since or differences(folder, wanted):
+    learnt = read_metrics(folder)["data"].get("fingerprint") if (folder / "metrics.json").is_file() else None
+    if learnt not in (None, pretrain.fingerprint_of(wanted.data)) or differences(folder, wanted):
         raise InputError(
             f"{folder}: holds a run on other phantoms or with another config; remove it, or name another --output"
         )

@@ -274,7 +274,8 @@ def embedded_default() -> EvaluateAllConfig:
     Raises:
         InputError: There is no phantom run yet.
     """
-    return phantom_config(PHANTOM, newest_phantom_checkpoint(), None)
+    newest_phantom_checkpoint()  # where there is none, nothing else need be said
+    return phantom_config(PHANTOM, None, None)
 
 
 def phantom_config(corpus: Path, checkpoint: Path | None, output: Path | None) -> EvaluateAllConfig:

@@ -452,7 +452,8 @@ def embedded_default() -> FinetuneClsConfig:
     Raises:
         InputError: There is no phantom run yet.
     """
-    return phantom_config(PHANTOM, newest_phantom_checkpoint(), None)
+    newest_phantom_checkpoint()  # where there is none, nothing else need be said
+    return phantom_config(PHANTOM, None, None)
 
 
 COMMAND = (FinetuneClsConfig, run)

@@ -75,6 +75,9 @@ from medslip.training.optim import OptimConfig
 
 TASK = "segmentation"
 
+_PREDICTED = 0.6
+"""Colour of predicted pixels, on the scale of heat maps."""
+
 
 @dataclass(frozen=True)
 class SegmentationDataConfig:
@@ -436,7 +439,7 @@ class _Segmentation:
         with written_whole(folder / "predictions.csv") as partial:
             table.to_csv(partial, index=False)
         chosen = _telling(counts.marked > 0, counts.predicted[:, column], scores.dice)
-        tiles = self._tiles(test, [index for _, index in chosen])
+        tiles = self._tiles(test, [index for _, index in chosen], scores.threshold)
         titled = [
             replace(tile, title=f"{what}\nDice {scores.dice[index]:.2f}")
             for (what, index), tile in zip(chosen, tiles, strict=True)
@@ -445,8 +448,8 @@ class _Segmentation:
         # Last: a run that is resumed takes it for the end of this seed.
         write_json(folder / "metrics.json", metrics)
 
-    def _tiles(self, test: MaskedImages, indices: list[int]) -> list[Tile]:
-        """Image, the mask's outline in white, the probability as a heat map."""
+    def _tiles(self, test: MaskedImages, indices: list[int], threshold: float) -> list[Tile]:
+        """Image, the mask's outline in white, what is predicted in colour."""
         part = _Part(test.take(np.array(indices)), None)
         shard = replace(self._fit.shard(len(indices), 0), world_size=1, rank=0)
         tiles = []
@@ -458,7 +461,7 @@ class _Segmentation:
             for image, mask, probability in zip(batch.images[:, 0], batch.labels[:, 0], probabilities, strict=True):
                 grey = image.numpy().copy()
                 grey[_outline(mask.numpy() > 0)] = 255
-                tiles.append(Tile(grey, heat_map=probability))
+                tiles.append(Tile(grey, heat_map=_PREDICTED * (probability >= threshold)))
         return tiles
 
 
@@ -475,7 +478,8 @@ def _telling(
     """Four each of the best, median and worst marked images, and the largest false alarms among the others."""
     order = np.flatnonzero(marked)[np.argsort(-dice[marked], kind="stable")]
     middle = max(0, len(order) // 2 - 2)
-    lots = {"best": order[:4], "median": order[middle : middle + 4], "worst": order[-4:]}
+    # Of few images, each is shown once.
+    lots = {"best": order[:4], "median": order[4:-4][max(0, middle - 4) :][:4], "worst": order[4:][-4:]}
     alarms = np.flatnonzero(~marked & (predicted > 0))
     lots["false alarm"] = alarms[np.argsort(-predicted[alarms], kind="stable")][:4]
     return [(what, int(index)) for what, indices in lots.items() for index in indices]
@@ -512,7 +516,8 @@ def embedded_default() -> FinetuneSegConfig:
     Raises:
         InputError: There is no phantom run yet.
     """
-    return phantom_config(PHANTOM, newest_phantom_checkpoint(), None)
+    newest_phantom_checkpoint()  # where there is none, nothing else need be said
+    return phantom_config(PHANTOM, None, None)
 
 
 COMMAND = (FinetuneSegConfig, run)

@@ -547,7 +547,9 @@ def _show(
     for line in subgroup_lines(parts, "pointing", "pointing game of larger findings"):
         print(line)
     chosen = ", ".join(f"{name} {value:.2f}" for name, value in thresholds.items())
-    print("pointing: the maximum's pixel is inside a box; any pixel: the published rule, the maximal patch touches one")
+    print("pointing: the maximum's pixel is inside a box; any pixel, the published rule: the maximal patch touches one")
+    if config.shifts > 1:
+        print("pointing is of the map over shifted copies, any pixel of the image as it is")
     print(f"IoU, Dice and boxes at thresholds {chosen}; a box is found at IoU {config.box_iou:g}")
     print(f"scores, metrics and overlays: {output}")
 
@@ -558,10 +560,11 @@ def embedded_default() -> GroundConfig:
     Raises:
         InputError: There is no phantom run yet.
     """
-    return held_out_phantoms(PHANTOM, newest_phantom_checkpoint(), None)
+    newest_phantom_checkpoint()  # where there is none, nothing else need be said
+    return held_out_phantoms(PHANTOM, None, None)
 
 
-def held_out_phantoms(corpus: Path, checkpoint: Path, output: Path | None) -> GroundConfig:
+def held_out_phantoms(corpus: Path, checkpoint: Path | None, output: Path | None) -> GroundConfig:
     """Ground the test split of a phantom corpus."""
     return GroundConfig(checkpoint=checkpoint, data=GroundedDataConfig(path=corpus), output=output)
 

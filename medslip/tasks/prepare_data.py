@@ -299,7 +299,10 @@ def _labels(images: LabelledImages) -> npt.NDArray[np.int8]:
 def _finish(summary: PreparationSummary, output: Path, cache_size: int | None, workers: int) -> PreparationSummary:
     """Fill the image cache if asked for, then say what was made and where it is."""
     if cache_size is not None:
-        build_cache([output / f"{split}.csv" for split in summary.images], output / "cache", cache_size, workers)
+        try:
+            build_cache([output / f"{split}.csv" for split in summary.images], output / "cache", cache_size, workers)
+        except InputError as error:
+            raise InputError(f"{error}; {output} is prepared, but without the cache") from None
     print(summary)
     print(f"lists: {', '.join(str(output / f'{split}.csv') for split in summary.images)}")
     print(f"label store: {output / 'labels'}")

@@ -21,6 +21,7 @@ from medslip.evaluation.classification import Scores, score, summarise
 from medslip.evaluation.figures import loss_curves
 from medslip.evaluation.report import write_report
 from medslip.evaluation.run_folder import write_metrics
+from medslip.files import fingerprint
 from medslip.labels import LabelStore
 from medslip.losses import LossCounts, existence_of
 from medslip.model.medslip import ModelConfig, build_model
@@ -38,7 +39,7 @@ from medslip.training.criterion import LOSS_NAMES, LossConfig, PretrainingObject
 from medslip.training.distributed import Device, Processes, processes
 from medslip.training.engine import Progress, TrainConfig, Trainer, Validation, read_log
 from medslip.training.optim import OptimConfig
-from medslip.vocabulary import NORMALITY, PATHOLOGIES, load_prompts
+from medslip.vocabulary import FINDINGS, PATHOLOGIES, load_prompts
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def run(config: PretrainConfig) -> Path:
         refuse_used(config.output)
     prompts = load_prompts(config.prompts.pathology, config.prompts.anatomy)
     transform = EvaluationTransform(config.data.side)
-    encoder = TextEncoder(config.text)
+    encoder, prepared = TextEncoder(config.text), fingerprint_of(config.data)
     torch.manual_seed(config.train.seed)
     model = build_model(config.model, encoder.encode(prompts.pathology), encoder.encode(prompts.anatomy))
     with processes(config.device) as world:
@@ -154,7 +155,7 @@ def run(config: PretrainConfig) -> Path:
                 write_metrics(
                     config.output,
                     "pre-training",
-                    {"list": str(config.data.valid), "part": "validation"},
+                    {"list": str(config.data.valid), "part": "validation", "fingerprint": prepared},
                     examiner.scores,
                     device=str(world.device),
                     extra={"validation": values, "step": progress.step},
@@ -174,6 +175,11 @@ def run(config: PretrainConfig) -> Path:
             loss_curves(config.output / "losses.png", read_log(config.output / "log.jsonl"))
             print(f"report: {write_report(config.output)}")
     return config.output / "best.safetensors"
+
+
+def fingerprint_of(data: PretrainDataConfig) -> str:
+    """Tells one prepared data set from another, wherever and whenever it was written."""
+    return fingerprint([data.train, data.valid, data.labels / "cells.bin"])
 
 
 def _tell_shared(train: StudyList, valid: StudyList) -> None:
@@ -263,10 +269,7 @@ class Examiner:
         asked = [
             column
             for column, name in enumerate(PATHOLOGIES)
-            if name not in NORMALITY
-            and name != "excluded_obs"
-            and (existence[:, column] == 1).any()
-            and (existence[:, column] == 0).any()
+            if name in FINDINGS and (existence[:, column] == 1).any() and (existence[:, column] == 0).any()
         ]
         if not asked:
             return None

@@ -33,9 +33,12 @@ from medslip.predictor import Predictor
 from medslip.tasks.run_start import PHANTOM, RUNS, begin_run, refuse_less, refuse_used, timestamp
 from medslip.tasks.weights import PublishedConfig, newest_phantom_checkpoint, open_weights
 from medslip.training.distributed import Device
-from medslip.vocabulary import CLASS_PROMPTS, NORMALITY, PATHOLOGIES
+from medslip.vocabulary import CLASS_PROMPTS, FINDINGS
 
 TASK = "zero-shot classification"
+
+_SHOWN = 5
+"""Images that are named of those without labels."""
 
 Kind = Literal["cxr14", "authors", "rsna", "siim_acr", "covidx", "table", "folder"]
 
@@ -210,6 +213,7 @@ def run(config: ZeroshotConfig, show: bool = True) -> Scores | None:
     data = {"name": images.name, "kind": config.data.kind, "path": str(config.data.path)}
     if images.labels is None:
         write_unscored_metrics(output, TASK, data, str(predictor.device), about)
+        print(_highest(images.paths, questions, probabilities))
         print(f"{len(images)} images classified, no labels to score against: {output}/predictions.csv")
         print(f"report: {write_report(output)}")
         return None
@@ -231,6 +235,17 @@ def run(config: ZeroshotConfig, show: bool = True) -> Scores | None:
     if show:
         print(f"report: {report}")
     return scores
+
+
+def _highest(paths: Sequence[Path], questions: Questions, probabilities: npt.NDArray[np.float32]) -> str:
+    """Of what free text asks, or of the first class, the images of highest probability: a look at what was found."""
+    lines = []
+    asked = [column for column, query in enumerate(questions.queries) if isinstance(query, int)]
+    for column in asked or [0]:
+        order = np.argsort(-probabilities[:, column], kind="stable")[:_SHOWN]
+        shown = ", ".join(f"{paths[index].name} {probabilities[index, column]:.3f}" for index in order)
+        lines.append(f"highest of {questions.classes[column]}: {shown}")
+    return "\n".join(lines)
 
 
 def draw_judgement(folder: Path, judgement: Judgement, scores: Scores) -> None:
@@ -322,11 +337,13 @@ def ask(images: LabelledImages, config: ZeroshotConfig) -> Questions:
     for name in images.classes:
         if name in CLASS_PROMPTS and pathology_of(name) is None:
             prompts.setdefault(name, CLASS_PROMPTS[name])
-    classes = images.classes or tuple(name for name in PATHOLOGIES if name not in NORMALITY)
+    classes = images.classes or FINDINGS
     by_pathology = [name for name in classes if name not in prompts]
     source = f"{config.data.path}"
     pathologies = dict(zip(by_pathology, _pathologies(by_pathology, config, source), strict=True))
-    names = (*classes, *(name for name in prompts if name not in classes))
+    added = tuple(name for name in prompts if name not in classes)
+    # Scored classes first, as their labels; of images without labels, what the user asks comes before the vocabulary.
+    names = (*classes, *added) if images.classes else (*added, *classes)
     asked = list(prompts)
     queries = tuple(asked.index(name) if name in prompts else pathologies[name] for name in names)
     return Questions(names, queries, tuple(prompts.values()))
@@ -343,10 +360,11 @@ def embedded_default() -> ZeroshotConfig:
     Raises:
         InputError: There is no phantom run yet.
     """
-    return held_out_phantoms(PHANTOM, newest_phantom_checkpoint(), None)
+    newest_phantom_checkpoint()  # where there is none, nothing else need be said
+    return held_out_phantoms(PHANTOM, None, None)
 
 
-def held_out_phantoms(corpus: Path, checkpoint: Path, output: Path | None) -> ZeroshotConfig:
+def held_out_phantoms(corpus: Path, checkpoint: Path | None, output: Path | None) -> ZeroshotConfig:
     """Classify the test split of a phantom corpus, with operating points chosen on its valid split."""
     table = corpus / "findings.csv"
     if not table.is_file():

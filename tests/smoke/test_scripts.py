@@ -64,6 +64,20 @@ def test_demo_uses_again_what_is_there(demonstrated, monkeypatch, capsys):
     assert "thumbnails" in said
 
 
+def test_preparing_the_same_phantoms_again_is_no_reason_to_train_again(demonstrated, monkeypatch, capsys):
+    """The same lists, written later, would be taken for others, and a good model be thrown away."""
+    monkeypatch.chdir(demonstrated)
+    assert run_task("prepare_data", []) == 0
+    demo.run(DemoConfig(studies=320, epochs=1))
+    assert "already trained" in capsys.readouterr().out
+    cells = demonstrated / "data_file" / "phantom_prepared" / "labels" / "cells.bin"
+    before = cells.read_bytes()
+    cells.write_bytes(before[:-2])
+    with pytest.raises(InputError, match="holds a run on other phantoms"):
+        demo.run(DemoConfig(studies=320, epochs=1))
+    cells.write_bytes(before)
+
+
 def test_demo_goes_on_where_it_was_stopped(demonstrated, tmp_path, monkeypatch, capsys):
     """A step that was stopped half-way would lock its folder, and cost the whole pre-training."""
     shutil.copytree(demonstrated, tmp_path / "demo")

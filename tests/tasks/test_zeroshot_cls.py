@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -109,13 +110,16 @@ def test_folder_gives_predictions_of_every_finding_without_scores(config, folder
     config = with_data(config, kind="folder", path=folder, images=None, split=None)
     assert run(config) is None
     predictions, metrics = results(config)
-    findings = [name for name in PATHOLOGIES if name not in NORMALITY]
+    findings = [name for name in PATHOLOGIES if name not in (*NORMALITY, "excluded_obs")]
     assert list(predictions.columns) == ["image", "patient", *findings]
     assert len(predictions) == 12
     np.testing.assert_allclose(predictions["edema"], expected(config, "edema"), rtol=1e-4)
     assert metrics["data"]["kind"] == "folder"
     assert "classes" not in metrics
-    assert "no labels to score against" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "no labels to score against" in shown
+    best = predictions.sort_values("effusion", ascending=False).iloc[0]
+    assert f"highest of effusion: {Path(best['image']).name} {best['effusion']:.3f}, " in shown
     assert not (config.output / "roc.png").exists()
 
 
@@ -223,7 +227,8 @@ def test_unreadable_image_leaves_no_run_folder(config, folder, tmp_path):
 def test_all_classes_of_a_folder_and_a_prompt_are_asked_once(config, folder):
     images = read_images(replace(config.data, kind="folder", path=folder, images=None, split=None))
     questions = ask(images, replace(config, prompt={"edema": "wet lungs", "covid-19": "text"}))
-    assert len(set(questions.classes)) == len(questions.classes) == 67 + 1
+    assert len(set(questions.classes)) == len(questions.classes) == 66 + 1
+    assert questions.classes[0] == "covid-19", "what the user asks comes before the vocabulary"
     assert questions.described()["edema"] == "edema: wet lungs"
     assert questions.described()["effusion"] == "effusion"
 
