@@ -93,9 +93,12 @@ def _run(task: str, arguments: list[str]) -> None:
     if subcommands:
         source, arguments = _source(name, subcommands, arguments), arguments[1:]
     config_class, run = commands[source]
+    called = f"{name} {source}".strip()
+    config = parse(config_class, arguments, called)
     if task in _ON_PHANTOMS and not any(re.match(_NAMES_DATA, argument) for argument in arguments):
-        arguments = ["--config", yaml.safe_dump(config_to_dict(module.embedded_default())), *arguments]
-    run(parse(config_class, arguments, f"{name} {source}".strip()))
+        phantoms = yaml.safe_dump(config_to_dict(module.embedded_default()))
+        config = parse(config_class, ["--config", phantoms, *arguments], called)
+    run(config)
 
 
 def _source(name: str, subcommands: dict[str, Command], arguments: list[str]) -> str:
