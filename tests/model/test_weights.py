@@ -35,9 +35,10 @@ def test_truncated_file_is_bad_input(tmp_path, kept):
 
 
 def test_missing_file_is_bad_input(tmp_path):
-    for path in (tmp_path / "none.safetensors", tmp_path):
-        with pytest.raises(InputError, match="no such checkpoint"):
-            read_tensors(path)
+    with pytest.raises(InputError, match="no such checkpoint"):
+        read_tensors(tmp_path / "none.safetensors")
+    with pytest.raises(InputError, match=r"a folder; name a file in it, such as best\.safetensors"):
+        read_tensors(tmp_path)
 
 
 def test_misfit_is_reported_whole_and_changes_nothing():
