@@ -19,10 +19,10 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from medslip.data.labelled import LabelledImages
-from medslip.data.prepared import Cells, PreparedWriter, StudyImage
+from medslip.data.prepared import PreparedWriter, StudyImage
 from medslip.data.summary import PreparationSummary
 from medslip.errors import InputError
-from medslip.labels import ABSENT, PRESENT, UNKNOWN
+from medslip.labels import ABSENT, PRESENT, UNKNOWN, Cells
 from medslip.vocabulary import CXR14_CLASSES, PATHOLOGIES, anatomy_index, pathology_index
 
 _CATCH_ALL = "tail_abnorm_obs"

@@ -17,11 +17,11 @@ import pandas as pd
 from tqdm import tqdm
 
 from medslip.data.prepared import PreparedWriter, StudyImage
-from medslip.data.radgraph import iter_graphs, label_cells
-from medslip.data.report_rules import ReportRules, RuleMapping
 from medslip.data.splits import split_name
 from medslip.data.summary import PreparationSummary
 from medslip.errors import InputError
+from medslip.labels.radgraph import iter_graphs, label_cells
+from medslip.labels.report_rules import ReportRules, RuleMapping
 
 FRONTAL_VIEWS = ("AP", "PA")
 

@@ -27,11 +27,11 @@ from typing import Any
 from tqdm import tqdm
 
 from medslip.data.labelled import IMAGE_SUFFIXES
-from medslip.data.prepared import Cells, PreparedWriter, StudyImage, mention
+from medslip.data.prepared import PreparedWriter, StudyImage
 from medslip.data.splits import split_of
 from medslip.data.summary import PreparationSummary
 from medslip.errors import InputError
-from medslip.labels import ABSENT, PRESENT
+from medslip.labels import ABSENT, PRESENT, Cells, mention
 from medslip.vocabulary import anatomy_index, pathology_index
 
 _SIDES = {"left": "left", "right": "right", "bilateral": "both"}

@@ -14,15 +14,7 @@ from medslip.data.records import write_list
 from medslip.data.splits import SPLITS
 from medslip.data.summary import CellCounter, PreparationSummary
 from medslip.errors import InputError
-from medslip.labels import LabelStoreWriter
-
-Cells = dict[tuple[int, int], int]
-"""(anatomy index, pathology index) -> 1 present or 0 absent; what is not in it is not mentioned."""
-
-
-def mention(cells: Cells, anatomy: int, pathology: int, state: int) -> None:
-    """Add one mention to a study's cells; present wins over absent."""
-    cells[anatomy, pathology] = max(state, cells.get((anatomy, pathology), 0))
+from medslip.labels import Cells, LabelStoreWriter
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,12 @@ from medslip.data.mimic_cxr import prepare as prepare_mimic
 from medslip.data.openi import prepare_openi
 from medslip.data.phantom.mimic_layout import GRAPHS_FILE, MIMIC_FOLDER
 from medslip.data.published import prepare_published
-from medslip.data.report_rules import RuleMapping
 from medslip.data.splits import check_fractions, read_exclusion, shared_patients, split_of
 from medslip.data.summary import PreparationSummary
 from medslip.data.table import TableLayout, read_table
 from medslip.errors import InputError
 from medslip.labels import ABSENT
+from medslip.labels.report_rules import RuleMapping
 from medslip.tasks.run_start import PHANTOM, PHANTOM_PREPARED
 from medslip.vocabulary import CXR14_CLASSES
 

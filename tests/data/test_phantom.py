@@ -18,8 +18,8 @@ from medslip.data.phantom.markup import graph, plain
 from medslip.data.phantom.plans import Plan, choose
 from medslip.data.phantom.report import write_report
 from medslip.data.phantom.study import PhantomStudy, draw_study, patient_of
-from medslip.data.radgraph import label_matrix, parse_graph
-from medslip.data.report_rules import ReportRules
+from medslip.labels.radgraph import label_matrix, parse_graph
+from medslip.labels.report_rules import ReportRules
 from medslip.vocabulary import ANATOMIES, CXR14_CLASSES, PATHOLOGIES
 
 SIDE = 80

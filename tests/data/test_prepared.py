@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from medslip.data.prepared import Cells, PreparedWriter, StudyImage, mention
+from medslip.data.prepared import PreparedWriter, StudyImage
 from medslip.data.records import read_list
 from medslip.errors import InputError
-from medslip.labels import LabelStore
+from medslip.labels import Cells, LabelStore, mention
 
 
 def write(folder: Path, splits: list[str]) -> None:

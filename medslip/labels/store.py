@@ -30,6 +30,14 @@ _FORMAT, _VERSION = "medslip-labels", 1
 Matrix = npt.NDArray[np.int8]
 """A x P, or B x A x P: 1 present, 0 absent, -1 not mentioned."""
 
+Cells = dict[tuple[int, int], int]
+"""(anatomy index, pathology index) -> 1 present or 0 absent. Cells that are not mentioned are left out."""
+
+
+def mention(cells: Cells, anatomy: int, pathology: int, state: int) -> None:
+    """Add one mention to the cells of a study; present wins over absent."""
+    cells[anatomy, pathology] = max(state, cells.get((anatomy, pathology), ABSENT))
+
 
 class LabelStore:
     """The label matrices of many studies, read-only and memory-mapped.

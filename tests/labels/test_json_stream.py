@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medslip.data.json_stream import iter_members
 from medslip.errors import InputError
+from medslip.labels.json_stream import iter_members
 
 VALUES = st.recursive(
     st.none()

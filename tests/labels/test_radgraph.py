@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medslip.data.radgraph import Graph, Triplet, iter_graphs, label_matrix, parse_graph, triplets
-from medslip.data.report_rules import ReportRules
 from medslip.errors import InputError
+from medslip.labels.radgraph import Graph, Triplet, iter_graphs, label_matrix, parse_graph, triplets
+from medslip.labels.report_rules import ReportRules
 from medslip.vocabulary import anatomy_index, pathology_index
 
 RULES = ReportRules.load("medslip")

@@ -21,11 +21,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from medslip.data.json_stream import iter_members
-from medslip.data.prepared import Cells, mention
-from medslip.data.report_rules import ReportRules
 from medslip.errors import InputError
-from medslip.labels import ABSENT, PRESENT, UNKNOWN, A, Matrix, P
+from medslip.labels.json_stream import iter_members
+from medslip.labels.report_rules import ReportRules
+from medslip.labels.store import ABSENT, PRESENT, UNKNOWN, A, Cells, Matrix, P, mention
 from medslip.vocabulary import ANATOMIES, PATHOLOGIES
 
 _ROW = {name: row for row, name in enumerate(ANATOMIES)}

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medslip.data.report_rules import ReportRules
+from medslip.labels.report_rules import ReportRules
 from medslip.vocabulary import ANATOMIES, PATHOLOGIES
 
 PARITY = Path(__file__).parents[1] / "parity"
