@@ -14,6 +14,7 @@ LEVELS = (
     {"model", "losses", "data"},
     {"training", "evaluation", "checkpoints"},
     {"predictor"},
+    {"phantoms"},
     {"tasks"},
     {"cli"},
 )
@@ -68,6 +69,13 @@ def test_imports_go_one_way(path):
         if parts[0] != "medslip" or parts[1] == room:
             continue
         assert LEVEL[parts[1]] < LEVEL[room], f"{room} imports {name}"
+
+
+def test_only_the_demo_and_make_phantom_know_phantoms():
+    """The product would work on drawn chests in some way of their own, and not as it works on real data."""
+    users = {path for path in FILES if any(name.startswith("medslip.phantoms") for name in imported(path))}
+    files = {user.relative_to(PACKAGE).as_posix() for user in users if room_of(user) != "phantoms"}
+    assert files <= {"tasks/demo.py", "tasks/make_phantom.py"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

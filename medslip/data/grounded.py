@@ -14,7 +14,7 @@ from medslip.data.attributes import Attributes
 from medslip.data.boxes import BOX_FRAME, Box, BoxedImages, Rectangle
 from medslip.data.images import Header, read_headers
 from medslip.data.masked import read_mask
-from medslip.data.phantom.read_truth import PhantomFinding, read_findings
+from medslip.data.phantom_truth import PhantomFinding, read_findings
 from medslip.errors import InputError
 
 Region = npt.NDArray[np.bool_]

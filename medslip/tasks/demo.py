@@ -11,7 +11,7 @@ import numpy as np
 from medslip.data.images import read_image
 from medslip.data.labelled import LabelledImages
 from medslip.data.loading import preload
-from medslip.data.phantom.read_truth import PhantomFinding, read_findings
+from medslip.data.phantom_truth import PhantomFinding, read_findings
 from medslip.data.table import read_table
 from medslip.errors import InputError
 from medslip.evaluation.classification import Scores, score, summarise

@@ -9,10 +9,6 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from medslip.data.phantom.covidx_layout import COVIDX_FOLDER
-from medslip.data.phantom.cxr14_layout import CXR14_FOLDER
-from medslip.data.phantom.rsna_layout import RSNA_FOLDER
-from medslip.data.phantom.siim_layout import SIIM_FOLDER
 from medslip.errors import InputError
 from medslip.evaluation.report import write_report
 from medslip.evaluation.results_table import Classified, Grounded, results_page
@@ -288,15 +284,15 @@ def phantom_config(corpus: Path, checkpoint: Path | None, output: Path | None) -
         checkpoint,
         {
             "phantom": ClassificationSet(table, validation=replace(table, split="valid")),
-            "cxr14": ClassificationSet(ImagesConfig("cxr14", corpus / CXR14_FOLDER)),
-            "rsna": ClassificationSet(ImagesConfig("rsna", corpus / RSNA_FOLDER)),
-            "siim_acr": ClassificationSet(ImagesConfig("siim_acr", corpus / SIIM_FOLDER)),
-            "covidx": ClassificationSet(ImagesConfig("covidx", corpus / COVIDX_FOLDER)),
+            "cxr14": ClassificationSet(ImagesConfig("cxr14", corpus / "cxr14")),
+            "rsna": ClassificationSet(ImagesConfig("rsna", corpus / "rsna")),
+            "siim_acr": ClassificationSet(ImagesConfig("siim_acr", corpus / "siim_acr")),
+            "covidx": ClassificationSet(ImagesConfig("covidx", corpus / "covidx")),
         },
         {
             "phantom": GroundingSet(GroundedDataConfig("phantom", corpus)),
-            "rsna": GroundingSet(GroundedDataConfig("rsna", corpus / RSNA_FOLDER)),
-            "cxr14": GroundingSet(GroundedDataConfig("cxr14", corpus / CXR14_FOLDER)),
+            "rsna": GroundingSet(GroundedDataConfig("rsna", corpus / "rsna")),
+            "cxr14": GroundingSet(GroundedDataConfig("cxr14", corpus / "cxr14")),
         },
         output=output,
     )

@@ -11,16 +11,16 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from medslip.data.phantom.contact_sheet import write_contact_sheet
-from medslip.data.phantom.covidx_layout import write_covidx_study, write_covidx_tables
-from medslip.data.phantom.cxr14_layout import write_cxr14_study, write_cxr14_tables
-from medslip.data.phantom.mimic_layout import mimic_image, write_mimic_study, write_mimic_tables
-from medslip.data.phantom.rsna_layout import write_rsna_study, write_rsna_tables
-from medslip.data.phantom.siim_layout import write_siim_study, write_siim_tables
-from medslip.data.phantom.study import draw_study, patient_of
-from medslip.data.phantom.truth import StudyRecord, record_of, write_masks, write_truth
 from medslip.errors import InputError
 from medslip.files import folder_written_whole
+from medslip.phantoms.contact_sheet import write_contact_sheet
+from medslip.phantoms.covidx_layout import write_covidx_study, write_covidx_tables
+from medslip.phantoms.cxr14_layout import write_cxr14_study, write_cxr14_tables
+from medslip.phantoms.mimic_layout import mimic_image, write_mimic_study, write_mimic_tables
+from medslip.phantoms.rsna_layout import write_rsna_study, write_rsna_tables
+from medslip.phantoms.siim_layout import write_siim_study, write_siim_tables
+from medslip.phantoms.study import draw_study, patient_of
+from medslip.phantoms.truth import StudyRecord, record_of, write_masks, write_truth
 
 VERSION = 3
 """Changes whenever the same configuration draws other phantoms, so that an older corpus is not taken for a new one."""

@@ -17,7 +17,6 @@ from medslip.data.labelled import LabelledImages
 from medslip.data.mimic_cxr import FRONTAL_VIEWS
 from medslip.data.mimic_cxr import prepare as prepare_mimic
 from medslip.data.openi import prepare_openi
-from medslip.data.phantom.mimic_layout import GRAPHS_FILE, MIMIC_FOLDER
 from medslip.data.published import prepare_published
 from medslip.data.splits import check_fractions, read_exclusion, shared_patients, split_of
 from medslip.data.summary import PreparationSummary
@@ -325,7 +324,7 @@ def embedded_default() -> MimicConfig:
 
 def phantom_config(corpus: Path, output: Path) -> MimicConfig:
     """How a phantom corpus is prepared."""
-    return MimicConfig(corpus / MIMIC_FOLDER, corpus / GRAPHS_FILE, output)
+    return MimicConfig(corpus / "mimic_cxr", corpus / "radgraph" / "MIMIC-CXR_graphs.json", output)
 
 
 SUBCOMMANDS: dict[str, tuple[type, Callable[[Any], PreparationSummary]]] = {

@@ -18,7 +18,7 @@ from medslip.data.grounded import (
     read_region,
     split_patients,
 )
-from medslip.data.phantom.read_truth import read_findings
+from medslip.data.phantom_truth import read_findings
 from medslip.errors import InputError
 
 

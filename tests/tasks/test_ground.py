@@ -17,7 +17,7 @@ from medslip.cli import run_task
 from medslip.data.attributes import Attributes
 from medslip.data.grounded import GroundedFinding, GroundedImages, read_cxr14, read_rsna
 from medslip.data.images import read_image
-from medslip.data.phantom.read_truth import read_findings
+from medslip.data.phantom_truth import read_findings
 from medslip.errors import InputError
 from medslip.evaluation import subgroup_means
 from medslip.evaluation.grounding import mean_box_grid

@@ -14,9 +14,9 @@ from PIL import Image
 
 from medslip.data.cxr14 import read_boxes, read_labelled
 from medslip.data.mimic_cxr import prepare
-from medslip.data.phantom.kinds import KIND_NAMES
 from medslip.data.records import read_list
 from medslip.errors import InputError
+from medslip.phantoms.kinds import KIND_NAMES
 from medslip.tasks.make_phantom import MakePhantomConfig, run
 from medslip.vocabulary import CXR14_CLASSES
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from medslip.data.phantom.body import Body
-from medslip.data.phantom.canvas import Stroke
-from medslip.data.phantom.chest import Chest
-from medslip.data.phantom.painting import Mask, add
-from medslip.data.phantom.plans import Plan
+from medslip.phantoms.body import Body
+from medslip.phantoms.canvas import Stroke
+from medslip.phantoms.chest import Chest
+from medslip.phantoms.painting import Mask, add
+from medslip.phantoms.plans import Plan
 
 
 def paint_effusion(chest: Chest, plan: Plan, rng: np.random.Generator, before: Body) -> Mask:

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from medslip.data.images import read_image, uid_of, write_dicom
-from medslip.data.phantom.rsna_layout import JPEG_QUALITY, header_of
-from medslip.data.phantom.study import PhantomStudy
-from medslip.data.phantom.truth import StudyRecord
 from medslip.data.siim_acr import IMAGES_FOLDER, NO_MASK, TABLE_FILE, encode_rle
+from medslip.phantoms.rsna_layout import JPEG_QUALITY, header_of
+from medslip.phantoms.study import PhantomStudy
+from medslip.phantoms.truth import StudyRecord
 
 SIIM_FOLDER = "siim_acr"
 

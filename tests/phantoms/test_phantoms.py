@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medslip.data.phantom.body import sample_body
-from medslip.data.phantom.canvas import Canvas, Frame
-from medslip.data.phantom.kinds import KIND_NAMES, KINDS, kind_of
-from medslip.data.phantom.markup import graph, plain
-from medslip.data.phantom.plans import Plan, choose
-from medslip.data.phantom.report import write_report
-from medslip.data.phantom.study import PhantomStudy, draw_study, patient_of
 from medslip.labels.radgraph import label_matrix, parse_graph
 from medslip.labels.report_rules import ReportRules
+from medslip.phantoms.body import sample_body
+from medslip.phantoms.canvas import Canvas, Frame
+from medslip.phantoms.kinds import KIND_NAMES, KINDS, kind_of
+from medslip.phantoms.markup import graph, plain
+from medslip.phantoms.plans import Plan, choose
+from medslip.phantoms.report import write_report
+from medslip.phantoms.study import PhantomStudy, draw_study, patient_of
 from medslip.vocabulary import ANATOMIES, CXR14_CLASSES, PATHOLOGIES
 
 SIDE = 80

@@ -11,8 +11,8 @@ from typing import Any
 
 from PIL import Image
 
-from medslip.data.phantom.kinds import KIND_NAMES
-from medslip.data.phantom.study import PhantomStudy
+from medslip.phantoms.kinds import KIND_NAMES
+from medslip.phantoms.study import PhantomStudy
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from medslip.data.phantom import devices, lung_findings, wall_findings
-from medslip.data.phantom.body import Body
-from medslip.data.phantom.chest import Chest
-from medslip.data.phantom.painting import Mask
-from medslip.data.phantom.plans import Plan
+from medslip.phantoms import devices, lung_findings, wall_findings
+from medslip.phantoms.body import Body
+from medslip.phantoms.chest import Chest
+from medslip.phantoms.painting import Mask
+from medslip.phantoms.plans import Plan
 
 _PAINTERS: dict[str, Callable[[Chest, Plan, np.random.Generator, Body], Mask]] = {
     "edema": lung_findings.paint_edema,

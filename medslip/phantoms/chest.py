@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medslip.data.phantom.body import Body, Outlines
-from medslip.data.phantom.canvas import Canvas, Field, Points, Stroke, curve
+from medslip.phantoms.body import Body, Outlines
+from medslip.phantoms.canvas import Canvas, Field, Points, Stroke, curve
 
 
 @dataclass

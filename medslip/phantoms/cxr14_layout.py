@@ -7,9 +7,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from medslip.data.phantom.kinds import kind_of
-from medslip.data.phantom.study import PhantomStudy
-from medslip.data.phantom.truth import StudyRecord
+from medslip.phantoms.kinds import kind_of
+from medslip.phantoms.study import PhantomStudy
+from medslip.phantoms.truth import StudyRecord
 
 CXR14_FOLDER = "cxr14"
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from medslip.data.phantom.study import PhantomStudy
-from medslip.data.phantom.truth import StudyRecord
 from medslip.data.splits import split_of
+from medslip.phantoms.study import PhantomStudy
+from medslip.phantoms.truth import StudyRecord
 
 COVIDX_FOLDER = "covidx"
 

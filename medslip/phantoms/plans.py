@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from medslip.data.phantom.body import Body
-from medslip.data.phantom.kinds import KINDS, Kind, Site
+from medslip.phantoms.body import Body
+from medslip.phantoms.kinds import KINDS, Kind, Site
 
 _COUNTS = ((1, 0.26), (2, 0.36), (3, 0.28), (4, 0.10))
 """Number of findings of an abnormal study, and its probability."""

@@ -15,7 +15,7 @@ from PIL import Image
 from medslip.data import covidx, rsna, siim_acr
 from medslip.data.checks import refuse_shared
 from medslip.data.images import read_image
-from medslip.data.phantom.rsna_layout import OPACITIES
+from medslip.phantoms.rsna_layout import OPACITIES
 from medslip.tasks.make_phantom import MakePhantomConfig, run
 
 SIDE = 64

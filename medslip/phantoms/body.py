@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medslip.data.phantom.canvas import Field, edge, ellipse, smooth_minimum
+from medslip.phantoms.canvas import Field, edge, ellipse, smooth_minimum
 
 
 @dataclass(frozen=True)

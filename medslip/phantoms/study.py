@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medslip.data.phantom.body import sample_body
-from medslip.data.phantom.canvas import Canvas, Frame
-from medslip.data.phantom.chest import draw_chest
-from medslip.data.phantom.film import expose
-from medslip.data.phantom.findings import paint
-from medslip.data.phantom.kinds import Kind, Site
-from medslip.data.phantom.painting import Mask
-from medslip.data.phantom.plans import Plan, choose, reshape
-from medslip.data.phantom.report import Report, write_report
+from medslip.phantoms.body import sample_body
+from medslip.phantoms.canvas import Canvas, Frame
+from medslip.phantoms.chest import draw_chest
+from medslip.phantoms.film import expose
+from medslip.phantoms.findings import paint
+from medslip.phantoms.kinds import Kind, Site
+from medslip.phantoms.painting import Mask
+from medslip.phantoms.plans import Plan, choose, reshape
+from medslip.phantoms.report import Report, write_report
 
 _BLOCK = 6
 _FAMILIES = ((1, 2, 3), (2, 1, 2, 1), (1, 1, 1, 3), (2, 2, 2), (1, 1, 2, 1, 1), (3, 2, 1), (1, 2, 1, 2))

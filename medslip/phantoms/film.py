@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from medslip.data.phantom.canvas import Canvas, Field, Stroke, curve
+from medslip.phantoms.canvas import Canvas, Field, Stroke, curve
 
 
 def expose(

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from medslip.data.phantom.study import PhantomStudy
-from medslip.data.phantom.truth import StudyRecord
+from medslip.phantoms.study import PhantomStudy
+from medslip.phantoms.truth import StudyRecord
 
 MIMIC_FOLDER = "mimic_cxr"
 GRAPHS_FILE = Path("radgraph") / "MIMIC-CXR_graphs.json"

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medslip.data.phantom.kinds import KIND_NAMES
-from medslip.data.phantom.markup import Entity, graph, plain
-from medslip.data.phantom.plans import Plan
+from medslip.phantoms.kinds import KIND_NAMES
+from medslip.phantoms.markup import Entity, graph, plain
+from medslip.phantoms.plans import Plan
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from medslip.data.boxes import BOX_FRAME
 from medslip.data.images import Header, uid_of, write_dicom
-from medslip.data.phantom.study import PhantomStudy
-from medslip.data.phantom.truth import StudyRecord
 from medslip.data.rsna import IMAGES_FOLDER, LABELS_FILE
+from medslip.phantoms.study import PhantomStudy
+from medslip.phantoms.truth import StudyRecord
 
 RSNA_FOLDER = "rsna"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from medslip.data.phantom.canvas import Field
-from medslip.data.phantom.chest import Chest
-from medslip.data.phantom.plans import Plan
+from medslip.phantoms.canvas import Field
+from medslip.phantoms.chest import Chest
+from medslip.phantoms.plans import Plan
 
 Mask = npt.NDArray[np.bool_]
 """side x side, True where a finding shows."""

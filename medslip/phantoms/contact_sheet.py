@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from medslip.data.phantom.kinds import KINDS
-from medslip.data.phantom.plans import Plan
-from medslip.data.phantom.study import draw_study
+from medslip.phantoms.kinds import KINDS
+from medslip.phantoms.plans import Plan
+from medslip.phantoms.study import draw_study
 
 _COLUMNS, _ROWS_AS_THEY_COME, _TILE = 6, 1, 192
 
