@@ -14,16 +14,11 @@ from tqdm import tqdm
 from medslip.errors import InputError
 from medslip.files import folder_written_whole
 from medslip.phantoms.contact_sheet import write_contact_sheet
-from medslip.phantoms.covidx_layout import write_covidx_study, write_covidx_tables
-from medslip.phantoms.cxr14_layout import write_cxr14_study, write_cxr14_tables
-from medslip.phantoms.mimic_layout import mimic_image, write_mimic_study, write_mimic_tables
-from medslip.phantoms.rsna_layout import write_rsna_study, write_rsna_tables
-from medslip.phantoms.siim_layout import write_siim_study, write_siim_tables
+from medslip.phantoms.layouts import StudyRows, write_study, write_tables
 from medslip.phantoms.study import draw_study, patient_of
-from medslip.phantoms.truth import StudyRecord, record_of, write_masks, write_truth
 
-VERSION = 3
-"""Changes whenever the same configuration draws other phantoms, so that an older corpus is not taken for a new one."""
+VERSION = 4
+"""Changes when the same config draws or writes something else, so that an older corpus is not mistaken for a new one."""
 
 DESCRIPTION = "phantom.json"
 
@@ -85,11 +80,7 @@ def run(config: MakePhantomConfig) -> Path:
     splits = _splits(config)
     with folder_written_whole(output) as partial, _mapper(config.workers) as drawn:
         jobs = [_Job(partial, config.seed, config.side, index, split) for index, split in enumerate(splits)]
-        records = list(tqdm(drawn(jobs), total=len(jobs), desc="phantoms", unit=" studies", mininterval=1))
-        write_mimic_tables(partial, records)
-        for write_tables in (write_cxr14_tables, write_rsna_tables, write_siim_tables, write_covidx_tables):
-            write_tables(partial, records)
-        write_truth(partial, records)
+        write_tables(partial, tqdm(drawn(jobs), total=len(jobs), desc="phantoms", unit=" studies", mininterval=1))
         write_contact_sheet(partial / "contact_sheet.png", config.seed)
         (partial / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
     return output
@@ -145,20 +136,11 @@ def _splits(config: MakePhantomConfig) -> list[str]:
     return splits
 
 
-def _draw(job: _Job) -> StudyRecord:
-    study = draw_study(job.seed, job.index, job.side)
-    record = record_of(study, job.split, mimic_image(study))
-    write_mimic_study(job.corpus, study)
-    write_cxr14_study(job.corpus, study)
-    write_masks(job.corpus, study, record)
-    if job.split != "train":
-        for write_study in (write_rsna_study, write_siim_study):
-            write_study(job.corpus, study)
-        write_covidx_study(job.corpus, study, job.split)
-    return record
+def _draw(job: _Job) -> StudyRows:
+    return write_study(job.corpus, draw_study(job.seed, job.index, job.side), job.split)
 
 
-_Mapper = Callable[[list[_Job]], Iterator[StudyRecord]]
+_Mapper = Callable[[list[_Job]], Iterator[StudyRows]]
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Phantoms in the layouts of RSNA, SIIM-ACR and COVIDx, read by the readers of the real data."""
+"""Phantoms as COCO, and in the layouts of RSNA, SIIM-ACR and COVIDx, read by the readers of the real data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image
 from medslip.data import covidx, rsna, siim_acr
 from medslip.data.checks import refuse_shared
 from medslip.data.images import read_image
-from medslip.phantoms.rsna_layout import OPACITIES
+from medslip.phantoms.layouts import RSNA_OPACITIES, run_lengths
 from medslip.tasks.make_phantom import MakePhantomConfig, run
 
 SIDE = 64
@@ -52,7 +52,7 @@ def test_rsna_boxes_are_those_of_the_opacities(
         expected = [
             finding["box"]
             for finding in findings
-            if Path(finding["image"]).stem == path.stem and finding["pathology"] in OPACITIES
+            if Path(finding["image"]).stem == path.stem and finding["pathology"] in RSNA_OPACITIES
         ]
         rectangles = boxed.rectangles(index, rsna.CLASS, SIDE, SIDE)
         np.testing.assert_allclose(np.reshape(rectangles, (-1, 4)), np.reshape(expected, (-1, 4)), atol=0.05)
@@ -94,3 +94,35 @@ def test_films_look_as_in_the_other_layouts(corpus: Path, truth: pd.DataFrame) -
     for path in rsna.read_labelled(corpus / "rsna").paths[:5]:
         plain = read_image(corpus / truth.loc[path.stem, "image"]).astype(float)
         assert np.corrcoef(read_image(path).ravel(), plain.ravel())[0, 1] > 0.98
+
+
+def test_coco_holds_every_image_with_its_findings(corpus: Path, findings: list[Mapping[str, Any]]) -> None:
+    """A COCO reader would miss images, or read masks that are shifted, transposed or of another finding."""
+    table = pd.read_csv(corpus / "findings.csv")
+    found = []
+    for split in ("train", "valid", "test"):
+        coco = json.loads((corpus / "coco" / f"{split}.json").read_text())
+        names = {category["id"]: category["name"] for category in coco["categories"]}
+        images = {image["id"]: image for image in coco["images"]}
+        rows = table[table["split"] == split]
+        metadata = ["patient", "study", "view", "sex", "age"]
+        assert [image["file_name"] for image in images.values()] == rows["image"].tolist()
+        assert [[image[key] for key in metadata] for image in images.values()] == rows[metadata].to_numpy().tolist()
+        for mark in coco["annotations"]:
+            image, (x, y, width, height) = images[mark["image_id"]], mark["bbox"]
+            assert Image.open(corpus / image["file_name"]).size == (image["width"], image["height"]) == (SIDE, SIDE)
+            runs = mark["segmentation"]["counts"]
+            mask = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(SIDE, SIDE).T
+            assert mark["area"] == mask.sum() == mask[y : y + height, x : x + width].sum()
+            found.append((image["file_name"], names[mark["category_id"]], mark["anatomy"], mark["bbox"], mask))
+    assert len(found) == len(findings)
+    for finding, (*written, mask) in zip(findings, found, strict=True):
+        assert [finding[key] for key in ("image", "pathology", "anatomy", "box")] == written
+        np.testing.assert_array_equal(mask, np.asarray(Image.open(corpus / finding["mask"])))
+
+
+@pytest.mark.parametrize(
+    ("mask", "runs"), [([[0, 1], [0, 1]], [2, 2]), ([[1, 0], [1, 0]], [0, 2, 2]), ([[0, 0], [0, 0]], [4])]
+)
+def test_run_lengths_begin_outside_and_go_down_the_columns(mask: list[list[int]], runs: list[int]) -> None:
+    assert run_lengths(np.array(mask, bool)) == runs
