@@ -1,15 +1,22 @@
-"""From a report's words to the vocabulary: an anatomy phrase -> one of 51, an observation -> one of 75.
+"""Maps the words of a radiology report to the vocabulary: an anatomy phrase to one of 51, an observation to one of 75.
 
-The rules are data (resources/report_rules.json). This file only says how they are read:
+The rules are data, in resources/report_rules.json. They are applied as follows.
 
-- Anatomy. The rules are tried in their order and the first that fits gives the anatomy. A rule fits a
-  phrase, taken as a set of words, when each term in `has` is met, none in `lacks` is, and, with `only`, no
-  word is left over. A term is the name of a word group, or a word itself.
-- Observation. A word is looked up as it is, then by its irregular base form, then with each suffix rule in
-  turn until one leads to a known word. An unknown word is a rare abnormal observation: tail_abnorm_obs.
-- Deviations. The "published" mapping stops here. The "medslip" mapping first rewrites some words of an
-  anatomy phrase, tries further rules on what the published ones call "other", and reads some observations
-  differently. Each deviation stands in the file with its reason.
+Anatomy. Rules are tried in order, and the first that fits gives the anatomy. A rule fits a phrase (a set of words) when
+the phrase meets each term in `has` and none in `lacks` and, with `only`, has no word left over. A term is the name of a
+word group, or a single word.
+
+Observation. A word is looked up in these steps, and the first hit decides:
+
+1. as it stands, by its irregular base form, or with an inflection ending replaced ("opacities" -> "opacity");
+2. by word family: it shares a stem with a known word, both ending in one of `endings` ("nodular", "nodule");
+3. by an ending or a prefix that marks a word of change, degree or procedure ("lobectomy", "incomplete").
+
+All other words are rare abnormal observations: tail_abnorm_obs.
+
+Deviations. The "published" mapping stops here. The "medslip" mapping first rewrites some words of an anatomy phrase, has
+additional rules for phrases that the published ones map to "other", and maps some observations differently. The JSON file
+lists each deviation with its reason.
 """
 
 from __future__ import annotations
@@ -17,148 +24,172 @@ from __future__ import annotations
 import json
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from typing import Any, Literal
 
 from medslip.vocabulary import PATHOLOGIES
 
 RuleMapping = Literal["medslip", "published"]
-"""Which mapping of report words to use: ours, or the one that the published label matrices were made with."""
+"""Which mapping of report words to use: ours, or that of the published label matrices."""
 
 UNSPECIFIED, OTHER = "unspecified", "other"
 TAIL, EXCLUDED = "tail_abnorm_obs", "excluded_obs"
 
-Words = tuple[str, ...]
+MIN_STEM = 5
+"""Letters that two words must share to belong to one family: with four, "line" would cover "linear"."""
 
 
 @dataclass(frozen=True)
 class AnatomyRule:
-    """The anatomy of a phrase that meets every `has` and no `lacks`; with `only`, by one word each."""
+    """Fits a phrase with a word from each group in `has` and none from `lacks`; with `only`, and no other word."""
 
     anatomy: str
     has: tuple[frozenset[str], ...]
     lacks: frozenset[str]
     only: bool
 
+    @classmethod
+    def parse(cls, rule: Mapping[str, Any], groups: Mapping[str, Sequence[str]]) -> AnatomyRule:
+        """Build a rule from its JSON form, with the words of each named group."""
+        has, lacks = ([frozenset(groups.get(term, [term])) for term in rule.get(key, ())] for key in ("has", "lacks"))
+        return cls(rule["anatomy"], tuple(has), frozenset().union(*lacks), rule.get("only", False))
+
     def fits(self, words: frozenset[str]) -> bool:
-        """Whether the phrase's set of words meets the rule."""
+        """Whether the rule fits a phrase, given as a set of words."""
         if not all(words & group for group in self.has) or words & self.lacks:
             return False
         return not self.only or len(words) == len(self.has)
 
 
-@dataclass(frozen=True)
-class Rewrite:
-    """Where a phrase has all of `words`, they become `become`."""
-
-    words: frozenset[str]
-    become: frozenset[str]
-
-    def apply(self, phrase: frozenset[str]) -> frozenset[str]:
-        """The phrase's set of words, rewritten where the rewrite applies."""
-        return (phrase - self.words) | self.become if self.words <= phrase else phrase
-
-
 class ReportRules:
-    """Maps the words of a report to the vocabulary. Made by `load`; answers are remembered.
+    """Maps report words to the vocabulary. Results are cached.
 
-    Attributes:
-        mapping: "medslip" or "published".
+    Args:
+        rules: The content of report_rules.json.
+        mapping: "medslip", or "published" for the mapping of the published label matrices.
     """
 
-    def __init__(self, rules: Mapping[str, Any], mapping: RuleMapping) -> None:
+    def __init__(self, rules: Mapping[str, Any], mapping: RuleMapping = "medslip") -> None:
         self.mapping = mapping
+        anatomy, observation = rules["anatomy"], rules["observation"]
         deviations = rules["deviations"] if mapping == "medslip" else {}
-        groups = {name: frozenset(words) for name, words in rules["anatomy"]["words"].items()}
-        self._rules = [
-            _anatomy_rule(rule, groups) for rule in (*rules["anatomy"]["rules"], *deviations.get("anatomy_rules", ()))
-        ]
+        anatomy_rules = (*anatomy["rules"], *deviations.get("anatomy_rules", ()))
+        self._rules = [AnatomyRule.parse(rule, anatomy["words"]) for rule in anatomy_rules]
         self._rewrites = [
-            Rewrite(frozenset(item["words"]), frozenset(item["become"])) for item in deviations.get("anatomy_words", ())
+            (frozenset(item["words"]), frozenset(item["become"])) for item in deviations.get("anatomy_words", ())
         ]
         self._anatomy_words = frozenset().union(
             *(group for rule in self._rules for group in (*rule.has, rule.lacks)),
-            *(rewrite.words for rewrite in self._rewrites),
+            *(words for words, _ in self._rewrites),
         )
-        observation = rules["observation"]
-        self._suffixes = [(end, base) for end, base in observation["suffixes"]]
+        self._inflections: list[tuple[str, str]] = observation["inflections"]
         self._irregular: dict[str, str] = observation["irregular"]
-        self._classes = _observation_table(observation)
+        self._endings: list[str] = observation["endings"]
+        self._excluded_endings = tuple(observation["excluded_endings"])
+        self._excluded_prefixes = tuple(observation["excluded_prefixes"])
+        self._spellings = [(item["letters"], item["become"]) for item in deviations.get("spellings", ())]
+        self._classes = _word_classes(observation)
         self._classes.update({item["word"]: item["pathology"] for item in deviations.get("observation", ())})
-        self._anatomies: dict[Words, str] = {}
-        self._pathologies: dict[Words, str] = {}
+        self._adverbs = next((item["pathology"] for item in deviations.get("adverbs", ())), TAIL)
+        self._families = self._stems_of_classes()
+        self._cached_anatomy = cache(self._map_anatomy)
+        self._cached_pathology = cache(self._map_pathology)
 
     @classmethod
     def load(cls, mapping: RuleMapping = "medslip") -> ReportRules:
-        """The packaged rules.
+        """Load the packaged rules.
 
         Args:
-            mapping: "medslip", or "published" for what the published label matrices were made with.
+            mapping: "medslip", or "published" for the mapping of the published label matrices.
         """
         text = resources.files("medslip.resources").joinpath("report_rules.json").read_text(encoding="utf-8")
         return cls(json.loads(text), mapping)
 
     def anatomy(self, words: Sequence[str]) -> str:
-        """The anatomy that a phrase names.
+        """Map an anatomy phrase.
 
         Args:
             words: Its words, such as ("lobe", "lower", "left"), in any order and case.
 
         Returns:
-            One of the 51: "unspecified" for no words, "other" where no rule fits.
+            One of the 51 anatomies: "unspecified" for no words, "other" where no rule fits.
         """
-        key = tuple(words)
-        if key not in self._anatomies:
-            self._anatomies[key] = self._map_anatomy(key)
-        return self._anatomies[key]
+        return self._cached_anatomy(tuple(words))
 
     def pathology(self, words: Sequence[str]) -> str:
-        """The pathology that an observation names.
+        """Map an observation.
 
         Args:
-            words: Its words in the order of the text, in any case. Of several words the last one with a
-                class of its own decides; a rare abnormality decides only where none has one, and a word of
-                change or degree only where there is nothing else.
+            words: Its words in text order, in any case. The last word that maps to a class of its own decides;
+                otherwise any rare abnormality; otherwise it consists of words of change and degree.
 
         Returns:
-            One of the 75; "excluded_obs" for no words.
+            One of the 75 pathologies; "excluded_obs" for no words.
         """
-        key = tuple(words)
-        if key not in self._pathologies:
-            names = [self._word_class(word) for word in reversed(_parts(key, self._classes))]
-            self._pathologies[key] = min(names, key=_rank, default=EXCLUDED)
-        return self._pathologies[key]
+        return self._cached_pathology(tuple(words))
 
-    def _map_anatomy(self, phrase: Words) -> str:
-        words = frozenset(_parts(phrase, self._anatomy_words))
+    def _map_anatomy(self, phrase: tuple[str, ...]) -> str:
+        words = frozenset(_split(phrase, self._anatomy_words))
         if not words:
             return UNSPECIFIED
-        for rewrite in self._rewrites:
-            words = rewrite.apply(words)
+        for before, after in self._rewrites:
+            if before <= words:
+                words = (words - before) | after
         return next((rule.anatomy for rule in self._rules if rule.fits(words)), OTHER)
 
-    def _word_class(self, word: str) -> str:
+    def _map_pathology(self, words: tuple[str, ...]) -> str:
+        names = [self._map_word(word) for word in reversed(_split(words, self._classes))]
+        return min(names, key=lambda name: {TAIL: 1, EXCLUDED: 2}.get(name, 0), default=EXCLUDED)
+
+    def _map_word(self, word: str) -> str:
         if not any(letter.isalpha() for letter in word):
             return EXCLUDED
-        for base in self._base_forms(word):
-            if base in self._classes:
-                return self._classes[base]
-        return TAIL
+        name = self._look_up(word)
+        if name is None and word.endswith("ly"):  # "sharply" is a class besides "sharp": adverbs are not reduced
+            name = self._look_up(word.removesuffix("ly")) or self._look_up(word.removesuffix("ily") + "y")
+            if name not in (None, EXCLUDED):
+                return self._adverbs
+        if name is None and any(self._is_excluded(base) for base in self._base_forms(word)):
+            return EXCLUDED
+        return name or TAIL
+
+    def _look_up(self, word: str) -> str | None:
+        spellings = [word, *(word.replace(before, after) for before, after in self._spellings if before in word)]
+        bases = [base for spelling in spellings for base in self._base_forms(spelling)]
+        stems = (stem for base in bases for stem in self._stems(base))
+        return next(
+            (self._classes[base] for base in bases if base in self._classes),
+            next((self._families[stem] for stem in stems if stem in self._families), None),
+        )
+
+    def _is_excluded(self, word: str) -> bool:
+        rests = (word.removeprefix(prefix) for prefix in self._excluded_prefixes if word.startswith(prefix))
+        return word.endswith(self._excluded_endings) or any(
+            len(rest) >= MIN_STEM and self._look_up(rest) == EXCLUDED for rest in rests
+        )
 
     def _base_forms(self, word: str) -> Iterator[str]:
-        yield word
-        yield self._irregular.get(word, word)
-        for end, base_end in self._suffixes:
-            if word.endswith(end):
-                yield word.removesuffix(end) + base_end
+        for form in dict.fromkeys((word, word.removesuffix("s"))):  # "widenings" -> "widening" -> "widen"
+            yield form
+            yield self._irregular.get(form, form)
+            for ending, replacement in self._inflections:
+                if form.endswith(ending):
+                    yield form.removesuffix(ending) + replacement
+
+    def _stems(self, word: str) -> list[str]:
+        """The word without each of the endings that it has, longest first."""
+        stems = {word.removesuffix(ending) for ending in self._endings if word.endswith(ending)}
+        return sorted((stem for stem in stems if len(stem) >= MIN_STEM), key=len, reverse=True)
+
+    def _stems_of_classes(self) -> dict[str, str]:
+        """Stem -> class, from all known words but the rare ones. A finding takes precedence over excluded_obs."""
+        known = sorted(self._classes.items(), key=lambda item: item[1] != EXCLUDED)
+        return {stem: name for word, name in known if name != TAIL for stem in self._stems(word)}
 
 
-def _rank(pathology: str) -> int:
-    return {TAIL: 1, EXCLUDED: 2}.get(pathology, 0)
-
-
-def _parts(words: Iterable[str], known: Container[str]) -> list[str]:
-    """The words in lower case; one that is unknown with its hyphens is tried without them, then split."""
+def _split(words: Iterable[str], known: Container[str]) -> list[str]:
+    """Lower-case words. A hyphenated word that is not known is tried without its hyphens, then split at them."""
     parts: list[str] = []
     for word in " ".join(words).lower().split():
         joined = word.replace("-", "")
@@ -169,20 +200,8 @@ def _parts(words: Iterable[str], known: Container[str]) -> list[str]:
     return parts
 
 
-def _anatomy_rule(rule: Mapping[str, Any], groups: Mapping[str, frozenset[str]]) -> AnatomyRule:
-    def words(term: str) -> frozenset[str]:
-        return groups.get(term, frozenset({term}))
-
-    return AnatomyRule(
-        anatomy=rule["anatomy"],
-        has=tuple(words(term) for term in rule["has"]),
-        lacks=frozenset().union(*map(words, rule.get("lacks", ()))),
-        only=rule.get("only", False),
-    )
-
-
-def _observation_table(observation: Mapping[str, Any]) -> dict[str, str]:
-    """Word -> pathology. A class's own name stands for it, unless a list says otherwise."""
+def _word_classes(observation: Mapping[str, Any]) -> dict[str, str]:
+    """Word -> pathology. A class name stands for its class unless a list says otherwise."""
     table = {name: name for name in PATHOLOGIES}
     for name, words in observation["classes"].items():
         table.update(dict.fromkeys(words, name))

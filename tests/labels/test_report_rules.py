@@ -1,12 +1,14 @@
-"""The rules must agree with the published mapping's figures, and deviate only where the file says why."""
+"""The rules must reproduce the published mapping, and deviate from it only where the JSON file gives a reason."""
 
 from __future__ import annotations
 
 import csv
 import json
 import math
+import re
 from importlib import resources
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -29,30 +31,28 @@ PHRASES, OBSERVATIONS = figures("anatomy_phrases"), figures("observation_words")
 
 
 def test_published_mapping_agrees_on_anatomy_phrases() -> None:
-    """Labels made with the published mapping would not be those of the published matrices."""
-    answers = [(text, expected, PUBLISHED.anatomy(text.split("|"))) for text, expected in PHRASES]
-    wrong = [answer for answer in answers if answer[1] != answer[2]]
+    """Labels made with the published mapping would differ in their rows from the published matrices."""
+    results = [(text, expected, PUBLISHED.anatomy(text.split("|"))) for text, expected in PHRASES]
     assert len(PHRASES) == 1276
-    assert len(wrong) <= 0.02 * len(PHRASES), wrong
+    assert [result for result in results if result[1] != result[2]] == []
 
 
 def test_published_mapping_agrees_on_observation_words() -> None:
-    """As above, for the columns."""
-    answers = [(word, expected, PUBLISHED.pathology([word])) for word, expected in OBSERVATIONS]
-    wrong = [answer for answer in answers if answer[1] != answer[2]]
+    """The same for the columns."""
+    results = [(word, expected, PUBLISHED.pathology([word])) for word, expected in OBSERVATIONS]
     assert len(OBSERVATIONS) == 138
-    assert len(wrong) <= 0.05 * len(OBSERVATIONS), wrong
+    assert [result for result in results if result[1] != result[2]] == []
 
 
 def test_anatomy_rules_are_general() -> None:
-    """Agreement would be learnt by heart: at most 30 phrases may be named as a whole."""
+    """The rules would memorise the known phrases: at most 30 may be listed as a whole."""
     groups = RULES["anatomy"]["words"]
     whole = [rule for rule in RULES["anatomy"]["rules"] if rule.get("only")]
     assert sum(math.prod(len(groups.get(term, [term])) for term in rule["has"]) for rule in whole) <= 30
 
 
-def test_anatomy_rules_carry_over_to_unseen_phrases() -> None:
-    """Rules and words that only half of the figures support would say little about other phrases."""
+def test_anatomy_rules_generalise_to_unseen_phrases() -> None:
+    """Rules and words that only half of the known phrases support would mislabel other phrases."""
     for half in (0, 1):
         known, unseen = PHRASES[half::2], PHRASES[1 - half :: 2]
         words = {word for text, _ in known for word in text.split("|")}
@@ -66,8 +66,31 @@ def test_anatomy_rules_carry_over_to_unseen_phrases() -> None:
         assert right >= 0.98 * len(unseen)
 
 
-def test_words_change_anatomy_only_where_a_deviation_says_so() -> None:
-    """An anatomy would move without its reason in the list of deviations."""
+def without_words(words: set[str]) -> ReportRules:
+    """The published rules with these words taken out of every word list."""
+    lists = {
+        key: {name: [word for word in group if word not in words] for name, group in RULES["observation"][key].items()}
+        for key in ("classes", "excluded", "tail")
+    }
+    irregular = {word: base for word, base in RULES["observation"]["irregular"].items() if word not in words}
+    return ReportRules({**RULES, "observation": {**RULES["observation"], **lists, "irregular": irregular}}, "published")
+
+
+def test_observation_rules_generalise_to_unseen_words() -> None:
+    """Only listed words would be mapped correctly: word forms must reach their class by rule.
+
+    The rest cannot be derived from the form of a word: "infection" is listed under pneumonia, "small" as a degree.
+    """
+    right = []
+    for seed in range(20):
+        unseen = Random(seed).sample(OBSERVATIONS, len(OBSERVATIONS) // 2)
+        rules = without_words({word for word, _ in unseen})
+        right += [rules.pathology([word]) == expected for word, expected in unseen]
+    assert sum(right) / len(right) >= 0.82
+
+
+def test_anatomy_deviates_only_where_listed() -> None:
+    """An anatomy would move without a reason in the list of deviations."""
     rewrites = [set(item["words"]) for item in RULES["deviations"]["anatomy_words"]]
     for text, expected in PHRASES:
         words = text.split("|")
@@ -75,37 +98,42 @@ def test_words_change_anatomy_only_where_a_deviation_says_so() -> None:
             assert expected == "other" or any(rewrite <= set(words) for rewrite in rewrites), text
 
 
-def test_words_change_pathology_only_where_a_deviation_says_so() -> None:
-    """An observation would move without its reason in the list of deviations."""
+def test_pathology_deviates_only_where_listed() -> None:
+    """An observation would move without a reason in the list of deviations."""
     moved = {word for word, expected in OBSERVATIONS if OURS.pathology([word]) != expected}
     assert moved <= {item["word"] for item in RULES["deviations"]["observation"]}
 
 
 def test_every_deviation_has_a_reason_and_an_effect() -> None:
-    """The list of deviations would hold entries that do nothing, or that nobody can judge."""
+    """The list of deviations would hold entries that do nothing or that cannot be judged."""
     for items in RULES["deviations"].values():
         assert all(item["reason"] for item in items)
     for item in RULES["deviations"]["observation"]:
         assert OURS.pathology([item["word"]]) == item["pathology"] != PUBLISHED.pathology([item["word"]])
 
 
-def test_rules_name_the_vocabulary_and_each_word_once() -> None:
-    """A misspelt class or a word in two lists would label silently wrong."""
+def test_lists_name_the_vocabulary_and_each_word_once() -> None:
+    """A misspelt class or a word in two lists would silently give wrong labels."""
     anatomy, observation, deviations = RULES["anatomy"], RULES["observation"], RULES["deviations"]
     assert {rule["anatomy"] for rule in (*anatomy["rules"], *deviations["anatomy_rules"])} < set(ANATOMIES)
     assert set(observation["classes"]) < set(PATHOLOGIES)
-    lists = (
-        *observation["classes"].values(),
-        *observation["excluded"].values(),
-        *observation["tail"].values(),
-    )
-    words = [word for one in lists for word in one]
+    words = [word for key in ("classes", "excluded", "tail") for group in observation[key].values() for word in group]
     assert sorted(words) == sorted(set(words))
     assert set(words) & set(PATHOLOGIES) == {"marking"}
 
 
+@pytest.mark.parametrize("rules", [OURS, PUBLISHED], ids=["medslip", "published"])
+def test_no_stem_belongs_to_two_findings(rules: ReportRules) -> None:
+    """An unlisted word form would get whichever class happens to come last."""
+    findings: dict[str, set[str]] = {}
+    for word, name in rules._classes.items():
+        for stem in rules._stems(word) if name not in ("tail_abnorm_obs", "excluded_obs") else ():
+            findings.setdefault(stem, set()).add(name)
+    assert {stem: names for stem, names in findings.items() if len(names) > 1} == {}
+
+
 def test_every_class_can_be_reached() -> None:
-    """A row or column of the label matrix would stay empty for ever."""
+    """A row or column of the label matrix would always stay empty."""
     assert {OURS.pathology([name]) for name in PATHOLOGIES[:-2]} == set(PATHOLOGIES[:-2])
     assert {rule["anatomy"] for rule in RULES["anatomy"]["rules"]} | {"unspecified", "other"} == set(ANATOMIES)
 
@@ -151,6 +179,16 @@ def test_anatomy_examples(phrase: str, ours: str, published: str) -> None:
         ("thickening", "thicken"),
         ("hyperinflation", "hyperinflate"),
         ("unchanged", "excluded_obs"),
+        ("unlikely", "excluded_obs"),
+        ("splenectomies", "excluded_obs"),
+        ("oedema", "edema"),
+        ("visualised", "excluded_obs"),
+        ("calcific", "calcification"),
+        ("consolidative", "consolidation"),
+        ("dilatations", "dilation"),
+        ("herniated", "hernia"),
+        ("uncoiled", "tail_abnorm_obs"),
+        ("linear", "tail_abnorm_obs"),  # not of the family of "line"
         ("1.5", "excluded_obs"),
         ("zebra", "tail_abnorm_obs"),
         ("", "excluded_obs"),
@@ -161,6 +199,16 @@ def test_observation_examples(text: str, pathology: str) -> None:
     assert OURS.pathology(text.split()) == pathology
 
 
+def test_adverbs_are_not_reduced_to_findings() -> None:
+    """ "normally aerated" would count as normal."""
+    assert PUBLISHED.pathology(["sharply"]) == "sharply"
+    assert (OURS.pathology(["normally"]), PUBLISHED.pathology(["normally"])) == ("excluded_obs", "tail_abnorm_obs")
+    assert OURS.pathology(["mildly"]) == PUBLISHED.pathology(["mildly"]) == "excluded_obs"
+
+
+WORDS = st.sampled_from([word for word, _ in OBSERVATIONS]) | st.from_regex(r"[a-z]{1,9}(-[a-z]{1,9})?", fullmatch=True)
+
+
 @given(st.lists(st.text(max_size=8), max_size=4))
 def test_any_words_map_into_the_vocabulary(words: list[str]) -> None:
     """A strange token would stop the preparation of 220 k reports."""
@@ -169,9 +217,37 @@ def test_any_words_map_into_the_vocabulary(words: list[str]) -> None:
         assert rules.pathology(words) in PATHOLOGIES
 
 
+@given(WORDS)
+def test_a_class_maps_to_itself(word: str) -> None:
+    """Labels that are mapped a second time would change."""
+    for rules in (OURS, PUBLISHED):
+        name = rules.pathology([word])
+        if rules is OURS or name != "marking":  # published: "markings" is the class, "marking" is not
+            assert rules.pathology([name]) == name
+
+
+@given(st.lists(WORDS, max_size=3), st.sampled_from(PHRASES))
+def test_case_does_not_matter(words: list[str], phrase: tuple[str, str]) -> None:
+    """Reports in capitals would get other labels."""
+    for rules in (OURS, PUBLISHED):
+        assert rules.pathology([word.upper() for word in words]) == rules.pathology(words)
+        assert rules.anatomy(phrase[0].title().split("|")) == rules.anatomy(phrase[0].split("|"))
+
+
+SINGULARS = [*PATHOLOGIES[:-2], *(word for word, _ in OBSERVATIONS if not word.endswith(("s", "ed", "er")))]
+
+
+@given(st.sampled_from([word for word in SINGULARS if word != "marking"]))  # published: only "markings" is the class
+def test_plural_maps_like_its_singular(word: str) -> None:
+    """ "opacities" would be another finding than "opacity"."""
+    plural = re.sub(r"(?<=[^aeiou])y$", "ie", re.sub(r"(s|x|sh|ch)$", r"\1e", word)) + "s"
+    for rules in (OURS, PUBLISHED):
+        assert rules.pathology([plural]) == rules.pathology([word])
+
+
 @given(st.sampled_from(PHRASES), st.randoms())
-def test_order_of_an_anatomy_phrase_does_not_matter(phrase: tuple[str, str], random: object) -> None:
-    """The same place, worded otherwise, would get another row."""
+def test_order_of_an_anatomy_phrase_does_not_matter(phrase: tuple[str, str], random: Random) -> None:
+    """The same place, worded differently, would get another row."""
     words = phrase[0].split("|")
-    random.shuffle(words)  # type: ignore[attr-defined]
+    random.shuffle(words)
     assert PUBLISHED.anatomy(words) == phrase[1]
