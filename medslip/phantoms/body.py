@@ -1,81 +1,63 @@
-"""A body: the numbers that shape one patient's chest, and the outlines that follow from them."""
+"""The numbers that shape one patient's chest, and the outlines that follow from them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from medslip.phantoms.canvas import Field, edge, ellipse, smooth_minimum
 
 
+class Half(NamedTuple):
+    """One side of a body: see Body."""
+
+    width: float
+    dome: float
+    heart: float
+
+
 @dataclass(frozen=True)
 class Body:
-    """One patient's build, in body units (see canvas.py). "Left" is the patient's.
+    """One patient's build, in body units (see canvas.py). Left and right are the patient's."""
 
-    Attributes:
-        width_left: Half-width of the thoracic cavity on the left.
-        width_right: Half-width on the right.
-        taper: How much the cavity widens per unit below its middle.
-        dome_left: Level of the left diaphragm's dome.
-        dome_right: Level of the right dome.
-        sulcus: How far the costophrenic angles lie below the domes.
-        wall: Thickness of the chest wall at the sides.
-        mediastinum: Half-width of the upper mediastinum.
-        heart_left: How far the heart reaches to the left of the midline.
-        heart_right: How far it reaches to the right.
-        heart_y: Level of the heart's middle.
-        heart_height: Half of the heart's height.
-        heart_angle: Tilt of the heart's long axis, radians.
-        knob: Radius of the aortic knob.
-        knob_y: Its level.
-        carina: Level of the carina.
-        hilum: Level of the hila.
-        rib_spacing: Distance of neighbouring posterior ribs.
-        rib_phase: Where the first rib begins, 0..1 of the spacing.
-        rib_slope: How steeply the posterior ribs fall to the side.
-        rib_width: Width of a rib.
-        bone: Strength of the bones.
-        fat: Density of the soft tissue in front of the lungs.
-        breast: Size of the breasts, 0 for none.
-        breast_y: Level of the breasts' lower edge.
-        shoulder: Level of the shoulders.
-        arm: Distance of the arms from the chest wall.
-        stomach: Size of the stomach's air bubble, 0 for none.
-        aeration: How dark the lungs are, about 1.
-        vessels: Strength of the lung vessels, about 1.
-    """
-
-    width_left: float
+    width_left: float  # half-width of the thoracic cavity on the left
     width_right: float
-    taper: float
-    dome_left: float
+    taper: float  # how much the cavity widens per unit below its middle
+    dome_left: float  # level of the left dome of the diaphragm
     dome_right: float
-    sulcus: float
-    wall: float
-    mediastinum: float
-    heart_left: float
+    sulcus: float  # how far the costophrenic angles lie below the domes
+    wall: float  # thickness of the chest wall at the sides
+    mediastinum: float  # half-width of the upper mediastinum
+    heart_left: float  # how far the heart reaches to the left of the midline
     heart_right: float
-    heart_y: float
-    heart_height: float
-    heart_angle: float
-    knob: float
+    heart_y: float  # level of the middle of the heart
+    heart_height: float  # half of the heart's height
+    heart_angle: float  # tilt of its long axis, radians
+    knob: float  # radius of the aortic knob
     knob_y: float
-    carina: float
-    hilum: float
-    rib_spacing: float
-    rib_phase: float
-    rib_slope: float
+    carina: float  # level
+    hilum: float  # level of both hila
+    rib_spacing: float  # distance between neighbouring posterior ribs
+    rib_phase: float  # where the first rib begins, 0..1 of the spacing
+    rib_slope: float  # how steeply the posterior ribs fall towards the side
     rib_width: float
-    bone: float
-    fat: float
-    breast: float
-    breast_y: float
-    shoulder: float
-    arm: float
-    stomach: float
-    aeration: float
-    vessels: float
+    bone: float  # strength of the bones
+    fat: float  # density of the soft tissue in front of the lungs
+    breast: float  # size, 0 for none
+    breast_y: float  # level of the lower edge of the breasts
+    shoulder: float  # level
+    arm: float  # distance of the arms from the chest wall
+    stomach: float  # size of the air bubble in the stomach, 0 for none
+    aeration: float  # how dark the lungs are, about 1
+    vessels: float  # strength of the lung vessels, about 1
+
+    def half(self, sign: int) -> Half:
+        """One side: +1 for the left (x > 0), -1 for the right."""
+        if sign > 0:
+            return Half(self.width_left, self.dome_left, self.heart_left)
+        return Half(self.width_right, self.dome_right, self.heart_right)
 
     def width(self, x: Field) -> Field:
         """Half-width of the cavity on each point's side."""
@@ -83,30 +65,30 @@ class Body:
 
     def depth(self, x: Field, y: Field) -> Field:
         """Roughly the distance inwards from the thoracic wall; negative outside. The diaphragm is not part of it."""
-        half = self.width(x) * (1 + np.float32(self.taper) * (np.maximum(y, 0.5) - np.float32(0.5)))
-        across, middle = np.abs(x), np.float32(0.47)
-        crest = half * np.float32(0.47)
+        half = self.width(x) * (1 + self.taper * (np.maximum(y, 0.5) - 0.5))
+        across, middle = np.abs(x), 0.47
+        crest = half * 0.47
         lateral = np.maximum(across - crest, 0) / (half - crest)
-        medial = np.maximum(crest - across, 0) / (crest + np.float32(0.1))
+        medial = np.maximum(crest - across, 0) / (crest + 0.1)
         up = np.maximum(middle - y, 0) / middle
         # A superellipse of power 2.5: squarer than an ellipse at the shoulders of the lung.
         across = lateral + medial
-        radius = (across * across * np.sqrt(across) + up * up * np.sqrt(up)) ** np.float32(0.4)
+        radius = (across * across * np.sqrt(across) + up * up * np.sqrt(up)) ** 0.4
         return (1 - radius) * (half - crest)
 
     def dome(self, x: Field) -> Field:
         """Level of the diaphragm above or below each point."""
         width = self.width(x)
         level = np.where(x > 0, np.float32(self.dome_left), np.float32(self.dome_right))
-        crest = width * np.float32(0.42)
+        crest = width * 0.42
         offset = (np.abs(x) - crest) / (width - crest)
         lateral, medial = np.maximum(offset, 0), np.maximum(-offset, 0)
-        return level + np.float32(self.sulcus) * lateral**2 * (0.35 + 0.65 * lateral**2) + 0.09 * medial**2
+        return level + self.sulcus * lateral**2 * (0.35 + 0.65 * lateral**2) + 0.09 * medial**2
 
     def rib_fall(self, x: Field) -> Field:
         """How far a posterior rib has fallen from the spine to each point; near the wall it turns downwards."""
         across = np.abs(x) / self.width(x)
-        return np.float32(self.rib_slope) * across * (0.3 + across) + 1.6 * np.maximum(across - 0.72, 0) ** 2
+        return self.rib_slope * across * (0.3 + across) + 1.6 * np.maximum(across - 0.72, 0) ** 2
 
     def heart(self, x: Field, y: Field) -> Field:
         """Distance inwards from the heart's outline; negative outside."""
@@ -120,15 +102,15 @@ class Body:
         atrium = ellipse(x, y, -self.heart_right + 0.34 * across, self.heart_y + 0.2 * tall, 0.34 * across, 0.85 * tall)
         base = ellipse(x, y, 0.03, self.heart_y - 0.45 * tall, 0.27 * across, 1.0 * tall, -0.12)
         outline = smooth_minimum(smooth_minimum(ventricle, atrium, 0.3), base, 0.3)
-        return (1 - outline) * np.float32(0.35 * across)
+        return (1 - outline) * (0.35 * across)
 
     def mediastinal_width(self, x: Field, y: Field) -> Field:
         """Distance inwards from the mediastinum's outline, the heart left out; negative outside."""
-        narrow = np.float32(self.mediastinum) * (1 - 0.1 * np.cos(7 * y + 0.4)) + 0.16 * np.maximum(-y, 0) ** 2
-        band = narrow - np.abs(x - np.float32(0.015))
+        narrow = self.mediastinum * (1 - 0.1 * np.cos(7 * y + 0.4)) + 0.16 * np.maximum(-y, 0) ** 2
+        band = narrow - np.abs(x - 0.015)
         knob = ellipse(x, y, self.mediastinum * 0.72, self.knob_y, self.knob, 1.15 * self.knob)
         trunk = ellipse(x, y, 0.08, self.knob_y + 0.17, 0.115, 0.12, -0.3)
-        bulges = (1 - smooth_minimum(knob, trunk, 0.5)) * np.float32(self.knob)
+        bulges = (1 - smooth_minimum(knob, trunk, 0.5)) * self.knob
         return -smooth_minimum(-band, -bulges, 0.03)
 
     def outlines(self, x: Field, y: Field) -> Outlines:
@@ -138,26 +120,19 @@ class Body:
 
 @dataclass(frozen=True)
 class Outlines:
-    """Where points lie relative to a body's outlines; all distances in body units.
+    """How far points lie inside a body's outlines, in body units; negative outside."""
 
-    Attributes:
-        inward: Distance inwards from the thoracic wall.
-        above: Distance above the diaphragm.
-        heart: Distance inwards from the heart's outline.
-        mediastinum: Distance inwards from the mediastinum's outline.
-    """
-
-    inward: Field
-    above: Field
+    inward: Field  # from the thoracic wall
+    above: Field  # above the diaphragm
     heart: Field
     mediastinum: Field
 
     def air(self, softness: float) -> Field:
         """How much of a ray through each point runs through aerated lung, 0..1."""
-        air = 1 - np.exp(np.maximum(self.inward, 0) * np.float32(-1 / 0.06))
+        air = 1 - np.exp(np.maximum(self.inward, 0) * (-1 / 0.06))
         air *= edge(self.above, softness)
         air *= 1 - edge(self.mediastinum, 2 * softness)
-        air *= 1 - np.float32(0.86) * edge(self.heart, 1.6 * softness)
+        air *= 1 - 0.86 * edge(self.heart, 1.6 * softness)
         return air
 
 

@@ -21,31 +21,21 @@ Field = npt.NDArray[np.floating[Any]]
 Points = npt.NDArray[np.floating[Any]]
 """N x 2 points (x, y) in body units."""
 
-Stroke = tuple[Points, float, float]
+Stroke = tuple[Points | Sequence[tuple[float, float]], float, float]
 """A polyline, its width in body units, and its strength 0..1."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Where the body lies in the image: a similarity with two scales, then a slight bend.
+    """Where the body lies in the image: a similarity with two scales, then a slight bend."""
 
-    Attributes:
-        centre_x: The midline at y = 0, as a fraction of the side.
-        centre_y: The apices' level at x = 0, as a fraction of the side.
-        scale_x: Fraction of the side that one body unit takes across.
-        scale_y: Fraction of the side that one body unit takes downwards.
-        angle: Tilt of the body, radians.
-        bend: Sideways bend of the body, in body units.
-        bend_phase: Where along the body the bend is largest, radians.
-    """
-
-    centre_x: float
-    centre_y: float
-    scale_x: float
-    scale_y: float
-    angle: float
-    bend: float
-    bend_phase: float
+    centre_x: float  # the midline at y = 0, as a fraction of the side
+    centre_y: float  # level of the lung apices at x = 0, as a fraction of the side
+    scale_x: float  # fraction of the side that one body unit takes across
+    scale_y: float  # ... and downwards
+    angle: float  # tilt of the body, radians
+    bend: float  # sideways bend, in body units
+    bend_phase: float  # where along the body the bend is largest, radians
 
 
 class Canvas:
@@ -96,9 +86,10 @@ class Canvas:
         image = Image.new("L", (self.side * factor, self.side * factor))
         pen = ImageDraw.Draw(image)
         unit = self.side * factor * 0.5 * (self.frame.scale_x + self.frame.scale_y)
-        # All points are moved at once: a chest has hundreds of short strokes.
+        # All points are converted at once: a chest has hundreds of short strokes.
         ends = np.cumsum([len(points) for points, _, _ in strokes])
-        pixels = self.to_pixels(np.concatenate([points for points, _, _ in strokes])) * factor
+        points = np.concatenate([np.asarray(points, np.float32) for points, _, _ in strokes])
+        pixels = self.to_pixels(points) * factor
         for line, (_, width, strength) in zip(np.split(pixels, ends[:-1]), strokes, strict=True):
             wide = width * unit
             # A line thinner than a pixel is drawn one pixel wide and fainter.

@@ -13,34 +13,26 @@ from medslip.phantoms.canvas import Canvas, Field, Points, Stroke, curve
 
 @dataclass
 class Chest:
-    """A chest being drawn. Findings add to, or take from, ``density``.
-
-    Attributes:
-        canvas: Where it is drawn.
-        body: The build, with changes of shape that findings make.
-        density: side x side attenuation: 0 air around the body, about 0.3 lung, 0.75 soft tissue, 1 bone.
-        air: side x side share of each ray in aerated lung, 0..1.
-        outlines: Where each pixel lies relative to the body's outlines.
-        vessels: side x side density of the lung vessels that are part of ``density``.
-        ribs: side x side density of the ribs that are part of ``density``.
-    """
+    """A chest being drawn. Findings add to, or take from, ``density``; fields are side x side."""
 
     canvas: Canvas
-    body: Body
-    density: Field
-    air: Field
-    outlines: Outlines
-    vessels: Field
-    ribs: Field
+    body: Body  # the build, with changes of shape that findings make
+    healthy: Body  # the build without them
+    density: Field  # attenuation: 0 air around the body, about 0.3 lung, 0.75 soft tissue, 1 bone
+    air: Field  # fraction of each ray in aerated lung
+    outlines: Outlines  # where each pixel lies relative to the outlines of ``body``
+    vessels: Field  # what the lung vessels contribute to ``density``
+    ribs: Field  # what the ribs contribute to it
 
 
-def draw_chest(canvas: Canvas, body: Body, rng: np.random.Generator) -> Chest:
-    """A healthy chest of the given build.
+def draw_chest(canvas: Canvas, body: Body, healthy: Body, rng: np.random.Generator) -> Chest:
+    """A chest of the given build, without findings other than those of its shape.
 
     Args:
         canvas: Where to draw.
         body: The build.
-        rng: Decides what differs from film to film: the vessels' course and the tissue's texture.
+        healthy: The build before findings changed its shape.
+        rng: Decides what differs from image to image: the course of the vessels and the texture of the tissue.
     """
     y = canvas.y
     outlines = body.outlines(canvas.x, y)
@@ -48,7 +40,7 @@ def draw_chest(canvas: Canvas, body: Body, rng: np.random.Generator) -> Chest:
     density = _soft_tissue(canvas, body)
     density += 0.02 * canvas.noise(rng, 7) * density
     density += _trunk(canvas, body, outlines)
-    density -= np.float32(0.5 * body.aeration) * air
+    density -= 0.5 * body.aeration * air
     _add_breasts(canvas, body, density)
     # Lungs are never even: the bases are denser, the blood lies there.
     density += air * (0.05 * (y - 0.5) + 0.015 * canvas.noise(rng, 9) + 0.008 * canvas.noise(rng, 40))
@@ -58,19 +50,19 @@ def draw_chest(canvas: Canvas, body: Body, rng: np.random.Generator) -> Chest:
     ribs = _ribs(canvas, body, outlines, rng)
     density += ribs
     density += _skeleton(canvas, body)
-    return Chest(canvas, body, density, air, outlines, vessels, ribs)
+    return Chest(canvas, body, healthy, density, air, outlines, vessels, ribs)
 
 
 def _soft_tissue(canvas: Canvas, body: Body) -> Field:
     """Torso, neck, shoulders and arms, as thickness."""
     x, y = canvas.x, canvas.y
     across = np.abs(x)
-    half = body.width(x) * 1.02 + np.float32(body.wall) * (1 + 0.25 * np.maximum(y, 0))
-    top = np.float32(body.shoulder - 0.03) - 0.24 * np.exp(-np.maximum(across - 0.16, 0) / 0.2)
+    half = body.width(x) * 1.02 + body.wall * (1 + 0.25 * np.maximum(y, 0))
+    top = (body.shoulder - 0.03) - 0.24 * np.exp(-np.maximum(across - 0.16, 0) / 0.2)
     round_torso = np.sqrt(np.clip(1 - (across / (half + 0.04)) ** 2, 0, 1))
     armpit = body.shoulder + 0.42
     torso = canvas.edge(half - across, 0.05) * (0.5 + 0.25 * round_torso)
-    upper = np.float32(0.56) * canvas.edge(y - top, 0.06) * canvas.edge(np.float32(armpit) - y, 0.3)
+    upper = 0.56 * canvas.edge(y - top, 0.06) * canvas.edge(armpit - y, 0.3)
     upper *= canvas.edge(half + 0.42 - across, 0.12)
     neck = canvas.edge(0.19 + 0.05 * np.maximum(-y, 0) - across, 0.06) * 0.62
     start, shift = float(half.max()) + 0.04, body.arm
@@ -79,17 +71,16 @@ def _soft_tissue(canvas: Canvas, body: Body) -> Field:
     arms = canvas.edge(0.15 - _distance(across, y, shoulder, elbow), 0.04)
     torso *= canvas.edge(y - top, 0.08)
     inside = np.maximum(torso, upper)
-    return np.maximum(np.maximum(inside, neck * canvas.edge(0.3 - y, 0.2)), 0.5 * arms) + np.float32(body.fat) * (
-        torso > 0.2
-    )
+    inside = np.maximum(inside, neck * canvas.edge(0.3 - y, 0.2))
+    return np.maximum(inside, 0.5 * arms) + np.float32(body.fat) * (torso > 0.2)
 
 
 def _distance(x: Field, y: Field, start: tuple[float, float], end: tuple[float, float]) -> Field:
     """Distance of points from a straight piece of line."""
     ahead, down = end[0] - start[0], end[1] - start[1]
-    dx, dy = x - np.float32(start[0]), y - np.float32(start[1])
-    along = np.clip((dx * ahead + dy * down) * np.float32(1 / (ahead**2 + down**2)), 0, 1)
-    return np.hypot(dx - along * np.float32(ahead), dy - along * np.float32(down))
+    dx, dy = x - start[0], y - start[1]
+    along = np.clip((dx * ahead + dy * down) * (1 / (ahead**2 + down**2)), 0, 1)
+    return np.hypot(dx - along * ahead, dy - along * down)
 
 
 def _trunk(canvas: Canvas, body: Body, outlines: Outlines) -> Field:
@@ -102,29 +93,30 @@ def _trunk(canvas: Canvas, body: Body, outlines: Outlines) -> Field:
     heart = np.maximum(outlines.heart, 0)
     density += 0.14 * np.sqrt(np.minimum(heart * 4, 1)) * (1 - 0.6 * belly)
     spine = canvas.edge(0.085 - np.abs(x), 0.04)
-    disc = np.cos((y + np.float32(body.rib_phase * body.rib_spacing)) * np.float32(2 * np.pi / body.rib_spacing))
-    density += np.float32(0.055 * body.bone) * spine * (1 + 0.35 * disc)
+    disc = np.cos((y + (body.rib_phase * body.rib_spacing)) * (2 * np.pi / body.rib_spacing))
+    density += 0.055 * body.bone * spine * (1 + 0.35 * disc)
     # The pedicles and spinous processes show as paired dots along the midline.
-    density += np.float32(0.05 * body.bone) * np.maximum(disc, 0) ** 3 * np.exp(-(((np.abs(x) - 0.055) / 0.014) ** 2))
-    density += np.float32(0.04 * body.bone) * np.maximum(-disc, 0) ** 2 * np.exp(-((x / 0.014) ** 2))
+    density += 0.05 * body.bone * np.maximum(disc, 0) ** 3 * np.exp(-(((np.abs(x) - 0.055) / 0.014) ** 2))
+    density += 0.04 * body.bone * np.maximum(-disc, 0) ** 2 * np.exp(-((x / 0.014) ** 2))
     if body.stomach:
         cx, cy = 0.42 * body.width_left, body.dome_left + 0.13 * body.stomach
         bubble = 1 - canvas.blob(cx, cy, 0.17 * body.stomach, 0.085 * body.stomach, -0.15)
         density -= 0.2 * canvas.edge(bubble, 0.3) * belly
-    aorta = canvas.edge(np.float32(0.12 + 0.03 * body.knob) - x, 0.02) * canvas.edge(x, 0.1)
-    density += 0.03 * aorta * canvas.edge(y - np.float32(body.knob_y), 0.1) * (1 - belly)
+    aorta = canvas.edge((0.12 + 0.03 * body.knob) - x, 0.02) * canvas.edge(x, 0.1)
+    density += 0.03 * aorta * canvas.edge(y - body.knob_y, 0.1) * (1 - belly)
     return density
 
 
 def _add_breasts(canvas: Canvas, body: Body, density: Field) -> None:
     if body.breast < 0.15:
         return
-    for sign, width in ((1, body.width_left), (-1, body.width_right)):
+    for sign in (1, -1):
+        width = body.half(sign).width
         radius = 0.24 + 0.12 * body.breast
         disc = canvas.blob(sign * (0.58 * width + 0.05), body.breast_y - radius, radius, radius)
         # Fullest at the lower edge, where the fold is.
-        low = np.clip((canvas.y - np.float32(body.breast_y - 1.9 * radius)) * np.float32(0.53 / radius), 0, 1)
-        density += np.float32(0.12 * min(body.breast, 1)) * canvas.edge(1 - disc, 0.12) * low
+        low = np.clip((canvas.y - (body.breast_y - 1.9 * radius)) * (0.53 / radius), 0, 1)
+        density += 0.12 * min(body.breast, 1) * canvas.edge(1 - disc, 0.12) * low
 
 
 def _airways(canvas: Canvas, body: Body) -> Field:
@@ -134,13 +126,14 @@ def _airways(canvas: Canvas, body: Body) -> Field:
     right = curve((-0.012, carina), (-0.09, carina + 0.1), (-0.16, carina + 0.16))
     left = curve((-0.012, carina), (0.1, carina + 0.08), (0.19, carina + 0.13))
     dark = canvas.strokes([(right, 0.055, 0.6), (left, 0.05, 0.6), (trachea, 0.082, 1.0)])
-    return np.float32(-0.13) * dark
+    return -0.13 * dark
 
 
 def _vessels(canvas: Canvas, body: Body, rng: np.random.Generator) -> Field:
     """Arteries and veins that leave the hila and branch towards the periphery."""
     strokes: list[Stroke] = []
-    for sign, width in ((1, body.width_left), (-1, body.width_right)):
+    for sign in (1, -1):
+        width = body.half(sign).width
         x, y = sign * (body.mediastinum + 0.07), body.hilum - 0.03 * (sign > 0)
         # Angles from straight up (0) over outwards to straight down (pi).
         for angle in np.linspace(0.25, 2.95, 9):
@@ -154,7 +147,7 @@ def _vessels(canvas: Canvas, body: Body, rng: np.random.Generator) -> Field:
         strokes.append((curve((x - sign * 0.06, y - 0.1), (x, y - 0.03), (x + sign * 0.04, y + 0.05)), 0.06, 0.7))
         strokes.append((curve((x, y - 0.02), (x + sign * 0.06, y - 0.09)), 0.032, 0.75))
     strokes.sort(key=lambda stroke: stroke[2])
-    return np.float32(0.14 * body.vessels) * canvas.strokes(strokes)
+    return 0.14 * body.vessels * canvas.strokes(strokes)
 
 
 def _branch(
@@ -173,7 +166,7 @@ def _branch(
     half = length / 2
     middle = (start[0] + sign * math.sin(angle) * half, start[1] - math.cos(angle) * half)
     end = (middle[0] + sign * math.sin(bend) * half, middle[1] - math.cos(bend) * half)
-    strokes.append((np.asarray((start, middle, end), np.float32), width, 0.16 + 17 * width))
+    strokes.append(((start, middle, end), width, 0.16 + 17 * width))
     if generations > 1:
         for turn in (-1, 1):
             away = bend + turn * (0.12 + 0.43 * rng.random())
@@ -189,24 +182,24 @@ def _ribs(canvas: Canvas, body: Body, outlines: Outlines, rng: np.random.Generat
     density *= canvas.edge(across - 0.12, 0.1) * (0.7 + 0.5 * across)
     anterior = canvas.y + 0.42 * across - 1.1 * np.maximum(across - 0.72, 0) ** 2 - 0.12
     front = _rib_rows(canvas, anterior, body.rib_spacing * 1.12, 1 - body.rib_phase, body.rib_width * 1.15, rng)
-    front *= canvas.edge(across - 0.45, 0.35) * np.float32(0.6)
+    front *= canvas.edge(across - 0.45, 0.35) * 0.6
     # Thick tissue in front scatters, and hides them.
     seen = 0.3 + 0.7 * canvas.edge(outlines.above, 0.1)
     seen *= 1 - 0.45 * canvas.edge(outlines.heart, 0.1)
-    return np.float32(0.065 * body.bone) * (density + front) * cage * seen
+    return 0.065 * body.bone * (density + front) * cage * seen
 
 
 def _rib_rows(
     canvas: Canvas, level: Field, spacing: float, phase: float, width: float, rng: np.random.Generator
 ) -> Field:
     """Parallel bands along lines of equal level: bright margins, paler marrow."""
-    order = level / np.float32(spacing) + np.float32(phase)
+    order = level / spacing + phase
     index = np.floor(order)
     jitter = rng.normal(0, 0.05, 64).astype(np.float32)
-    offset = np.abs(order - index - 0.5 + jitter[index.astype(np.int32) % 64]) * np.float32(spacing)
+    offset = np.abs(order - index - 0.5 + jitter[index.astype(np.int32) % 64]) * spacing
     half = np.float32(width / 2)
     body = canvas.edge(half - offset, 0.012)
-    margin = np.exp(-(((offset - half * 0.75) / np.float32(0.008)) ** 2))
+    margin = np.exp(-(((offset - half * 0.75) / 0.008) ** 2))
     return 0.7 * body + 0.45 * margin
 
 
@@ -215,7 +208,8 @@ def _skeleton(canvas: Canvas, body: Body) -> Field:
     outer: list[Stroke] = []
     inner: list[Stroke] = []
     faint: list[Stroke] = []
-    for sign, width in ((1, body.width_left), (-1, body.width_right)):
+    for sign in (1, -1):
+        width = body.half(sign).width
         shoulder, tip = body.shoulder, width * 1.22 + 0.1
         clavicle = curve(
             (sign * 0.085, 0.19), (sign * 0.25, 0.155 + 0.15 * shoulder), (sign * width * 0.7, 0.1 + 0.6 * shoulder),
@@ -237,4 +231,4 @@ def _skeleton(canvas: Canvas, body: Body) -> Field:
         spine = curve((sign * width * 0.86, shoulder + 0.13), (sign * tip, shoulder + 0.04))
         faint.append((spine, 0.03, 0.5))
     bones = canvas.strokes(outer) * (1 - 0.5 * canvas.strokes(inner)) + 0.8 * canvas.strokes(faint)
-    return np.float32(0.16 * body.bone) * bones
+    return 0.16 * body.bone * bones

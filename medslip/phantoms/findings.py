@@ -1,53 +1,96 @@
-"""Drawing a planned finding into a chest: which painter draws which kind.
-
-A finding that changes the body's shape (a large heart, a high diaphragm) has done so before the chest was drawn, see
-plans.reshape; every finding then draws itself, and says where.
-"""
+"""What can be found in a phantom (findings.yaml), and which findings a study is to have."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
 
 import numpy as np
+import yaml
 
-from medslip.phantoms import devices, lung_findings, wall_findings
-from medslip.phantoms.body import Body
-from medslip.phantoms.chest import Chest
-from medslip.phantoms.painting import Mask
-from medslip.phantoms.plans import Plan
+CATALOGUE: Mapping[str, Any] = yaml.safe_load(files("medslip.phantoms").joinpath("findings.yaml").read_text("utf-8"))
+"""The content of findings.yaml."""
 
-_PAINTERS: dict[str, Callable[[Chest, Plan, np.random.Generator, Body], Mask]] = {
-    "edema": lung_findings.paint_edema,
-    "emphysema": lung_findings.paint_emphysema,
-    "consolidation": lung_findings.paint_consolidation,
-    "infiltrate": lung_findings.paint_infiltrate,
-    "atelectasis": lung_findings.paint_atelectasis,
-    "mass": lung_findings.paint_mass,
-    "nodule": lung_findings.paint_nodule,
-    "calcification": lung_findings.paint_calcification,
-    "effusion": wall_findings.paint_effusion,
-    "pneumothorax": wall_findings.paint_pneumothorax,
-    "elevation": wall_findings.paint_elevation,
-    "cardiomegaly": wall_findings.paint_cardiomegaly,
-    "thicken": wall_findings.paint_thicken,
-    "hernia": wall_findings.paint_hernia,
-    "fracture": wall_findings.paint_fracture,
-    "pacemaker": devices.paint_pacemaker,
-    "tube": devices.paint_tube,
-    "catheter": devices.paint_catheter,
-}
+_COUNTS = ((1, 0.26), (2, 0.36), (3, 0.28), (4, 0.10))
+"""Number of findings of an abnormal study, and its probability."""
 
 
-def paint(chest: Chest, plan: Plan, before: Body) -> Mask:
-    """Draw a finding.
+@dataclass(frozen=True)
+class Site:
+    """A place where a kind may sit."""
 
-    Args:
-        chest: The chest, drawn with the reshaped body; its density is changed in place.
-        plan: What to draw.
-        before: The body without any finding.
+    anatomy: str  # vocabulary name
+    side: str  # the patient's "left" or "right"; empty for the midline and for both sides
+    zones: frozenset[str]  # what a finding takes up there
 
-    Returns:
-        side x side, True where the finding shows.
-    """
-    rng = np.random.default_rng(plan.seed)
-    return _PAINTERS[plan.kind.pathology](chest, plan, rng, before)
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of finding; findings.yaml explains the fields."""
+
+    name: str  # vocabulary name of the pathology
+    title: str
+    weight: float
+    sites: tuple[Site, ...]
+    stated: tuple[str, ...]
+    denied: str
+    summary: str
+    cxr14: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A finding that a study is to have."""
+
+    kind: Kind
+    site: Site
+    degree: float  # how marked it is, 0..1
+    seed: int  # of its particulars, which are the same at every image size
+
+    @property
+    def sign(self) -> int:
+        """+1 for the patient's left (x > 0), -1 for the right."""
+        return -1 if self.site.side == "right" else 1
+
+    @property
+    def level(self) -> str:
+        """The level of the lung that the anatomy names: upper, mid, lower, or empty."""
+        return next((level for level in ("upper", "mid", "lower") if level in self.site.anatomy), "")
+
+
+def _kind(name: str, entry: Mapping[str, Any]) -> Kind:
+    defaults = {"denied": f"{name}/N{{g}}", "summary": f"{{adjective}} {name}/O ."}
+    sites = tuple(site for place in entry["sites"] for site in _sites(**place))
+    return Kind(name, **{**defaults, **entry, "sites": sites, "stated": tuple(entry["stated"])})
+
+
+def _sites(anatomy: str, zones: list[str], sides: list[str] | None = None) -> Iterator[Site]:
+    both = any("{side}" in text for text in (anatomy, *zones))
+    for side in sides or (["left", "right"] if both else [""]):
+        yield Site(anatomy.format(side=side), side, frozenset(zone.format(side=side) for zone in zones))
+
+
+KINDS: Mapping[str, Kind] = {name: _kind(name, entry) for name, entry in CATALOGUE["kinds"].items()}
+"""Name -> kind, in the order of placing."""
+
+
+def choose(rng: np.random.Generator, normal_fraction: float = 0.22) -> list[Plan]:
+    """The findings of a study: none, or one to four that leave one another visible."""
+    if rng.random() < normal_fraction:
+        return []
+    counts, chances = zip(*_COUNTS, strict=True)
+    wanted = int(rng.choice(counts, p=chances))
+    kinds = list(KINDS.values())
+    # Efraimidis-Spirakis: the order of these keys is a weighted draw without replacement.
+    order = np.argsort(rng.exponential(size=len(kinds)) / [kind.weight for kind in kinds])
+    taken: set[str] = set()
+    plans: dict[int, Plan] = {}
+    for index in order:
+        free = [site for site in kinds[index].sites if not site.zones & taken]
+        if free and len(plans) < wanted:
+            site = free[int(rng.integers(len(free)))]
+            taken |= site.zones
+            plans[index] = Plan(kinds[index], site, float(rng.uniform()), int(rng.integers(2**32)))
+    return [plans[index] for index in sorted(plans)]

@@ -21,14 +21,14 @@ from PIL import Image
 
 from medslip.data.images import Header, uid_of, write_dicom
 from medslip.data.splits import split_of
-from medslip.phantoms.kinds import KIND_NAMES, KINDS
-from medslip.phantoms.painting import Mask
+from medslip.phantoms.findings import KINDS
+from medslip.phantoms.painters import Mask
 from medslip.phantoms.study import PhantomStudy
 
 RSNA_OPACITIES = ("consolidation", "infiltrate")
 COVIDX_POSITIVE = "infiltrate"
 
-_STUDY_COLUMNS = ["image", "study", "patient", "split", "view", "sex", "age", *KIND_NAMES]
+_STUDY_COLUMNS = ["image", "study", "patient", "split", "view", "sex", "age", *KINDS]
 _BOX = ["x", "y", "width", "height"]
 _PUBLISHED_FRAME = 1024
 """Side in pixels of the images that ChestX-ray14 and RSNA give their boxes in."""
@@ -60,7 +60,7 @@ def write_study(corpus: Path, study: PhantomStudy, split: str) -> StudyRows:
     cxr14 = f"{patient.number - 10_000_000 + 1:08d}_{patient.study_of_patient:03d}.png"
     _save(image, corpus / "cxr14" / "images_001" / "images" / cxr14, compress_level=_FAST)
     row: dict[str, Any] = {
-        "image": mimic, "study": f"s{study.study}", "patient": f"p{patient.number}", "split": split, "view": study.view,
+        "image": mimic, "study": f"s{study.number}", "patient": f"p{patient.number}", "split": split, "view": study.view,
         "sex": patient.sex, "age": patient.age, "follow_up": patient.study_of_patient, "side": len(study.image),
         "dicom": study.dicom, "cxr14": cxr14, "covidx": _covidx_list(patient.number, split), "graph": study.radgraph,
     }  # fmt: skip
@@ -74,7 +74,7 @@ def write_study(corpus: Path, study: PhantomStudy, split: str) -> StudyRows:
         _save(image, corpus / "covidx" / row["covidx"] / f"{study.dicom}.png")
     findings: list[Row] = []
     for finding in study.findings:
-        pathology = finding.kind.pathology
+        pathology = finding.kind.name
         mask = f"masks/{row['study']}_{pathology}.png"
         _save(Image.fromarray(finding.mask), corpus / mask, compress_level=_FAST)
         row[pathology] = 1
@@ -82,7 +82,7 @@ def write_study(corpus: Path, study: PhantomStudy, split: str) -> StudyRows:
             {"study": row["study"], "pathology": pathology, "anatomy": finding.site.anatomy, "side": finding.site.side,
              **dict(zip(_BOX, finding.box, strict=True)), "mask": mask, "runs": run_lengths(finding.mask)}
         )  # fmt: skip
-    return {**dict.fromkeys(KIND_NAMES, 0), **row}, findings
+    return {**dict.fromkeys(KINDS, 0), **row}, findings
 
 
 def write_tables(corpus: Path, drawn: Iterable[StudyRows]) -> None:
@@ -151,7 +151,7 @@ def _write_mimic(corpus: Path, studies: pd.DataFrame) -> None:
 def _write_coco(folder: Path, studies: pd.DataFrame, findings: pd.DataFrame) -> None:
     """COCO; file names are relative to the corpus."""
     number = {study: place for place, study in enumerate(studies["study"], start=1)}
-    category = {name: place for place, name in enumerate(KIND_NAMES, start=1)}
+    category = {name: place for place, name in enumerate(KINDS, start=1)}
     columns = {"image": "file_name", "side": "width"}
     images = studies[["image", "side", "patient", "study", "view", "sex", "age", "split"]].rename(columns=columns)
     images = images.assign(id=images["study"].map(number), height=images["width"])
@@ -180,7 +180,7 @@ def _write_coco(folder: Path, studies: pd.DataFrame, findings: pd.DataFrame) -> 
 
 def _write_cxr14(folder: Path, studies: pd.DataFrame, findings: pd.DataFrame) -> None:
     """NIH ChestX-ray14: training and validation studies in train_val_list.txt, test studies in test_list.txt."""
-    classes = findings["pathology"].map({kind.pathology: kind.cxr14 for kind in KINDS})
+    classes = findings["pathology"].map({name: kind.cxr14 for name, kind in KINDS.items()})
     labels = classes.dropna().groupby(findings["cxr14"]).agg(lambda names: "|".join(sorted(set(names))))
     spacing = (0.14 * 2500 / studies["side"]).round(3)
     entries = pd.DataFrame(

@@ -1,4 +1,4 @@
-"""One phantom study: patient, film, findings, report. Everything follows from the corpus's seed and the study's index."""
+"""One phantom study: patient, image, findings, report. Everything follows from the corpus seed and the study's index."""
 
 from __future__ import annotations
 
@@ -14,82 +14,53 @@ from medslip.phantoms.body import sample_body
 from medslip.phantoms.canvas import Canvas, Frame
 from medslip.phantoms.chest import draw_chest
 from medslip.phantoms.film import expose
-from medslip.phantoms.findings import paint
-from medslip.phantoms.kinds import Kind, Site
-from medslip.phantoms.painting import Mask
-from medslip.phantoms.plans import Plan, choose, reshape
+from medslip.phantoms.findings import Kind, Plan, Site, choose
+from medslip.phantoms.painters import Mask, paint, reshape
 from medslip.phantoms.report import Report, write_report
 
 _BLOCK = 6
 _FAMILIES = ((1, 2, 3), (2, 1, 2, 1), (1, 1, 1, 3), (2, 2, 2), (1, 1, 2, 1, 1), (3, 2, 1), (1, 2, 1, 2))
-"""How many studies the patients of each block of six studies have."""
+"""How many studies each patient of a block of six studies has."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A finding as drawn.
-
-    Attributes:
-        kind: What it is.
-        site: Where it sits: vocabulary anatomy and side.
-        mask: side x side, True where it shows.
-        box: x, y, width, height in pixels, tight around the mask.
-    """
+    """A finding as drawn."""
 
     kind: Kind
     site: Site
-    mask: Mask
-    box: tuple[int, int, int, int]
+    mask: Mask  # side x side, True where it shows
+    box: tuple[int, int, int, int]  # x, y, width, height in pixels, tight around the mask
 
 
 @dataclass(frozen=True)
 class Patient:
-    """Who is examined, and which of the patient's studies this is.
+    """Who is examined, and which of the patient's studies this is."""
 
-    Attributes:
-        number: Subject number, 8 digits, as MIMIC-CXR writes it.
-        study_of_patient: 0 for the first study.
-        sex: "F" or "M".
-        age: Years.
-        seed: Decides the body.
-    """
-
-    number: int
-    study_of_patient: int
-    sex: str
-    age: int
-    seed: tuple[int, ...]
+    number: int  # 8 digits, as MIMIC-CXR writes it
+    study_of_patient: int  # 0 for the first study
+    sex: str  # "F" or "M"
+    age: int  # years
+    seed: tuple[int, ...]  # of the body
 
 
 @dataclass(frozen=True)
 class PhantomStudy:
-    """A study of one frontal film.
+    """A study of one frontal image."""
 
-    Attributes:
-        index: Its number in the corpus.
-        image: side x side, uint8, bones bright.
-        findings: What was drawn; empty for a normal study.
-        report: Text and graph.
-        patient: Who was examined.
-        study: Study number, 8 digits.
-        dicom: Name of the image, as MIMIC-CXR-JPG makes names.
-        view: "PA" or "AP".
-    """
-
-    index: int
-    image: npt.NDArray[np.uint8]
-    findings: tuple[Finding, ...]
+    image: npt.NDArray[np.uint8]  # side x side, bones bright
+    findings: tuple[Finding, ...]  # empty for a normal study
     report: Report
     patient: Patient
-    study: int
-    dicom: str
-    view: str
+    number: int  # 8 digits
+    dicom: str  # name of the image, as MIMIC-CXR-JPG makes names
+    view: str  # "PA" or "AP"
 
     @property
     def folder(self) -> str:
         """The study's folder in MIMIC-CXR: "p10/p10000032/s50414267"."""
         subject = str(self.patient.number)
-        return f"p{subject[:2]}/p{subject}/s{self.study}"
+        return f"p{subject[:2]}/p{subject}/s{self.number}"
 
     @property
     def radgraph(self) -> tuple[str, dict[str, Any]]:
@@ -106,8 +77,8 @@ def patient_of(seed: int, index: int) -> Patient:
     """The patient of a study. Patients have one to three studies, with consecutive indices.
 
     Args:
-        seed: The corpus's seed.
-        index: The study's index.
+        seed: Of the corpus.
+        index: Of the study.
     """
     block, place = divmod(index, _BLOCK)
     sizes = _FAMILIES[int(np.random.default_rng((seed, 1, block)).integers(len(_FAMILIES)))]
@@ -126,8 +97,8 @@ def draw_study(seed: int, index: int, side: int, plans: Sequence[Plan] | None = 
     """Draw one study; the same at every call, in every process and order.
 
     Args:
-        seed: The corpus's seed.
-        index: The study's index, from 0.
+        seed: Of the corpus.
+        index: Of the study, from 0.
         side: Pixels along each side of the image, 64 to 1024.
         plans: Findings to draw; None chooses them.
 
@@ -138,26 +109,16 @@ def draw_study(seed: int, index: int, side: int, plans: Sequence[Plan] | None = 
         raise ValueError(f"side {side} is outside 64 to 1024")
     patient = patient_of(seed, index)
     body = sample_body(np.random.default_rng((*patient.seed, 3)), patient.sex == "F")
-    rng = np.random.default_rng((seed, 4, index))
-    chosen = choose(rng) if plans is None else list(plans)
+    rng, texture, exposure, grain, words = (np.random.default_rng((seed, stream, index)) for stream in range(4, 9))
+    chosen = choose(rng) if plans is None else plans
     view = "PA" if rng.random() < 0.6 else "AP"
     canvas = Canvas(side, _position(rng))
-    chest = draw_chest(canvas, reshape(body, chosen), np.random.default_rng((seed, 5, index)))
-    findings = tuple(_finding(plan, paint(chest, plan, body)) for plan in chosen)
-    image = expose(
-        canvas, chest.density, view,
-        np.random.default_rng((seed, 6, index)), np.random.default_rng((seed, 7, index)),
-    )  # fmt: skip
-    return PhantomStudy(
-        index=index,
-        image=image,
-        findings=findings,
-        report=write_report(chosen, np.random.default_rng((seed, 8, index))),
-        patient=patient,
-        study=50_000_000 + index,
-        dicom=_dicom_name(seed, index),
-        view=view,
-    )
+    chest = draw_chest(canvas, reshape(body, chosen), body, texture)
+    findings = tuple(_finding(plan, paint(chest, plan)) for plan in chosen)
+    image = expose(canvas, chest.density, view, exposure, grain)
+    name = hashlib.sha1(f"{seed}/{index}".encode(), usedforsecurity=False).hexdigest()
+    dicom = "-".join(name[start : start + 8] for start in range(0, 40, 8))
+    return PhantomStudy(image, findings, write_report(chosen, words), patient, 50_000_000 + index, dicom, view)
 
 
 def _position(rng: np.random.Generator) -> Frame:
@@ -177,11 +138,6 @@ def _position(rng: np.random.Generator) -> Frame:
 def _finding(plan: Plan, mask: Mask) -> Finding:
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
-        raise RuntimeError(f"{plan.kind.pathology} at {plan.site.anatomy} left no mark on the film")
+        raise RuntimeError(f"{plan.kind.name} at {plan.site.anatomy} left no mark on the image")
     x, y = int(columns[0]), int(rows[0])
     return Finding(plan.kind, plan.site, mask, (x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1))
-
-
-def _dicom_name(seed: int, index: int) -> str:
-    digest = hashlib.sha1(f"{seed}/{index}".encode(), usedforsecurity=False).hexdigest()
-    return "-".join(digest[start : start + 8] for start in range(0, 40, 8))

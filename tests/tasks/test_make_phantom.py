@@ -16,7 +16,7 @@ from medslip.data.cxr14 import read_boxes, read_labelled
 from medslip.data.mimic_cxr import prepare
 from medslip.data.records import read_list
 from medslip.errors import InputError
-from medslip.phantoms.kinds import KIND_NAMES
+from medslip.phantoms.findings import KINDS
 from medslip.tasks.make_phantom import MakePhantomConfig, run
 from medslip.vocabulary import CXR14_CLASSES
 
@@ -36,7 +36,7 @@ def truth(config: MakePhantomConfig) -> pd.DataFrame:
 
 def test_truth_names_every_study_once_and_patients_stay_in_one_split(truth: pd.DataFrame) -> None:
     """A patient of the training split could be tested on."""
-    assert list(truth.columns) == ["image", "study", "patient", "split", "view", "sex", "age", *KIND_NAMES]
+    assert list(truth.columns) == ["image", "study", "patient", "split", "view", "sex", "age", *KINDS]
     assert len(truth) == truth["study"].nunique() == truth["image"].nunique() == 40
     assert set(truth["split"]) == {"train", "valid", "test"}
     assert (truth.groupby("patient")["split"].nunique() == 1).all()
@@ -84,7 +84,7 @@ def test_cxr14_layout_holds_every_study(config: MakePhantomConfig, truth: pd.Dat
         assert images.labels is not None
         for column, name in enumerate(images.classes):
             kind = CXR14_CLASSES[name]
-            expected = rows[kind].to_numpy() if kind in KIND_NAMES else np.zeros(len(rows))
+            expected = rows[kind].to_numpy() if kind in KINDS else np.zeros(len(rows))
             np.testing.assert_array_equal(images.labels[:, column], expected)
     assert all(
         box.x >= 0 and box.y >= 0 and box.x + box.width <= 1024 and box.y + box.height <= 1024
@@ -95,7 +95,7 @@ def test_cxr14_layout_holds_every_study(config: MakePhantomConfig, truth: pd.Dat
 def test_findings_agree_with_their_masks(config: MakePhantomConfig, truth: pd.DataFrame) -> None:
     """Boxes, masks and the truth table would contradict one another."""
     lines = [json.loads(line) for line in (config.output / "findings.jsonl").read_text().splitlines()]
-    assert len(lines) == truth[list(KIND_NAMES)].to_numpy().sum()
+    assert len(lines) == truth[list(KINDS)].to_numpy().sum()
     for line in lines:
         assert truth.set_index("image").loc[line["image"], line["pathology"]] == 1
         mask = Image.open(config.output / line["mask"])
