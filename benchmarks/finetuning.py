@@ -36,7 +36,7 @@ import numpy as np
 
 from medslip.checkpoints import load_checkpoint
 from medslip.tasks import finetune_cls, finetune_seg, make_phantom
-from medslip.tasks.finetune import StartConfig
+from medslip.tasks.finetune import InitConfig, run
 from medslip.training.engine import TrainConfig, read_log
 from medslip.training.optim import OptimConfig
 
@@ -91,7 +91,7 @@ class Plan:
         pretrained = start == "medslip"
         changes: dict[str, Any] = {
             "checkpoint": self.checkpoint if pretrained else None,
-            "start": StartConfig("medslip" if pretrained else "random", trunk=card.model.trunk),
+            "init": InitConfig("medslip" if pretrained else "random", trunk=card.model.trunk),
             "train": TrainConfig(epochs=epochs, batch_size=8, precision="bfloat16"),
             "optim": OptimConfig(
                 learning_rate=rate, warmup_learning_rate=0.0, final_learning_rate=0.0, warmup_steps=20
@@ -105,12 +105,12 @@ class Plan:
         if task == "segmentation":
             segmentation = finetune_seg.phantom_config(self.corpus, None, None)
             data = replace(segmentation.data, pathology=FINDING, valid_fraction=0.15, test_fraction=0.3, **shared)
-            finetune_seg.run(replace(segmentation, data=data, bridge=128, **changes), show=False)
+            run(replace(segmentation, data=data, bridge=128, **changes), show=False)
         else:
             classification = finetune_cls.phantom_config(self.corpus, None, None)
             parts = replace(classification.data, valid_fraction=0.2, **shared)
             changes |= {"data": parts, "linear_probe": task == "probe"}
-            finetune_cls.run(replace(classification, **changes), show=False)
+            run(replace(classification, **changes), show=False)
         print(f"{folder.name}: {time.monotonic() - began:.0f} s", flush=True)
         return folder
 

@@ -152,7 +152,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 FINETUNED_FORMAT = "medslip-finetuned"
 """What the best.safetensors of a fine-tuning calls itself."""
 
-FINETUNED_VERSION = 1
+FINETUNED_VERSION = 2
 """Of its card."""
 
 
@@ -194,9 +194,10 @@ def load_finetuned(path: Path | str) -> FineTuned:
     tensors, metadata = read_tensors(Path(path))
     try:
         card = json.loads(metadata.get("card", "{}"))
-        if (card.get("format"), card.get("version")) != (FINETUNED_FORMAT, FINETUNED_VERSION):
+        if card.get("format") != FINETUNED_FORMAT or card.get("version") not in range(1, FINETUNED_VERSION + 1):
             raise InputError(f"{path}: no fine-tuned model; give the best.safetensors of finetune_seg or finetune_cls")
-        name, threshold, model = card["start"]["trunk"], None, nn.Module()
+        init = card.get("init", card.get("start"))  # version 1 called it "start"
+        name, threshold, model = init["trunk"], None, nn.Module()
         trunk, transform = Trunk(name), EvaluationTransform.from_dict(card["transform"])
         if card["task"] == "segmentation":
             classes, threshold = (card["finding"],), card["validation"]["validation_threshold"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +43,19 @@ class LabelledImages:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def take(self, indices: npt.NDArray[np.intp]) -> LabelledImages:
+        """Some of the images, in the order of the indices."""
+        known = self.attributes.at(indices)
+        return replace(
+            self,
+            paths=[self.paths[index] for index in indices],
+            labels=None if self.labels is None else self.labels[indices],
+            patients=[self.patients[index] for index in indices],
+            views=known.views,
+            sexes=known.sexes,
+            ages=known.ages,
+        )
 
     @property
     def attributes(self) -> Attributes:

@@ -137,7 +137,7 @@ def _about(side: Run) -> dict[str, Any]:
     return {
         "run": str(side.folder),
         "checkpoint": side.metrics.get("checkpoint"),
-        "start": side.metrics.get("start"),
+        "init": side.metrics.get("init", side.metrics.get("start")),
         "data": side.metrics.get("data"),
     }
 

@@ -1,18 +1,24 @@
-"""What both fine-tuning tasks share: what the trunk starts from, the training of one seed, the summary over seeds."""
+"""Fine-tuning: a pre-trained backbone and labelled images -> a classifier or segmenter, scored on its test images once.
+
+``run`` is the same for both tasks: initialise the backbone, choose each seed's subsample of the training labels, train, keep
+the best validation epoch, score the test images, and summarise over seeds. ``_Segmentation`` and ``_Classification`` define the
+targets, the model, the loss, the scores and the figures.
+"""
 
 from __future__ import annotations
 
 import json
-import math
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Generic, Literal, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -23,40 +29,95 @@ from medslip.checkpoints import (
     load_checkpoint,
     load_published_checkpoint,
 )
-from medslip.data.finetune_loading import Chosen, Shard
-from medslip.data.fractions import choose_fraction
+from medslip.data.checks import refuse_shared, refuse_without_scores
+from medslip.data.finetune_loading import (
+    Augment,
+    Indices,
+    LabelAugment,
+    LabelSource,
+    MaskSource,
+    Shard,
+    Source,
+    evaluation_loader,
+    preload,
+    training_loader,
+)
+from medslip.data.fractions import choose_fraction, refuse_bad_fraction
+from medslip.data.images import read_headers
+from medslip.data.joint_transforms import JointAugmentationConfig, JointTransform
 from medslip.data.labelled import LabelledImages
-from medslip.data.masked import MaskedImages
+from medslip.data.masked import MaskedImages, read_phantom_masks
+from medslip.data.siim_acr import read_masks
 from medslip.data.splits import SPLITS, split_of
-from medslip.data.transforms import EvaluationTransform
+from medslip.data.transforms import AugmentationConfig, EvaluationTransform, TrainingTransform, roomy
 from medslip.errors import InputError
-from medslip.evaluation.estimates import estimate
-from medslip.evaluation.figures import finetuning_curves
+from medslip.evaluation.classification import score, summarise
+from medslip.evaluation.estimates import estimate, subgroup_entries
+from medslip.evaluation.figures import Tile, finetuning_curves, overview, precision_recall_curves, roc_curves
+from medslip.evaluation.judgement import judge
 from medslip.evaluation.report import write_report
-from medslip.evaluation.run_folder import METRICS_FORMAT, METRICS_VERSION, environment, write_json
-from medslip.files import to_json, write_text
+from medslip.evaluation.run_folder import (
+    METRICS_FORMAT,
+    METRICS_VERSION,
+    attribute_columns,
+    environment,
+    judgement_table,
+    read_metrics,
+    score_table,
+    subgroup_lines,
+    write_json,
+    write_metrics,
+    write_predictions,
+)
+from medslip.evaluation.segmentation import (
+    THRESHOLDS,
+    Criterion,
+    PixelCounts,
+    best_threshold,
+    count_pixels,
+    score_segmentation,
+)
+from medslip.evaluation.subgroup_means import subgroup_means
+from medslip.evaluation.subgroups import groups_of
+from medslip.files import to_json, write_text, written_whole
+from medslip.labels import PRESENT
+from medslip.model.classifier import Classifier, LinearProbe, fourth_stage
 from medslip.model.image_encoder import Trunk, TrunkName
+from medslip.model.segmenter import BRIDGE, Segmenter
 from medslip.model.weights import load_strictly, read_tensors, write_tensors
-from medslip.tasks.run_start import begin_run, nothing_half_written, refuse_other_config
+from medslip.tasks.run_start import (
+    agreed_folder,
+    begin_run,
+    config_to_dict,
+    nothing_half_written,
+    refuse_less,
+    refuse_other_config,
+)
 from medslip.tasks.weights import newest_phantom_checkpoint
-from medslip.training.distributed import Processes
+from medslip.tasks.zeroshot_cls import ImagesConfig, draw_judgement, read_images, refuse_bad_specificity
+from medslip.training.distributed import Device, Processes, processes
 from medslip.training.engine import Progress, TrainConfig, Trainer, Validation, read_log
-from medslip.training.finetuning import FinetuningObjective
+from medslip.training.finetuning import CLASSIFICATION_LOSS, SEGMENTATION_LOSS, FinetuningLoss, FinetuningObjective
 from medslip.training.optim import OptimConfig
 from medslip.vocabulary import ANATOMIES, PATHOLOGIES
 
 PUBLISHED_TEXT_WIDTH = 768
 """T of the published checkpoint."""
 
+Arrays = tuple[npt.NDArray[Any], ...]
+
+
+# Config --------------------------------------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True)
-class StartConfig:
-    """What the trunk starts from.
+class InitConfig:
+    """How the backbone is initialised.
 
     Attributes:
-        weights: "medslip": the checkpoint's trunk; "imagenet": torchvision's weights; "random": from scratch.
-        trunk: Which trunk, unless the checkpoint says so.
-        trunk_weights: "imagenet": torchvision's name of the weights, or a file with a torchvision state dict.
+        weights: "medslip": from the checkpoint; "imagenet": torchvision's weights; "random": from scratch.
+        trunk: Which backbone; the checkpoint decides for "medslip".
+        trunk_weights: For "imagenet": torchvision's name of the weights, or a file with a torchvision state dict.
     """
 
     weights: Literal["medslip", "imagenet", "random"] = "medslip"
@@ -65,402 +126,880 @@ class StartConfig:
 
 
 @dataclass(frozen=True)
-class Start:
-    """The trunk's first weights, opened once for every seed.
+class FinetuneDataConfig:
+    """How images are split and loaded.
 
     Attributes:
-        name: Which trunk.
-        state: Its tensors; None draws them anew for every seed.
-        source: Where they are from, in words.
-        transform: Mean and deviation that go with the weights, and the side.
-        resnet: Torchvision weights that also hold a fourth stage; None elsewhere.
+        valid_fraction: Fraction of the patients set aside to choose the best epoch.
+        split_seed: Seed of the patient split.
+        fraction: Fraction of the training images whose labels are used, such as 0.01, 0.1 or 1. Each seed draws its own
+            subsample, stratified by label; a smaller subsample is part of a larger one.
+        passes: Passes over the subsample per epoch; more for a small subsample.
+        side: Side of the model's input in pixels, a multiple of 16.
+        preload: Decode all images once and keep them in memory, an eighth larger than the side for random crops. Only for data
+            sets that fit.
+        workers: Processes that load and augment images.
+    """
+
+    valid_fraction: float = 0.1
+    split_seed: int = 0
+    fraction: float = 1.0
+    passes: int = 1
+    side: int = 224
+    preload: bool = False
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        refuse_bad_fraction(self.fraction)
+        if self.passes < 1:
+            raise InputError(f"data.passes: {self.passes} is less than 1")
+        test_fraction = getattr(self, "test_fraction", None)
+        if not 0 < self.valid_fraction < 1 - (test_fraction or 0) <= 1 or test_fraction == 0:
+            raise InputError(
+                f"data: valid_fraction {self.valid_fraction}"
+                + ("" if test_fraction is None else f" and test_fraction {test_fraction}")
+                + " must be above 0 and leave something to train on"
+            )
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """What both tasks share.
+
+    Attributes:
+        checkpoint: The pre-trained weights: ours, or the published .pth; None takes the newest phantom run's.
+        init: How the backbone is initialised.
+        data: What to train and test on.
+        train: The training loop.
+        optim: The optimiser; the published recipe is a constant learning rate of 1e-5.
+        seeds: One run per seed; it decides the initial weights, order, augmentation and subsample.
+        resamples: Bootstrap resamples of patients.
+        resume: Continue the run in the output directory; the result is that of an uninterrupted run.
+        device: Where to compute.
+        output: The run directory; None takes runs/TASK/DATE-TIME.
+    """
+
+    checkpoint: Path | None = None
+    init: InitConfig = field(default_factory=InitConfig)
+    data: FinetuneDataConfig = field(default_factory=FinetuneDataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    optim: OptimConfig = field(
+        default_factory=lambda: OptimConfig(
+            learning_rate=1e-5, warmup_learning_rate=1e-5, final_learning_rate=1e-5, warmup_steps=0
+        )
+    )
+    seeds: tuple[int, ...] = (0,)
+    resamples: int = 1000
+    resume: bool = False
+    device: Device = "auto"
+    output: Path | None = None
+
+    def __post_init__(self) -> None:
+        refuse_less(self, resamples=0)
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise InputError(f"seeds: {list(self.seeds)} must be one or more different whole numbers, 0 or above")
+        if self.train.seed:
+            raise InputError("train.seed: fine-tuning takes its seeds from --seeds, as in --seeds [0,1,2]")
+
+
+@dataclass(frozen=True)
+class SegmentationDataConfig(FinetuneDataConfig):
+    """Which images and masks, and how they are split and loaded.
+
+    Attributes:
+        kind: "siim_acr": SIIM-ACR Pneumothorax, the publisher's folder or a CSV of pictures with masks; "phantom": the
+            validation and test studies of a phantom corpus, on which pre-training did not train.
+        path: The folder, or the CSV.
+        images: "siim_acr": the folder of the images, if not the usual one.
+        masks: "siim_acr": the folder of mask pictures; None takes a folder "masks" next to the CSV.
+        pathology: "phantom": the finding to segment.
+        valid_fraction: Fraction of the patients set aside to choose the best epoch and the threshold.
+        test_fraction: Fraction of the patients set aside to test on.
+    """
+
+    kind: Literal["siim_acr", "phantom"] = "siim_acr"
+    path: Path = Path("data_file/siim_acr")
+    images: Path | None = None
+    masks: Path | None = None
+    pathology: str = "pneumothorax"
+    valid_fraction: float = 0.15
+    test_fraction: float = 0.15
+
+
+@dataclass(frozen=True)
+class FinetuneSegConfig(FinetuneConfig):
+    """Fine-tune for segmentation.
+
+    Attributes:
+        data: What to train and test on.
+        bridge: Channels of the U-Net's bridge, a multiple of 16; the up-blocks have a half to a sixteenth of it.
+        choose_by: The validation score that chooses epoch and threshold: "dice", mean Dice over all images, as published; or
+            "dice_balanced", which weighs images with and without a mask equally, for a finding so rare that predicting nothing
+            has a high Dice.
+        augmentation: Augmentation of training images and their masks.
+    """
+
+    data: SegmentationDataConfig = field(default_factory=SegmentationDataConfig)
+    bridge: int = BRIDGE
+    choose_by: Criterion = "dice"
+    augmentation: JointAugmentationConfig = field(default_factory=JointAugmentationConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.bridge < 16 or self.bridge % 16:
+            raise InputError(f"bridge: {self.bridge} is not a multiple of 16")
+
+
+@dataclass(frozen=True)
+class ClassificationDataConfig(FinetuneDataConfig):
+    """Which images and labels, and how they are split and loaded.
+
+    Attributes:
+        train: Images to train on.
+        valid: Images that choose the best epoch; None sets valid_fraction of the training patients aside.
+        test: Images to test on.
+    """
+
+    train: ImagesConfig = field(default_factory=lambda: ImagesConfig(list=Path("train_val_list.txt")))
+    valid: ImagesConfig | None = None
+    test: ImagesConfig = field(default_factory=ImagesConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        parts = [part for part in (self.train, self.valid, self.test) if part is not None]
+        if len({part.equalise for part in parts}) > 1:
+            raise InputError("data: equalise differs between train, valid and test; use the same value for all three")
+        if self.preload and self.train.equalise:
+            raise InputError("data.preload: cannot be combined with equalise; leave one of them out")
+
+
+@dataclass(frozen=True)
+class FinetuneClsConfig(FinetuneConfig):
+    """Fine-tune for classification.
+
+    Attributes:
+        data: What to train and test on.
+        linear_probe: Freeze the backbone and train one linear layer on its averaged features, without a fourth stage.
+        fourth_stage: Torchvision's name of weights, or a file, for the fourth stage; None: those of the backbone with
+            init.weights imagenet, else from scratch.
+        augmentation: Augmentation of training images.
+        specificity: Operating points, chosen on the validation images: the highest sensitivity at this specificity, 0..1.
+    """
+
+    data: ClassificationDataConfig = field(default_factory=ClassificationDataConfig)
+    linear_probe: bool = False
+    fourth_stage: str | None = None
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    specificity: float = 0.9
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse_bad_specificity(self.specificity)
+        if self.linear_probe and self.fourth_stage:
+            raise InputError("fourth_stage: a linear probe has no fourth stage; leave one of them out")
+
+
+# Backbone initialisation ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A backbone's initial weights, opened once for all seeds.
+
+    Attributes:
+        name: Which backbone.
+        state: Its tensors; None initialises it at random, differently for each seed.
+        source: Where the weights come from, for people.
+        transform: The mean and standard deviation that go with the weights, and the side.
+        fourth_stage: Torchvision weights that include a fourth stage; None otherwise.
     """
 
     name: TrunkName
     state: Mapping[str, Tensor] | None
     source: str
     transform: EvaluationTransform
-    resnet: str | None = None
+    fourth_stage: str | None = None
 
     def trunk(self) -> Trunk:
-        """A trunk of its own, with these weights."""
+        """A new trunk with these weights."""
         trunk = Trunk(self.name)
         if self.state is not None:
             load_strictly(trunk, self.state, self.source)
         return trunk
 
-    def report(self, model: nn.Module) -> dict[str, Any]:
-        """What of a model was loaded, and what stayed random.
+    def describe(self, model: nn.Module) -> dict[str, Any]:
+        """Which parts of a model were loaded and which are random.
 
         Args:
-            model: Its parts are ``trunk`` and others; ``fourth_stage`` is loaded where the weights hold one.
+            model: Its parts are ``trunk`` and others; ``fourth_stage`` is loaded if the weights include one.
 
         Returns:
             ``source``, ``trunk``; ``loaded`` and ``random``, part -> number of tensors.
         """
-        known = {"trunk": self.state is not None, "fourth_stage": self.resnet is not None}
+        loaded = {"trunk"} if self.state is not None else set()
+        loaded |= {"fourth_stage"} if self.fourth_stage is not None else set()
         parts = {name: len(part.state_dict()) for name, part in model.named_children()}
         return {
             "source": self.source,
             "trunk": self.name,
-            "loaded": {name: number for name, number in parts.items() if known.get(name, False)},
-            "random": {name: number for name, number in parts.items() if not known.get(name, False)},
+            "loaded": {name: number for name, number in parts.items() if name in loaded},
+            "random": {name: number for name, number in parts.items() if name not in loaded},
         }
 
 
-def open_start(config: StartConfig, checkpoint: Path | None, side: int) -> tuple[Start, Path | None]:
-    """The first weights; and the checkpoint that they are from, None for "imagenet" and "random".
+def open_backbone(config: InitConfig, checkpoint: Path | None, side: int) -> tuple[Backbone, Path | None]:
+    """Open the initial weights; also returns the checkpoint that they come from (None for "imagenet" and "random").
 
     Raises:
-        InputError: The weights cannot be had, or a checkpoint is named that would not be used.
+        InputError: The weights cannot be had, or a checkpoint is given that would not be used.
     """
     if config.weights == "medslip":
         checkpoint = checkpoint or newest_phantom_checkpoint()
-        opened = _open_for_trunk(checkpoint)
-        trunk = opened.model.image_encoder.trunk
+        opened = _open_checkpoint(checkpoint)
+        state = opened.model.image_encoder.trunk.state_dict()
         transform = replace(opened.card.transform, side=side)
-        return Start(opened.card.model.trunk, trunk.state_dict(), str(checkpoint), transform), checkpoint
+        return Backbone(opened.card.model.trunk, state, str(checkpoint), transform), checkpoint
     if checkpoint is not None:
         raise InputError(
-            f"checkpoint: {checkpoint} is not used with start.weights {config.weights}; leave one of them out"
+            f"checkpoint: {checkpoint} is not used with init.weights {config.weights}; leave one of them out"
         )
     transform = EvaluationTransform(side)
     if config.weights == "random":
-        return Start(config.trunk, None, "random weights", transform), None
+        return Backbone(config.trunk, None, "random weights", transform), None
     try:
         state = Trunk(config.trunk, config.trunk_weights).state_dict()
-    except InputError as error:
-        # The trunk speaks of the key that pre-training has for them.
-        raise InputError(str(error).replace("model.trunk_weights", "start.trunk_weights", 1)) from None
-    return Start(config.trunk, state, f"torchvision {config.trunk_weights}", transform, config.trunk_weights), None
+    except InputError as error:  # which names the key of pre-training
+        raise InputError(str(error).replace("model.trunk_weights", "init.trunk_weights", 1)) from None
+    source = f"torchvision {config.trunk_weights}"
+    return Backbone(config.trunk, state, source, transform, config.trunk_weights), None
 
 
-def _open_for_trunk(path: Path) -> Checkpoint:
-    """A checkpoint of ours or a published one. Its prompts are not asked here: a published one needs no text encoder."""
+def _open_checkpoint(path: Path) -> Checkpoint:
+    """A checkpoint of ours or the published one, which needs no text encoder here, as its prompts are not used."""
     if path.suffix not in (".pth", ".pt"):
         return load_checkpoint(path)
-    none, width = torch.zeros, PUBLISHED_TEXT_WIDTH
-    return load_published_checkpoint(path, none(len(PATHOLOGIES), width), none(len(ANATOMIES), width))
+    pathology, anatomy = (torch.zeros(len(names), PUBLISHED_TEXT_WIDTH) for names in (PATHOLOGIES, ANATOMIES))
+    return load_published_checkpoint(path, pathology, anatomy)
 
 
-def show_start(report: Mapping[str, Any]) -> str:
-    """The report of ``Start.report`` as one line."""
+def describe_init(init: Mapping[str, Any]) -> str:
+    """The result of ``Backbone.describe`` as one line."""
 
     def named(parts: Mapping[str, int]) -> str:
         return ", ".join(f"{number} tensors of the {name}" for name, number in parts.items()) or "nothing"
 
-    return (
-        f"{report['trunk']} from {report['source']}: loaded {named(report['loaded'])}; random {named(report['random'])}"
-    )
+    return f"{init['trunk']} from {init['source']}: loaded {named(init['loaded'])}; random {named(init['random'])}"
 
 
-def finetuning_optim() -> OptimConfig:
-    """The published recipe: a constant learning rate of 1e-5."""
-    return OptimConfig(learning_rate=1e-5, warmup_learning_rate=1e-5, final_learning_rate=1e-5, warmup_steps=0)
-
-
-def refuse_bad_seeds(seeds: Sequence[int], train: TrainConfig) -> None:
-    """Refuse seeds that are none, negative or named twice, and a seed in the loop's own config.
-
-    Raises:
-        InputError: Saying which.
-    """
-    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        raise InputError(f"seeds: {list(seeds)} must be one or more different whole numbers, 0 or above")
-    if train.seed:
-        raise InputError("train.seed: fine-tuning takes its seeds from --seeds, as in --seeds [0,1,2]")
-
-
-def refuse_bad_parts(valid_fraction: float, test_fraction: float | None, passes: int) -> None:
-    """Refuse splits that leave nothing to learn, choose or test on.
-
-    Raises:
-        InputError: A value is out of range.
-    """
-    rest = 0.0 if test_fraction is None else test_fraction
-    if not 0 < valid_fraction < 1 or not 0 <= rest < 1 or valid_fraction + rest >= 1 or test_fraction == 0:
-        raise InputError(
-            f"data: valid_fraction {valid_fraction}"
-            + ("" if test_fraction is None else f" and test_fraction {test_fraction}")
-            + " must be above 0 and leave something to train on"
-        )
-    if passes < 1:
-        raise InputError(f"data.passes: {passes} is less than 1")
+# Splits and subsamples -----------------------------------------------------------------------------------------------
 
 
 def split_patients(
     patients: Sequence[str], paths: Sequence[Path], seed: int, valid_fraction: float, test_fraction: float, source: str
-) -> dict[str, Chosen]:
-    """Positions of train, valid and test, whole patients at a time; an image of an unknown patient is one of its own.
+) -> dict[str, Indices]:
+    """Split whole patients into train, valid and test; an image of an unknown patient counts as a patient of its own.
 
     Args:
         patients: n names, empty where unknown.
-        paths: n image files. Where they lie on this machine decides nothing.
-        seed: Of the split.
-        valid_fraction: Share of the patients.
-        test_fraction: Share of the patients; 0 for no test images.
+        paths: n image files. Their common folder does not influence the split.
+        seed: Seed of the split.
+        valid_fraction: Fraction of the patients.
+        test_fraction: Fraction of the patients; 0 for no test images.
         source: The data set, for messages.
 
+    Returns:
+        Split -> positions.
+
     Raises:
-        InputError: A split that was asked for gets no image.
+        InputError: A requested split gets no image.
     """
     folder = os.path.commonpath([os.path.abspath(path.parent) for path in paths])
     names = [Path(os.path.relpath(path, folder)).as_posix() for path in paths]
-    parts = [
-        split_of(patient or name, seed, valid_fraction, test_fraction)
-        for patient, name in zip(patients, names, strict=True)
-    ]
-    found = {split: np.flatnonzero(np.asarray(parts) == split) for split in SPLITS}
+    owners = [patient or name for patient, name in zip(patients, names, strict=True)]
+    parts = np.array([split_of(owner, seed, valid_fraction, test_fraction) for owner in owners])
+    found = {split: np.flatnonzero(parts == split) for split in SPLITS if split != "test" or test_fraction}
     for split, indices in found.items():
-        if not len(indices) and (split != "test" or test_fraction):
+        if not len(indices):
             raise InputError(
-                f"{source}: {len(parts)} images are too few, none is left to {split}; change the fractions"
+                f"{source}: {len(parts)} images are too few, no image is left to {split}; change the fractions"
             )
     return found
 
 
-def choose_labels(
-    strata: Sequence[str], positive: npt.NDArray[np.bool_], fraction: float, seeds: Sequence[int]
-) -> dict[int, Chosen]:
-    """The training images that each seed learns from.
+def choose_subsamples(labels: npt.NDArray[np.int8], fraction: float, seeds: Sequence[int]) -> dict[int, Indices]:
+    """The training images that each seed trains on, stratified by their labels.
 
     Args:
-        strata: n, an image's labels as a text.
-        positive: n, whether an image has anything to find.
-        fraction: Share of the images.
-        seeds: Of the choice.
+        labels: n x C: 1 present, 0 absent, -1 unknown.
+        fraction: Fraction of the images.
+        seeds: One subsample per seed.
 
     Raises:
-        InputError: The fraction is out of range, or leaves a seed nothing to find.
+        InputError: The fraction is out of range, or leaves a seed without any positive label.
     """
+    strata = [" ".join(map(str, row)) for row in labels.tolist()]
     chosen = {seed: choose_fraction(strata, fraction, seed) for seed in seeds}
     for seed, indices in chosen.items():
-        if not positive[indices].any():
+        if not (labels[indices] == PRESENT).any():
             raise InputError(
                 f"data.fraction: {fraction} leaves seed {seed} {len(indices)} training image(s) without any finding; take more"
             )
     return chosen
 
 
-@contextmanager
-def begun(
-    output: Path, config: Any, splits: Mapping[str, MaskedImages | LabelledImages], world: Processes
-) -> Iterator[None]:
-    """A run folder with config.yaml, valid_list.txt and test_list.txt, removed again where its input is refused.
+# The two tasks -------------------------------------------------------------------------------------------------------
 
-    Of a run that is resumed, it stays as it is.
+Images = TypeVar("Images", MaskedImages, LabelledImages)
+Config = TypeVar("Config", bound=FinetuneConfig)
+
+
+@dataclass(frozen=True)
+class _Task(ABC, Generic[Config, Images]):
+    """What fine-tuning for one kind of target consists of; ``run`` does the rest.
+
+    Attributes:
+        config: The task's config.
+        name: The task's name in metrics.json.
+        command: The name of its script, and of the directory of its runs.
+        loss: What training minimises.
+    """
+
+    config: Config
+    name: ClassVar[str]
+    command: ClassVar[str]
+    loss: ClassVar[FinetuningLoss]
+
+    @property
+    @abstractmethod
+    def criterion(self) -> tuple[str, str]:
+        """The logged validation score that chooses the best epoch, and its title."""
+
+    @abstractmethod
+    def read(self) -> dict[str, Images]:
+        """Train, valid and test images, with no patient in two of them."""
+
+    @abstractmethod
+    def classes(self, images: Images) -> tuple[str, ...]:
+        """C names of what is learnt."""
+
+    @abstractmethod
+    def labels(self, images: Images) -> npt.NDArray[np.int8]:
+        """Which classes each image has, n x C."""
+
+    @abstractmethod
+    def source(self, images: Images, split: str) -> Source:
+        """Images and targets of a split: for "train" as the augmentation takes them, else as the model does."""
+
+    @abstractmethod
+    def augment(self) -> Augment:
+        """The augmentation of training images."""
+
+    @abstractmethod
+    def model(self, backbone: Backbone, classes: int) -> tuple[nn.Module, dict[str, Any]]:
+        """A model on the backbone; and which parts of it were loaded (see ``Backbone.describe``)."""
+
+    @abstractmethod
+    def measure(self, logits: Tensor, targets: Tensor) -> Arrays:
+        """What scores need of B predictions: arrays of B rows."""
+
+    @abstractmethod
+    def validate(self, images: Images, measured: Arrays, losses: dict[str, float]) -> Validation:
+        """Score the validation images."""
+
+    @abstractmethod
+    def card(self, images: Images) -> dict[str, Any]:
+        """What best.safetensors records to rebuild the model."""
+
+    @abstractmethod
+    def score(self, seed: _SeedResult[Images]) -> str:
+        """Score the test images of one seed: write predictions.csv, figures and then metrics.json; returns tables to print."""
+
+    @abstractmethod
+    def summary(self, metrics: Mapping[str, Any]) -> dict[str, float]:
+        """The test scores of one seed's metrics.json that are averaged over seeds."""
+
+    @abstractmethod
+    def about(self, splits: Mapping[str, Images]) -> dict[str, Any]:
+        """The data set and the task's variant, for the metrics.json of all seeds."""
+
+
+@dataclass(frozen=True)
+class _SeedResult(Generic[Images]):
+    """One seed's trained model and what it predicts.
+
+    Attributes:
+        seed: The seed.
+        folder: Its run directory.
+        splits: Train, valid and test images.
+        measured: For "valid" and "test", what ``_Task.measure`` returned, in the images' order.
+        validation: What the best epoch logged.
+        data: Entries of ``data`` in metrics.json.
+        init: Which parts of the model were loaded.
+        device: Where it was computed.
+        predict: Test image's position -> image and target (1 x S x S, uint8), and probabilities (C, or 1 x S x S).
+    """
+
+    seed: int
+    folder: Path
+    splits: Mapping[str, Images]
+    measured: Mapping[str, Arrays]
+    validation: dict[str, Any]
+    data: dict[str, Any]
+    init: dict[str, Any]
+    device: str
+    predict: Callable[[int], tuple[Tensor, Tensor, Tensor]]
+
+
+class _Segmentation(_Task[FinetuneSegConfig, MaskedImages]):
+    """Masks of one finding, a U-Net on the backbone, Dice and cross-entropy; scored at a threshold chosen on validation."""
+
+    name, command, loss = "segmentation", "finetune_seg", SEGMENTATION_LOSS
+
+    @property
+    def criterion(self) -> tuple[str, str]:
+        return f"validation_{self.config.choose_by}", {"dice": "Mean Dice"}.get(self.config.choose_by, "Balanced Dice")
+
+    def read(self) -> dict[str, MaskedImages]:
+        """Each split has a mask, and for balanced Dice an image without one."""
+        data = self.config.data
+        if data.kind == "phantom":
+            images = read_phantom_masks(data.path, data.pathology)
+        else:
+            images = read_masks(data.path, data.images, data.masks)
+        fractions = data.valid_fraction, data.test_fraction
+        parts = split_patients(images.patients, images.paths, data.split_seed, *fractions, images.name)
+        splits = {name: images.take(indices) for name, indices in parts.items()}
+        for name, split in splits.items():
+            if not split.marked.any() or (self.config.choose_by == "dice_balanced" and split.marked.all()):
+                which = "every one" if split.marked.any() else "none"
+                raise InputError(
+                    f"{split.name}: {which} of the {len(split)} images to {name} has a mask of {split.finding}; change "
+                    "the fractions, or take more images"
+                )
+        return splits
+
+    def classes(self, images: MaskedImages) -> tuple[str, ...]:
+        return (images.finding,)
+
+    def labels(self, images: MaskedImages) -> npt.NDArray[np.int8]:
+        return images.marked.astype(np.int8)[:, None]
+
+    def source(self, images: MaskedImages, split: str) -> Source:
+        side = self.config.data.side
+        return MaskSource(images, roomy(side) if split == "train" else side)
+
+    def augment(self) -> Augment:
+        return JointTransform(self.config.data.side, self.config.augmentation)
+
+    def model(self, backbone: Backbone, classes: int) -> tuple[nn.Module, dict[str, Any]]:
+        model = Segmenter(backbone.trunk(), self.config.bridge)
+        return model, replace(backbone, fourth_stage=None).describe(model)
+
+    def measure(self, logits: Tensor, targets: Tensor) -> Arrays:
+        """The fields of PixelCounts."""
+        counts = count_pixels(logits.sigmoid()[:, 0].cpu().numpy(), targets[:, 0].cpu().numpy() > 0)
+        return counts.marked, counts.predicted, counts.overlap
+
+    def validate(self, images: MaskedImages, measured: Arrays, losses: dict[str, float]) -> Validation:
+        counts = PixelCounts(*measured)
+        threshold, score = best_threshold(counts, self.config.choose_by)
+        scores = score_segmentation(counts, threshold, images.patients, resamples=0).values
+        values = losses | {f"validation_{name}": scores[name] for name in get_args(Criterion) if name in scores}
+        return Validation(score, values | {"validation_threshold": threshold})
+
+    def card(self, images: MaskedImages) -> dict[str, Any]:
+        return {"finding": images.finding, "bridge": self.config.bridge}
+
+    def score(self, seed: _SeedResult[MaskedImages]) -> str:
+        """Also writes overlays.png."""
+        test, counts, resamples = seed.splits["test"], PixelCounts(*seed.measured["test"]), self.config.resamples
+        scores = score_segmentation(counts, seed.validation["validation_threshold"], test.patients, resamples, seed=0)
+        predicted = counts.predicted[:, THRESHOLDS.index(scores.threshold)]
+        table = {
+            "image": [str(path) for path in test.paths], "patient": test.patients, "marked_pixels": counts.marked,
+            "predicted_pixels": predicted, "dice": scores.dice, "iou": scores.iou, **attribute_columns(test.attributes),
+        }  # fmt: skip
+        with written_whole(seed.folder / "predictions.csv") as partial:
+            pd.DataFrame(table).to_csv(partial, index=False)
+        tiles = []
+        for what, index in _examples(test.marked, predicted, scores.dice):
+            image, mask, probability = (each[0].numpy() for each in seed.predict(index))
+            grey = np.where(_outline(mask > 0), np.uint8(255), image)
+            heat_map = _PREDICTED * (probability >= scores.threshold)
+            tiles.append(Tile(grey, f"{what}\nDice {scores.dice[index]:.2f}", heat_map))
+        overview(seed.folder / "overlays.png", tiles)
+        cases = {"dice": scores.dice, "dice_marked": np.where(counts.marked > 0, scores.dice, np.nan)}
+        images = np.arange(len(test))
+        groups = subgroup_means(cases, images, test.patients, groups_of(test.attributes), resamples, seed=0)
+        counted = {"images": scores.images, "patients": scores.patients, "marked": scores.marked}
+        metrics = {
+            "format": METRICS_FORMAT,
+            "version": METRICS_VERSION,
+            "task": self.name,
+            "data": {"name": test.name, "finding": test.finding, **seed.data, **counted},
+            "threshold": scores.threshold,
+            "scores": {name: estimate(value, scores.intervals.get(name)) for name, value in scores.values.items()},
+            "bootstrap": {"resamples": scores.resamples, "seed": scores.seed, "unit": "patient", "level": 0.95},
+            "subgroups": subgroup_entries(groups),
+            "seed": seed.seed,
+            "validation": seed.validation,
+            "init": seed.init,
+            "environment": environment(seed.device),
+        }
+        write_json(seed.folder / "metrics.json", metrics)
+        if not scores.values["dice_marked"]:
+            print(
+                f"seed {seed.seed}: the best epoch predicts no pixel of any test mask; train for longer (--train.epochs, "
+                "--data.passes), on more labels, or with another --optim.learning_rate"
+            )
+        names = {"dice": "Dice", "dice_marked": "Dice where marked"}
+        lines = [line for key, title in names.items() for line in subgroup_lines(groups, key, title)]
+        return "\n".join(f"seed {seed.seed}: {line}" for line in lines)
+
+    def summary(self, metrics: Mapping[str, Any]) -> dict[str, float]:
+        """Also the Dice of predicting nothing."""
+        nothing = 1 - metrics["data"]["marked"] / metrics["data"]["images"]
+        values = {name: entry["value"] for name, entry in metrics["scores"].items()}
+        return values | {"dice_of_predicting_nothing": nothing}
+
+    def about(self, splits: Mapping[str, MaskedImages]) -> dict[str, Any]:
+        return {"name": splits["train"].name, "finding": splits["train"].finding}
+
+
+_PREDICTED = 0.6
+"""Colour of predicted pixels, on the scale of heat maps."""
+
+
+def _outline(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """The mask's pixels that touch a pixel outside it."""
+    padded = np.pad(mask, 1)
+    inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return mask & ~inner
+
+
+def _examples(
+    marked: npt.NDArray[np.bool_], predicted: npt.NDArray[np.int64], dice: npt.NDArray[np.float64]
+) -> list[tuple[str, int]]:
+    """Four each of the best, median and worst images with a mask, and the largest false alarms among the others."""
+    order = np.flatnonzero(marked)[np.argsort(-dice[marked], kind="stable")]
+    middle = max(0, len(order) // 2 - 2)
+    # With few images, each is shown once.
+    groups = {"best": order[:4], "median": order[4:-4][max(0, middle - 4) :][:4], "worst": order[4:][-4:]}
+    alarms = np.flatnonzero(~marked & (predicted > 0))
+    groups["false alarm"] = alarms[np.argsort(-predicted[alarms], kind="stable")][:4]
+    return [(what, int(index)) for what, indices in groups.items() for index in indices]
+
+
+class _Classification(_Task[FinetuneClsConfig, LabelledImages]):
+    """Class labels; a linear head on the backbone's fourth stage, or a linear probe; cross-entropy; AUROC and the like."""
+
+    name, command, loss = "fine-tuned classification", "finetune_cls", CLASSIFICATION_LOSS
+
+    @property
+    def criterion(self) -> tuple[str, str]:
+        return "validation_auroc", "Mean AUROC"
+
+    def read(self) -> dict[str, LabelledImages]:
+        """All splits have the same classes."""
+        data = self.config.data
+        train, test = read_images(data.train), read_images(data.test)
+        if data.valid is None:
+            parts = split_patients(train.patients, train.paths, data.split_seed, data.valid_fraction, 0.0, train.name)
+            train, valid = (train.take(parts[name]) for name in ("train", "valid"))
+        else:
+            valid = read_images(data.valid)
+        splits = {"train": train, "valid": valid, "test": test}
+        for name, split in splits.items():
+            if split.labels is None:
+                raise InputError(f"{split.name}: the images to {name} have no labels")
+            if split.classes != train.classes:
+                raise InputError(
+                    f"{split.name}: has other classes to {name} than to train ({', '.join(split.classes)})"
+                )
+        refuse_shared(splits)
+        for split in splits.values():
+            refuse_without_scores(split)
+            read_headers(split.paths)  # a file that is not an image is found now, not after the training
+        return splits
+
+    def classes(self, images: LabelledImages) -> tuple[str, ...]:
+        return images.classes
+
+    def labels(self, images: LabelledImages) -> npt.NDArray[np.int8]:
+        assert images.labels is not None
+        return images.labels
+
+    def source(self, images: LabelledImages, split: str) -> Source:
+        """Without preloading, training crops are cut from the file's own pixels."""
+        data = self.config.data
+        if split != "train":
+            return LabelSource(images, data.side, equalise=data.train.equalise)
+        if data.preload:
+            return LabelSource(images, roomy(data.side))
+        return LabelSource(images, at_least=self._transform.source_side, equalise=data.train.equalise)
+
+    def augment(self) -> Augment:
+        return LabelAugment(self._transform)
+
+    @property
+    def _transform(self) -> TrainingTransform:
+        return TrainingTransform(self.config.data.side, self.config.augmentation)
+
+    def model(self, backbone: Backbone, classes: int) -> tuple[nn.Module, dict[str, Any]]:
+        trunk, backbone = (
+            backbone.trunk(),
+            replace(backbone, fourth_stage=self.config.fourth_stage or backbone.fourth_stage),
+        )
+        if self.config.linear_probe:
+            model: nn.Module = LinearProbe(trunk, classes)
+        else:
+            model = Classifier(trunk, fourth_stage(backbone.name, backbone.fourth_stage), classes)
+        return model, backbone.describe(model)
+
+    def measure(self, logits: Tensor, targets: Tensor) -> Arrays:
+        """The probabilities."""
+        return (logits.sigmoid().cpu().numpy(),)
+
+    def validate(self, images: LabelledImages, measured: Arrays, losses: dict[str, float]) -> Validation:
+        """Without any AUROC, the loss chooses."""
+        scores = score(images.classes, self.labels(images), measured[0], images.patients, resamples=0)
+        auroc = summarise(scores).auroc
+        if auroc is None or not np.isfinite(auroc):
+            return Validation(-losses["validation_total"], losses | {"validation_auroc": float("nan")})
+        return Validation(auroc, losses | {"validation_auroc": auroc})
+
+    def card(self, images: LabelledImages) -> dict[str, Any]:
+        equalise = self.config.data.train.equalise
+        return {"classes": images.classes, "linear_probe": self.config.linear_probe, "equalise": equalise}
+
+    def score(self, seed: _SeedResult[LabelledImages]) -> str:
+        """Also writes roc.png, precision_recall.png, calibration.png and, with several groups, subgroups.png."""
+        test, folder, config = seed.splits["test"], seed.folder, self.config
+        labels, (probabilities,), (validated,) = self.labels(test), seed.measured["test"], seed.measured["valid"]
+        scores = score(test.classes, labels, probabilities, test.patients, config.resamples)
+        judgement = judge(test, probabilities, (seed.splits["valid"], validated), config.specificity, config.resamples)
+        write_predictions(folder, test.paths, test.patients, test.classes, probabilities, labels, test.attributes)
+        roc_curves(folder / "roc.png", scores, labels, probabilities)
+        precision_recall_curves(folder / "precision_recall.png", scores, labels, probabilities)
+        draw_judgement(folder, judgement, scores)
+        data = {"name": test.name, **seed.data}
+        extra = {"seed": seed.seed, "validation": seed.validation, "init": seed.init}
+        write_metrics(folder, self.name, data, scores, device=seed.device, extra=extra, judgement=judgement)
+        return f"seed {seed.seed}, test images\n{score_table(scores)}\n\n{judgement_table(judgement)}\n"
+
+    def summary(self, metrics: Mapping[str, Any]) -> dict[str, float]:
+        """Means over classes, and each class's AUROC."""
+        macro, classes = metrics["macro"]["scores"], metrics["classes"]
+        named = {name: macro[name]["value"] for name in ("auroc", "average_precision", "max_f1")}
+        named |= {f"auroc_{entry['name']}": entry["scores"]["auroc"]["value"] for entry in classes if len(classes) > 1}
+        return {name: value for name, value in named.items() if value is not None}
+
+    def about(self, splits: Mapping[str, LabelledImages]) -> dict[str, Any]:
+        return {"name": splits["test"].name, "linear_probe": self.config.linear_probe}
+
+
+# The loop ------------------------------------------------------------------------------------------------------------
+
+
+def run(config: FinetuneSegConfig | FinetuneClsConfig, show: bool = True) -> Path:
+    """Fine-tune for segmentation or classification, once per seed; returns the run directory.
+
+    It then holds config.yaml, metrics.json (mean and standard deviation over seeds), report.html, valid_list.txt and
+    test_list.txt; and for each seed a folder seed_N with train_list.txt, best.safetensors, log.jsonl, tensorboard/, losses.png
+    and, for the test images, metrics.json, predictions.csv and the task's figures.
 
     Args:
-        output: The run folder, the same in every process.
-        config: The resolved config dataclass, with an attribute ``resume``.
-        splits: "train", "valid" and "test".
-        world: The processes; the main one writes.
+        config: What to train, on what.
+        show: Whether to print tables.
 
     Raises:
-        InputError: The folder is in use, or the run to resume began with another config.
+        InputError: The checkpoint, an image, a label, a mask or the config cannot be used.
     """
+    task: _Task[Any, Any] = _Segmentation(config) if isinstance(config, FinetuneSegConfig) else _Classification(config)
+    with processes(config.device) as world:
+        output = agreed_folder(config.output, task.command, world, config.resume)
+        backbone, checkpoint = open_backbone(config.init, config.checkpoint, config.data.side)
+        splits = task.read()
+        subsamples = choose_subsamples(task.labels(splits["train"]), config.data.fraction, config.seeds)
+        task = replace(task, config=replace(config, checkpoint=checkpoint, output=output))
+        with _begun(task.config, splits, world):
+            sources = {name: task.source(split, name) for name, split in splits.items()}
+            if config.data.preload:
+                sources = {
+                    name: preload(each, len(splits[name]), config.data.workers) for name, each in sources.items()
+                }
+            for seed in config.seeds:
+                if not (config.resume and (output / f"seed_{seed}" / "metrics.json").is_file()):
+                    _run_seed(task, backbone, splits, sources, subsamples[seed], seed, world, show)
+            if world.is_main:
+                table = _write_summary(task, splits, str(world.device))
+                page = write_report(output)
+                if show:
+                    print(f"{table}\n\nweights, predictions, metrics and figures: {output}\nrun page: {page}")
+    return output
+
+
+@contextmanager
+def _begun(config: Any, splits: Mapping[str, Any], world: Processes) -> Iterator[None]:
+    """A run directory with config.yaml, valid_list.txt and test_list.txt, which is removed again if the input is unusable."""
     if config.resume:
-        refuse_other_config(output, config)
+        refuse_other_config(config.output, config)
         yield
         return
-    with nothing_half_written(output):
+    with nothing_half_written(config.output):
         world.wait()  # all have seen the folder empty before one writes
         if world.is_main:
-            begin_run(output, config)
+            begin_run(config.output, config)
             for name in ("valid", "test"):
-                write_names(output / f"{name}_list.txt", splits[name].paths)
+                _write_list(config.output / f"{name}_list.txt", splits[name].paths)
         world.wait()
         yield
 
 
-def conclude(
-    output: Path,
-    task: str,
-    about: Mapping[str, Any],
-    splits: Mapping[str, MaskedImages | LabelledImages],
-    runs: Mapping[int, Mapping[str, float]],
-    start: Mapping[str, Any],
+def _write_list(path: Path, images: Sequence[Path]) -> None:
+    write_text(path, "".join(f"{image}\n" for image in images))
+
+
+def _run_seed(
+    task: _Task[Any, Any],
+    backbone: Backbone,
+    splits: Mapping[str, Any],
+    sources: Mapping[str, Source],
+    subsample: Indices,
+    seed: int,
     world: Processes,
     show: bool,
 ) -> None:
-    """Write metrics.json and report.html over all seeds, in the main process.
+    """Train on the subsample, keep the epoch that validates best, then score the test images."""
+    config, folder, train = task.config, task.config.output / f"seed_{seed}", splits["train"]
+    classes = task.classes(train)
+    torch.manual_seed(seed)
+    model, init = task.model(backbone, len(classes))
+    objective = FinetuningObjective(model, task.loss, backbone.transform.normalise, config.train.channels_last)
+    objective.to(world.device)
 
-    Args:
-        output: The run folder.
-        task: What was done.
-        about: What was learnt from; the numbers of images are added.
-        splits: "train", "valid" and "test".
-        runs: Seed -> score -> value.
-        start: What ``Start.report`` returned.
-        world: The processes.
-        show: Whether to print the table.
-    """
+    has = (task.labels(train)[subsample] == PRESENT).any(axis=0)
+    missing = [name for name, present in zip(classes, has, strict=True) if not present]
+    if world.is_main:
+        if seed == config.seeds[0]:
+            print(describe_init(init))
+        if missing:
+            print(
+                f"seed {seed}: none of the {len(subsample)} labelled images has {', '.join(missing)}; the model learns that "
+                "it is always absent, and its scores stay in the mean"
+            )
+        _write_list(folder / "train_list.txt", [train.paths[index] for index in subsample])
+
+    def loader(split: str) -> Any:
+        images = len(splits[split])
+        return evaluation_loader(sources[split], images, _shard(config, images, world))
+
+    def validate() -> Validation:
+        return task.validate(splits["valid"], *_examine(task, objective, valid, world))
+
+    def save_best(progress: Progress, values: dict[str, float]) -> None:
+        card = {
+            "format": FINETUNED_FORMAT,
+            "version": FINETUNED_VERSION,
+            "task": task.name,
+            **task.card(train),
+            "transform": backbone.transform.to_dict(),
+            "init": init,
+            "config": config_to_dict(config),
+            "step": progress.step,
+            "validation": values,
+        }
+        write_tensors(best, objective.model.state_dict(), {"card": to_json(card)})
+
+    best, last, valid = folder / "best.safetensors", folder / "last.safetensors", loader("valid")
+    images = np.tile(subsample, config.data.passes)
+    batches = training_loader(sources["train"], images, task.augment(), seed, _shard(config, len(images), world))
+    loop = replace(config.train, seed=seed)
+    trainer = Trainer(loop, config.optim, world, folder, task.loss.names, validate, save_best)
+    trainer.fit(objective, batches, config.resume and last.is_file())
+
+    tensors, metadata = read_tensors(best)
+    load_strictly(objective.model, tensors, str(best))
+    objective.eval()
+    measured = {split: _examine(task, objective, loader(split), world)[0] for split in ("valid", "test")}
     if not world.is_main:
         return
-    data = {**about, **{name: len(split) for name, split in splits.items()}}
-    table = write_summary(output, task, data, runs, start, str(world.device))
-    page = write_report(output)
-    if show:
-        print(f"{table}\n\nweights, predictions, metrics and figures: {output}\nreport: {page}")
+    finetuning_curves(folder / "losses.png", read_log(folder / "log.jsonl"), *task.criterion)
+
+    @torch.inference_mode()
+    def predict(index: int) -> tuple[Tensor, Tensor, Tensor]:
+        image, target = sources["test"](index)
+        return image, target, objective.predict(image[None].to(world.device)).float().sigmoid()[0].cpu()
+
+    validation = json.loads(metadata["card"])["validation"]
+    data = {"part": "test", "learnt_from": len(subsample), "never_labelled_present": missing}
+    result = _SeedResult(seed, folder, splits, measured, validation, data, init, str(world.device), predict)
+    tables = task.score(result)
+    # The state is large. A resumed run takes a seed's metrics.json, which was written last, for the end of that seed.
+    last.unlink(missing_ok=True)
+    if show and tables:
+        print(tables)
 
 
-def write_names(path: Path, names: Sequence[Path]) -> None:
-    """Write a list file, one image a line."""
-    write_text(path, "".join(f"{name}\n" for name in names))
+def _shard(config: FinetuneConfig, images: int, world: Processes) -> Shard:
+    """This process's share of the batches; a batch is never larger than a process's share of the images."""
+    batch = max(1, min(config.train.batch_size, images // (world.world_size * config.train.accumulate)))
+    return Shard(batch, config.data.workers, world.world_size, world.rank, world.device.type == "cuda")
 
 
-@dataclass(frozen=True)
-class Fit:
-    """How one seed is trained.
-
-    Attributes:
-        train: The loop, with this seed.
-        optim: The optimiser.
-        world: One process or many.
-        folder: This seed's run folder.
-        score: The logged score that chooses the best epoch.
-        score_name: What it is called.
-        resume: Whether to go on from this seed's last epoch, where there is one.
-    """
-
-    train: TrainConfig
-    optim: OptimConfig
-    world: Processes
-    folder: Path
-    score: str
-    score_name: str
-    resume: bool
-
-    def shard(self, images: int, workers: int) -> Shard:
-        """This process's share of the batches; a batch is not larger than the list."""
-        world = self.world
-        batch = max(1, min(self.train.batch_size, images // (world.world_size * self.train.accumulate)))
-        return Shard(batch, workers, world.world_size, world.rank, world.device.type == "cuda")
-
-    def run(
-        self,
-        objective: FinetuningObjective,
-        batches: Any,
-        loss_names: tuple[str, ...],
-        validate: Callable[[], Validation],
-        card: Mapping[str, Any],
-    ) -> dict[str, Any]:
-        """Train, and leave the objective's model with the weights of the best validation epoch, in eval mode.
-
-        Args:
-            objective: On its device.
-            batches: Training batches.
-            loss_names: What the objective returns.
-            validate: Scores the model as it is; see Trainer.
-            card: What best.safetensors says of itself.
-
-        Returns:
-            The values that the best validation logged.
-        """
-        best = self.folder / "best.safetensors"
-
-        def save_best(progress: Progress, values: dict[str, float]) -> None:
-            about = {
-                "format": FINETUNED_FORMAT,
-                "version": FINETUNED_VERSION,
-                **card,
-                "step": progress.step,
-                "validation": values,
-            }
-            write_tensors(best, objective.model.state_dict(), {"card": to_json(about)})
-
-        trainer = Trainer(self.train, self.optim, self.world, self.folder, loss_names, validate, save_best)
-        trainer.fit(objective, batches, self.resume and self._state.is_file())
-        tensors, metadata = read_tensors(best)
-        load_strictly(objective.model, tensors, str(best))
-        objective.eval()
-        if self.world.is_main:
-            finetuning_curves(
-                self.folder / "losses.png", read_log(self.folder / "log.jsonl"), self.score, self.score_name
-            )
-        validation: dict[str, Any] = json.loads(metadata["card"])["validation"]
-        return validation
-
-    @property
-    def _state(self) -> Path:
-        return self.folder / "last.safetensors"
-
-    @property
-    def is_scored(self) -> bool:
-        """Whether a run that is resumed has come to the end of this seed before."""
-        return self.resume and (self.folder / "metrics.json").is_file()
-
-    def finish(self) -> None:
-        """Once the test images are scored, by the main process: nothing goes on from here, and it is large."""
-        self._state.unlink(missing_ok=True)
-
-
-def seed_folder(output: Path, seed: int) -> Path:
-    """Where a seed's run goes."""
-    return output / f"seed_{seed}"
-
-
-def spread(values: Sequence[float]) -> dict[str, Any]:
-    """Sample standard deviation over seeds (None for one seed), and the values."""
-    return {"deviation": float(np.std(values, ddof=1)) if len(values) > 1 else None, "by_seed": list(values)}
-
-
-def write_summary(
-    output: Path,
-    task: str,
-    data: Mapping[str, Any],
-    runs: Mapping[int, Mapping[str, float]],
-    start: Mapping[str, Any],
-    device: str,
-) -> str:
-    """Write metrics.json over all seeds; its shape is in docs/metrics.md.
-
-    Args:
-        output: The run folder.
-        task: What was done.
-        data: What was learnt from and tested on.
-        runs: Seed -> score -> value.
-        start: What ``Start.report`` returned.
-        device: The torch device of the run.
+def _examine(
+    task: _Task[Any, Any], objective: FinetuningObjective, batches: Any, world: Processes
+) -> tuple[Arrays, dict[str, float]]:
+    """Measure the predictions of a split that the processes share.
 
     Returns:
-        A table, a line a score.
+        In every process: what ``_Task.measure`` returns, for all images in order; and the mean losses.
     """
-    names = [name for name in next(iter(runs.values())) if all(name in values for values in runs.values())]
-    spreads = {name: spread([values[name] for values in runs.values()]) for name in names}
-    means = {name: float(np.mean(entry["by_seed"])) for name, entry in spreads.items()}
-    metrics = {
-        "format": METRICS_FORMAT, "version": METRICS_VERSION, "task": task, "data": data, "seeds": list(runs),
-        "scores": {name: estimate(mean) for name, mean in means.items()}, "spread": spreads, "start": start,
-        "environment": environment(device),
-    }  # fmt: skip
-    write_json(output / "metrics.json", metrics)
-    head = f"{'test score':28}" + "".join(f"{f'seed {seed}':>10}" for seed in runs) + f"{'mean':>10}{'deviation':>11}"
-    lines = [head, "-" * len(head)]
-    for name, entry in spreads.items():
-        cells = "".join(f"{value:10.4f}" for value in (*entry["by_seed"], means[name]))
-        shown = "-" if entry["deviation"] is None else f"{entry['deviation']:.4f}"
-        lines.append(f"{name.replace('_', ' '):28}{cells}{shown:>11}")
-    return "\n".join(lines)
-
-
-def in_order(world: Processes, indices: Sequence[Any], *columns: Sequence[Any]) -> list[np.ndarray[Any, Any]]:
-    """Everybody's rows of a data set that the processes share, in its order.
-
-    Args:
-        world: The processes; of more than there are images, some have no rows.
-        indices: A list of arrays: which rows.
-        columns: Lists of arrays of as many rows each.
-    """
-    everybody = world.gather((indices, *columns))
-    # Lists are joined before they are concatenated: of an empty share there would be nothing to concatenate.
-    position, *joined = (
-        np.concatenate([array for arrays in column for array in arrays]) for column in zip(*everybody, strict=True)
-    )
+    one = torch.ones((), device=world.device)
+    losses, count = torch.zeros(len(task.loss.names), device=world.device), torch.zeros((), device=world.device)
+    rows: list[Arrays] = []
+    for batch in (batch.to(world.device) for batch in batches):
+        # In full precision even during training: thresholds are for the model as users run it.
+        with torch.inference_mode(), torch.autocast(world.device.type, enabled=False):
+            logits = objective.predict(batch.images).float()
+            losses += task.loss.function(logits, batch.labels, one)
+            count += task.loss.count(batch.labels)
+        rows.append((batch.indices.cpu().numpy(), *task.measure(logits, batch.labels)))
+    # A process may have no image, so the lists are joined before the arrays.
+    everything = [row for share in world.gather(rows) for row in share]
+    position, *columns = (np.concatenate(column) for column in zip(*everything, strict=True))
     order = np.argsort(position)
-    return [column[order] for column in joined]
+    mean = (world.sum(losses) / world.sum(count).clamp(min=1)).tolist()
+    named = {f"validation_{name}": value for name, value in zip(task.loss.names, mean, strict=True)}
+    return tuple(column[order] for column in columns), named
 
 
-def finite_or(value: float | None, instead: float) -> float:
-    """The value, or another where it is not defined."""
-    return instead if value is None or not math.isfinite(value) else value
+def _write_summary(task: _Task[Any, Any], splits: Mapping[str, Any], device: str) -> str:
+    """Write metrics.json over all seeds (docs/metrics.md has its shape); returns a table of one row per score."""
+    config = task.config
+    runs = {seed: read_metrics(config.output / f"seed_{seed}") for seed in config.seeds}
+    scores = pd.DataFrame({f"seed {seed}": task.summary(metrics) for seed, metrics in runs.items()}).dropna()
+    table = scores.assign(mean=scores.mean(axis=1), deviation=scores.std(axis=1))
+    metrics = {
+        "format": METRICS_FORMAT,
+        "version": METRICS_VERSION,
+        "task": task.name,
+        "data": {
+            **task.about(splits),
+            "fraction": config.data.fraction,
+            **{name: len(split) for name, split in splits.items()},
+        },
+        "seeds": list(config.seeds),
+        "scores": {name: estimate(mean) for name, mean in table["mean"].items()},
+        "spread": {
+            name: {"deviation": deviation, "by_seed": by_seed}
+            for name, deviation, by_seed in zip(
+                table.index, table["deviation"], scores.to_numpy().tolist(), strict=True
+            )
+        },
+        "init": runs[config.seeds[0]]["init"],
+        "environment": environment(device),
+    }
+    write_json(config.output / "metrics.json", metrics)
+    table.index = table.index.str.replace("_", " ").rename("test score")
+    return table.reset_index().to_string(index=False, float_format="{:.4f}".format, na_rep="-")

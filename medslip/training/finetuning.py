@@ -1,6 +1,9 @@
-"""The fine-tuning objectives: a segmenter with Dice and cross-entropy, a classifier with cross-entropy."""
+"""What fine-tuning trains: a model and its loss as one module."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -8,11 +11,35 @@ from torch import Tensor, nn
 from medslip.losses import classification_loss, dice_bce_loss
 from medslip.training.criterion import LabelledBatch, Normalise
 
-SEGMENTATION_LOSSES = ("total", "dice_loss", "cross_entropy")
-"""What SegmentationObjective returns, in order."""
 
-CLASSIFICATION_LOSSES = ("total",)
-"""What ClassificationObjective returns."""
+@dataclass(frozen=True)
+class FinetuningLoss:
+    """A loss and what it is divided by.
+
+    Attributes:
+        names: What ``function`` returns, the total first.
+        function: Logits, targets, count -> the losses, each summed over the batch and divided by the count.
+        count: Targets -> how many terms the sum has.
+    """
+
+    names: tuple[str, ...]
+    function: Callable[[Tensor, Tensor, Tensor], Tensor]
+    count: Callable[[Tensor], Tensor]
+
+
+SEGMENTATION_LOSS = FinetuningLoss(
+    ("total", "dice_loss", "cross_entropy"),
+    dice_bce_loss,
+    lambda masks: torch.tensor(float(len(masks)), device=masks.device),
+)
+"""For B x 1 x S x S logits and masks; per image."""
+
+CLASSIFICATION_LOSS = FinetuningLoss(
+    ("total",),
+    lambda logits, labels, count: classification_loss(logits, labels, count)[None],
+    lambda labels: (labels >= 0).sum().float(),
+)
+"""For B x C logits and labels (1, 0 or -1); per known label."""
 
 
 class FinetuningObjective(nn.Module):
@@ -20,58 +47,33 @@ class FinetuningObjective(nn.Module):
 
     Args:
         model: Normalised images -> logits.
+        loss: Its loss.
         normalise: Turns grey uint8 images into the model's input.
         channels_last: Memory format of the input.
     """
 
-    def __init__(self, model: nn.Module, normalise: Normalise, channels_last: bool = True) -> None:
+    def __init__(
+        self, model: nn.Module, loss: FinetuningLoss, normalise: Normalise, channels_last: bool = True
+    ) -> None:
         super().__init__()
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.model: nn.Module = model.to(memory_format=self.memory_format)
-        self.normalise = normalise
+        self.loss, self.normalise = loss, normalise
 
-    def answer(self, images: Tensor) -> Tensor:
+    def predict(self, images: Tensor) -> Tensor:
         """The model's logits for B x 1 x S x S uint8 images."""
         logits: Tensor = self.model(self.normalise(images).contiguous(memory_format=self.memory_format))
         return logits
 
     def counts(self, batch: LabelledBatch) -> Tensor:
         """What the losses divide by, a vector of one."""
-        raise NotImplementedError
-
-    def loss(self, logits: Tensor, labels: Tensor, count: Tensor) -> Tensor:
-        """The losses, the total first, summed and divided by the count."""
-        raise NotImplementedError
+        return self.loss.count(_targets(batch))[None]
 
     def forward(self, batch: LabelledBatch, counts: Tensor, generator: torch.Generator) -> Tensor:
-        """The losses, the total first, each over the given count."""
-        return self.loss(self.answer(batch.images), _labels(batch), counts[0])
+        """The losses, the total first, divided by the given count."""
+        return self.loss.function(self.predict(batch.images), _targets(batch), counts[0])
 
 
-class SegmentationObjective(FinetuningObjective):
-    """A batch's labels are B x 1 x S x S masks; the losses are SEGMENTATION_LOSSES."""
-
-    def counts(self, batch: LabelledBatch) -> Tensor:
-        """The images."""
-        return torch.tensor([float(len(batch.images))], device=batch.images.device)
-
-    def loss(self, logits: Tensor, labels: Tensor, count: Tensor) -> Tensor:
-        """Three losses, as dice_bce_loss returns them."""
-        return dice_bce_loss(logits, labels, count)
-
-
-class ClassificationObjective(FinetuningObjective):
-    """A batch's labels are B x C, 1, 0 or -1; the losses are CLASSIFICATION_LOSSES."""
-
-    def counts(self, batch: LabelledBatch) -> Tensor:
-        """The known labels."""
-        return (_labels(batch) >= 0).sum().float()[None]
-
-    def loss(self, logits: Tensor, labels: Tensor, count: Tensor) -> Tensor:
-        """One loss, the mean over the known labels."""
-        return classification_loss(logits, labels, count)[None]
-
-
-def _labels(batch: LabelledBatch) -> Tensor:
+def _targets(batch: LabelledBatch) -> Tensor:
     assert batch.labels is not None, "a batch without labels cannot be trained on"
     return batch.labels

@@ -11,11 +11,13 @@ from PIL import Image
 
 from medslip.data.attributes import Attributes
 from medslip.data.finetune_loading import (
+    LabelAugment,
+    LabelSource,
+    MaskSource,
     Shard,
-    classified_training_loader,
-    masked_evaluation_loader,
-    masked_training_loader,
-    preload_pairs,
+    evaluation_loader,
+    preload,
+    training_loader,
 )
 from medslip.data.joint_transforms import JointAugmentationConfig, JointTransform
 from medslip.data.labelled import LabelledImages
@@ -26,7 +28,7 @@ from medslip.errors import InputError
 
 @pytest.fixture
 def masked(tmp_path: Path) -> MaskedImages:
-    """Six images; each odd one is marked where it is bright."""
+    """Six images; each odd one has a mask where it is bright."""
     random = np.random.default_rng(0)
     paths, masks = [], []
     for index in range(6):
@@ -54,7 +56,7 @@ def all_of(loader) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
 def test_every_image_comes_once_with_its_mask(masked, world_size):
     found = {}
     for rank in range(world_size):
-        found |= all_of(masked_evaluation_loader(masked, 32, Shard(2, 0, world_size, rank)))
+        found |= all_of(evaluation_loader(MaskSource(masked, 32), 6, Shard(2, 0, world_size, rank)))
     assert sorted(found) == list(range(6))
     for index, (image, mask) in found.items():
         assert image.shape == mask.shape == (1, 32, 32)
@@ -62,23 +64,21 @@ def test_every_image_comes_once_with_its_mask(masked, world_size):
         assert not mask.any() or float(image[mask > 0].float().mean()) > 200
 
 
-def test_training_takes_the_chosen_images_alone_and_memory_changes_nothing(masked):
-    """A share of the labels means nothing if other images slip in."""
-    transform = JointTransform(32, JointAugmentationConfig())
-    chosen = np.array([1, 4, 5])
-    pairs = preload_pairs(masked, transform.source_side, 0)
+def test_training_uses_the_subsample_alone_and_memory_changes_nothing(masked):
+    """A subsample of the labels means nothing if other images slip in."""
+    augment, chosen = JointTransform(32, JointAugmentationConfig()), np.array([1, 4, 5])
+    source = MaskSource(masked, 48)
+    sources = (source, preload(source, 6, 0))
     for epoch in (0, 1):
-        loaders = [masked_training_loader(masked, chosen, transform, 7, Shard(1), kept) for kept in (None, pairs)]
+        loaders = [training_loader(source, chosen, augment, 7, Shard(1)) for source in sources]
         one, other = (all_of(loader.epoch(epoch)) for loader in loaders)
         assert sorted(one) == [1, 4, 5]
         assert all(torch.equal(a, b) for index in one for a, b in zip(one[index], other[index], strict=True))
 
 
-def test_an_image_that_comes_twice_is_varied_twice(masked):
-    loader = masked_training_loader(
-        masked, np.array([1, 1]), JointTransform(32, JointAugmentationConfig()), 0, Shard(2)
-    )
-    (batch,) = loader.epoch(0)
+def test_an_image_that_comes_twice_is_augmented_differently(masked):
+    augment = JointTransform(32, JointAugmentationConfig())
+    (batch,) = training_loader(MaskSource(masked, 48), np.array([1, 1]), augment, 0, Shard(2)).epoch(0)
     assert batch.indices.tolist() == [1, 1]
     assert not torch.equal(batch.images[0], batch.images[1])
 
@@ -87,12 +87,13 @@ def test_class_labels_stay_with_their_images(masked):
     empty = [""] * 6
     labels = np.arange(6, dtype=np.int8)[:, None] % 2
     data = LabelledImages("test", ("blob",), masked.paths, labels, empty, empty, empty, np.full(6, np.nan))
-    transform = TrainingTransform(32, AugmentationConfig(scale_min=0.9, operations=0))
-    found = all_of(classified_training_loader(data, np.array([0, 3, 4, 5]), transform, 0, Shard(2)).epoch(0))
+    augment = LabelAugment(TrainingTransform(32, AugmentationConfig(scale_min=0.9, operations=0)))
+    loader = training_loader(LabelSource(data), np.array([0, 3, 4, 5]), augment, 0, Shard(2))
+    found = all_of(loader.epoch(0))
     assert {index: int(label) for index, (_, label) in found.items()} == {0: 0, 3: 1, 4: 0, 5: 1}
 
 
 def test_a_bad_file_is_one_line_from_a_worker_too(masked):
     masked.paths[3].write_bytes(b"no image")
     with pytest.raises(InputError, match=r"3\.png"):
-        list(masked_evaluation_loader(masked, 32, Shard(2, workers=1)))
+        list(evaluation_loader(MaskSource(masked, 32), 6, Shard(2, workers=1)))

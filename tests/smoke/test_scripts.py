@@ -138,7 +138,8 @@ def test_help_explains_every_script(task, capsys):
             assert re.search(rf"--{field.name}\b", said), field.name
             if is_dataclass(get_type_hints(config_class)[field.name]):
                 continue  # its own keys are explained instead
-            explained = re.search(rf"^ +{field.name}: (.*)$", config_class.__doc__, re.MULTILINE)
+            documents = "\n".join(cls.__doc__ or "" for cls in config_class.__mro__[:-1])
+            explained = re.search(rf"^ +{field.name}: (.*)$", documents, re.MULTILINE)
             assert explained, f"{field.name} has no explanation"
             assert " ".join(explained[1].split()[:4]) in said, field.name
 

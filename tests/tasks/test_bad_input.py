@@ -332,7 +332,7 @@ def test_threshold_outside_0_to_1_in_a_yaml(refused, tmp_path):
 @pytest.mark.parametrize("content", [b"", b"<html>not found</html>"])
 def test_file_that_is_no_image_is_found_before_the_training(corpus, refused, part, content, monkeypatch):
     """It would be found after hours of training, at the first look at the test images."""
-    monkeypatch.setattr("medslip.tasks.finetune.Fit.run", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr("medslip.tasks.finetune._run_seed", lambda *_: pytest.fail("trained"))
     path = sorted((corpus / "covidx" / part).iterdir())[-1]
     path.write_bytes(content)
     for name in ("train", "val", "test"):
@@ -341,7 +341,7 @@ def test_file_that_is_no_image_is_found_before_the_training(corpus, refused, par
 
 
 def test_film_that_is_no_image_is_found_before_the_training(corpus, refused, monkeypatch):
-    monkeypatch.setattr("medslip.tasks.finetune.Fit.run", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr("medslip.tasks.finetune._run_seed", lambda *_: pytest.fail("trained"))
     _, finding = marked(corpus, "test", "effusion")
     (corpus / finding["image"]).write_bytes(b"<html>not found</html>")
     error = refused("finetune_seg", "--data.kind", "phantom", "--data.path", corpus, "--data.pathology", "effusion")
