@@ -1,7 +1,7 @@
-"""RadGraph: a report's graph of anatomies and observations -> triplets -> label matrix.
+"""RadGraph: the graph of a radiology report (its anatomies and observations) -> triplets -> label matrix.
 
-A graph file is one JSON object, report name -> graph. It may be gigabytes long, so it is read entry by entry.
-Label names of RadGraph ("OBS-DA") and of RadGraph-XL ("Observation::definitely absent") are both understood.
+A graph file is one JSON object, report name -> graph. It may take gigabytes, so it is read report by report. The label
+names of RadGraph ("OBS-DA") and of RadGraph-XL ("Observation::definitely absent") are both supported.
 
     "p18/p18004941/s58821758.txt": {
       "text": "lungs are clear .",
@@ -14,8 +14,7 @@ Label names of RadGraph ("OBS-DA") and of RadGraph-XL ("Observation::definitely 
 from __future__ import annotations
 
 from bisect import bisect
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,29 +29,27 @@ from medslip.vocabulary import ANATOMIES, PATHOLOGIES
 _ROW = {name: row for row, name in enumerate(ANATOMIES)}
 _COLUMN = {name: column for column, name in enumerate(PATHOLOGIES)}
 
-_KINDS = {"ANAT": True, "Anatomy": True, "OBS": False, "Observation": False}
 _STATES = {
     **{"DP": PRESENT, "DA": ABSENT, "U": UNKNOWN},
     **{"definitely present": PRESENT, "definitely absent": ABSENT, "uncertain": UNKNOWN},
 }
 _LABELS = {
-    f"{kind}{joint}{state}": (_KINDS[kind], _STATES[state])
-    for kind in _KINDS
-    for state in _STATES
-    for joint in ("-", "::")
+    f"{kind}{separator}{state}": (kind.startswith("A"), value)
+    for kind in ("ANAT", "Anatomy", "OBS", "Observation")
+    for separator in ("-", "::")
+    for state, value in _STATES.items()
 }
-_MEASUREMENT = "::measurement"
 
 
 class Entity(NamedTuple):
-    """One marked place in a report.
+    """A marked word or phrase of a report.
 
     Attributes:
-        words: Its words, in the order of the text.
-        anatomy: Whether it names an anatomy; else it is an observation.
+        words: Its words, in text order.
+        anatomy: Whether it names an anatomy; otherwise it is an observation.
         state: 1 present, 0 absent, -1 uncertain.
-        sentence: Number of its sentence.
-        relations: (kind, name of the entity that it points at).
+        sentence: Index of its sentence.
+        relations: (kind, name of the target entity) of each outgoing relation.
     """
 
     words: tuple[str, ...]
@@ -62,21 +59,12 @@ class Entity(NamedTuple):
     relations: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Graph:
-    """A report's graph.
-
-    Attributes:
-        key: The report's name in the file.
-        entities: Entity name -> entity, in file order. Measurements are left out: they are no findings.
-    """
-
-    key: str
-    entities: dict[str, Entity]
+Graph = dict[str, Entity]
+"""Entity name -> entity, in file order. Measurements are left out because they are not findings."""
 
 
 class Triplet(NamedTuple):
-    """What a report says: one of 51 anatomies, one of 75 pathologies, and 1, 0, or -1 (uncertain)."""
+    """One statement of a report: one of 51 anatomies, one of 75 pathologies, and 1, 0 or -1 (uncertain)."""
 
     anatomy: str
     pathology: str
@@ -84,16 +72,16 @@ class Triplet(NamedTuple):
 
 
 def triplets(graph: Graph, rules: ReportRules) -> list[Triplet]:
-    """What a report says, in the order of its observations.
+    """Extract the statements of a report, in the order of its observations.
 
-    An anatomy phrase is an anatomy entity without outgoing relation, and all those of its sentence that
-    point at it, directly or through another. An observation located at any of its words belongs to it. An
-    observation without outgoing relation has anatomy "unspecified". One that only modifies or suggests
-    another is not a finding of its own. Relations from one sentence to another are not followed.
+    An anatomy phrase is an anatomy entity without outgoing relations, its head, plus all anatomy entities of the
+    sentence that point at it, directly or through others. An observation located at any of its words belongs to the
+    phrase. An observation without outgoing relations has the anatomy "unspecified"; one that only modifies or suggests
+    another observation is not a finding of its own. Relations across sentences are ignored.
     """
-    heads, phrases = _anatomy_phrases(graph.entities)
+    heads, phrases = _anatomy_phrases(graph)
     found: list[Triplet] = []
-    for entity in graph.entities.values():
+    for entity in graph.values():
         if entity.anatomy:
             continue
         pathology = rules.pathology(entity.words)
@@ -102,16 +90,16 @@ def triplets(graph: Graph, rules: ReportRules) -> list[Triplet]:
             continue
         located: dict[str, None] = {}  # a set that keeps its order
         for kind, target in entity.relations:
-            if kind == "located_at" and graph.entities[target].sentence == entity.sentence:
+            if kind == "located_at" and graph[target].sentence == entity.sentence:
                 located.update(dict.fromkeys(heads.get(target, ())))
         found += [Triplet(rules.anatomy(phrases[head]), pathology, entity.state) for head in located]
     return found
 
 
 def label_cells(graph: Graph, rules: ReportRules) -> Cells:
-    """The cells that a report mentions: 1 where anything says present, else 0 where anything says absent.
+    """Return the cells that a report mentions: 1 if any statement says present, otherwise 0 if any says absent.
 
-    An uncertain observation leaves its cell as it is.
+    Uncertain statements are ignored.
     """
     cells: Cells = {}
     for anatomy, pathology, state in triplets(graph, rules):
@@ -121,115 +109,100 @@ def label_cells(graph: Graph, rules: ReportRules) -> Cells:
 
 
 def label_matrix(graph: Graph, rules: ReportRules) -> Matrix:
-    """A report's A x P label matrix, int8: the cells of label_cells, else -1."""
+    """Return the A x P label matrix of a report, int8: the values of `label_cells`, and -1 elsewhere."""
     matrix = np.full((A, P), UNKNOWN, np.int8)
     for cell, state in label_cells(graph, rules).items():
         matrix[cell] = state
     return matrix
 
 
-def _anatomy_phrases(entities: Mapping[str, Entity]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """Anatomy entity -> the heads of its phrases; head -> the words of its phrase, the head's own first."""
-    heads: dict[str, list[str]] = {}
-    phrases: dict[str, list[str]] = {}
-    for name, entity in entities.items():
-        if entity.anatomy and not entity.relations:
-            heads[name] = [name]
-            phrases[name] = list(entity.words)
-    for name, entity in entities.items():
-        if entity.anatomy and entity.relations:
-            heads[name] = _heads(name, entities)
+def _anatomy_phrases(graph: Graph) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """Anatomy entity -> heads of its phrases; head -> words of its phrase, those of the head first."""
+    heads = {name: _heads(name, graph) for name, entity in graph.items() if entity.anatomy}
+    phrases = {name: list(graph[name].words) for name in heads if not graph[name].relations}
+    for name in heads:
+        if graph[name].relations:
             for head in heads[name]:
-                phrases[head] += entity.words
+                phrases[head] += graph[name].words
     return heads, phrases
 
 
-def _heads(name: str, entities: Mapping[str, Entity]) -> list[str]:
-    """The anatomy entities without outgoing relation that this one reaches within its sentence."""
-    reached, queue, heads = {name}, [name], []
+def _heads(name: str, graph: Graph) -> list[str]:
+    """The anatomy entities without outgoing relations that can be reached from this one within its sentence."""
+    queue = [name]
     for current in queue:
-        entity = entities[current]
-        if not entity.relations:
-            heads.append(current)
-        for _, target in entity.relations:
-            other = entities[target]
-            if other.anatomy and other.sentence == entity.sentence and target not in reached:
-                reached.add(target)
+        for _, target in graph[current].relations:
+            other = graph[target]
+            if other.anatomy and other.sentence == graph[name].sentence and target not in queue:
                 queue.append(target)
-    return heads
+    return [reached for reached in queue if not graph[reached].relations]
 
 
 def iter_graphs(path: Path, chunk: int = 1 << 20) -> Iterator[tuple[str, Graph]]:
-    """Read a graph file report by report, in memory that does not grow with the file.
+    """Read a graph file report by report, in constant memory.
 
     Args:
         path: A JSON object, report name -> graph.
-        chunk: Characters read at a time.
+        chunk: Characters to read at a time.
 
     Yields:
         Report name and graph, in file order.
 
     Raises:
-        InputError: The file is missing, cut short, or not such an object, or a graph is malformed.
+        InputError: The file is missing, truncated or not such an object, or a graph is malformed.
     """
-    path = Path(path)
     for key, data in iter_members(path, chunk):
         yield key, parse_graph(key, data, str(path))
 
 
 def parse_graph(key: str, data: Any, source: str) -> Graph:
-    """A graph from its decoded JSON. Of a report that two people marked, the first one's marks are taken.
+    """Parse the decoded JSON of a graph. If two annotators marked the report, the first one's entities are used.
 
     Args:
-        key: The report's name.
+        key: Name of the report.
         data: {"text": tokenised report, "entities": {name: entity}}.
-        source: Where it comes from, for messages.
+        source: The file, for error messages.
 
     Raises:
-        InputError: Entities are missing, or one lacks a key, has an unknown label, or points at none.
+        InputError: There are no entities, or one lacks a key, has an unknown label, or points at a missing entity.
     """
     if not isinstance(data, dict):
         raise InputError(f"{source}: report {key} is not a JSON object with entities")
     marks = data.get("labeler_1", data)
-    raw = marks.get("entities") if isinstance(marks, dict) else None
-    if not isinstance(raw, dict):
+    items = marks.get("entities") if isinstance(marks, dict) else None
+    if not isinstance(items, dict):
         raise InputError(f'{source}: report {key} has no "entities"; give a RadGraph graph file')
     stops = [position for position, word in enumerate(str(data.get("text", "")).split()) if word == "."]
-    entities: dict[str, Entity] = {}
-    for name, item in raw.items():
+    graph: Graph = {}
+    for name, item in items.items():
         try:
-            label = item["label"]
-            if _MEASUREMENT in label:
-                continue
-            anatomy, state = _LABELS[label]
-            entities[name] = Entity(
-                words=tuple(item["tokens"].split()),
-                anatomy=anatomy,
-                state=state,
-                sentence=bisect(stops, int(item["start_ix"])),
-                relations=tuple((kind, str(target)) for kind, target in item["relations"]),
-            )
+            if "::measurement" not in item["label"]:
+                graph[name] = _parse_entity(item, stops)
         except (KeyError, TypeError, ValueError, AttributeError):
-            raise InputError(f"{source}: report {key}: entity {name} {_fault(item)}") from None
-    for name, entity in entities.items():
+            raise InputError(f"{source}: report {key}: entity {name} {_problem(item)}") from None
+    for name, entity in graph.items():
         for _, target in entity.relations:
-            if target not in raw:
-                raise InputError(f"{source}: report {key}: entity {name} points at entity {target}, not there")
-        if not all(target in entities for _, target in entity.relations):
-            kept = tuple(relation for relation in entity.relations if relation[1] in entities)
-            entities[name] = entity._replace(relations=kept)
-    return Graph(key, entities)
+            if target not in items:
+                raise InputError(f"{source}: report {key}: entity {name} points at entity {target}, which is missing")
+        kept = tuple(relation for relation in entity.relations if relation[1] in graph)  # not to measurements
+        graph[name] = entity._replace(relations=kept)
+    return graph
 
 
-def _fault(item: Any) -> str:
-    """What is wrong with an entity that could not be read."""
+def _parse_entity(item: Any, stops: list[int]) -> Entity:
+    """Parse an entity, given the positions of the full stops in the text."""
+    anatomy, state = _LABELS[item["label"]]
+    relations = tuple((kind, str(target)) for kind, target in item["relations"])
+    return Entity(tuple(item["tokens"].split()), anatomy, state, bisect(stops, int(item["start_ix"])), relations)
+
+
+def _problem(item: Any) -> str:
+    """What is wrong with an entity that could not be parsed."""
     if not isinstance(item, dict):
         return "is not a JSON object"
     for field in ("tokens", "label", "start_ix", "relations"):
         if field not in item:
             return f'has no "{field}"'
     if str(item["label"]) not in _LABELS:
-        return (
-            f"has the unknown label {item['label']!r}; give RadGraph's graphs, with labels such as ANAT-DP and OBS-DA"
-        )
-    return "is malformed: tokens is a text, start_ix a number, relations a list of [kind, entity]"
+        return f"has the unknown label {item['label']!r}; RadGraph labels look like ANAT-DP or OBS-DA"
+    return "is malformed: tokens must be text, start_ix a number, and relations a list of [kind, entity]"

@@ -10,7 +10,8 @@ Observation. A word is looked up in these steps, and the first hit decides:
 
 1. as it stands, by its irregular base form, or with an inflection ending replaced ("opacities" -> "opacity");
 2. by word family: it shares a stem with a known word, both ending in one of `endings` ("nodular", "nodule");
-3. by an ending or a prefix that marks a word of change, degree or procedure ("lobectomy", "incomplete").
+3. by an ending or a prefix that marks a word of change, degree or procedure ("lobectomy", "nonspecific");
+4. as an adverb of a known word ("mildly").
 
 All other words are rare abnormal observations: tail_abnorm_obs.
 
@@ -22,6 +23,7 @@ lists each deviation with its reason.
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -73,26 +75,26 @@ class ReportRules:
     def __init__(self, rules: Mapping[str, Any], mapping: RuleMapping = "medslip") -> None:
         self.mapping = mapping
         anatomy, observation = rules["anatomy"], rules["observation"]
-        deviations = rules["deviations"] if mapping == "medslip" else {}
-        anatomy_rules = (*anatomy["rules"], *deviations.get("anatomy_rules", ()))
-        self._rules = [AnatomyRule.parse(rule, anatomy["words"]) for rule in anatomy_rules]
-        self._rewrites = [
-            (frozenset(item["words"]), frozenset(item["become"])) for item in deviations.get("anatomy_words", ())
+        deviations = defaultdict(list, rules["deviations"] if mapping == "medslip" else {})
+        self._rules = [
+            AnatomyRule.parse(rule, anatomy["words"]) for rule in anatomy["rules"] + deviations["anatomy_rules"]
         ]
+        self._rewrites = [(frozenset(item["words"]), frozenset(item["become"])) for item in deviations["anatomy_words"]]
         self._anatomy_words = frozenset().union(
             *(group for rule in self._rules for group in (*rule.has, rule.lacks)),
             *(words for words, _ in self._rewrites),
         )
-        self._inflections: list[tuple[str, str]] = observation["inflections"]
         self._irregular: dict[str, str] = observation["irregular"]
+        self._inflections: list[tuple[str, str]] = observation["inflections"]
         self._endings: list[str] = observation["endings"]
         self._excluded_endings = tuple(observation["excluded_endings"])
         self._excluded_prefixes = tuple(observation["excluded_prefixes"])
-        self._spellings = [(item["letters"], item["become"]) for item in deviations.get("spellings", ())]
+        self._spellings = [(item["letters"], item["become"]) for item in deviations["spellings"]]
+        self._adverbs = next((item["pathology"] for item in deviations["adverbs"]), TAIL)
         self._classes = _word_classes(observation)
-        self._classes.update({item["word"]: item["pathology"] for item in deviations.get("observation", ())})
-        self._adverbs = next((item["pathology"] for item in deviations.get("adverbs", ())), TAIL)
-        self._families = self._stems_of_classes()
+        self._classes.update({item["word"]: item["pathology"] for item in deviations["observation"]})
+        known = sorted(self._classes.items(), key=lambda item: item[1] != EXCLUDED)  # findings overwrite excluded_obs
+        self._families = {stem: name for word, name in known if name != TAIL for stem in self._stems(word)}
         self._cached_anatomy = cache(self._map_anatomy)
         self._cached_pathology = cache(self._map_pathology)
 
@@ -146,22 +148,21 @@ class ReportRules:
         if not any(letter.isalpha() for letter in word):
             return EXCLUDED
         name = self._look_up(word)
-        if name is None and word.endswith("ly"):  # "sharply" is a class besides "sharp": adverbs are not reduced
-            name = self._look_up(word.removesuffix("ly")) or self._look_up(word.removesuffix("ily") + "y")
-            if name not in (None, EXCLUDED):
-                return self._adverbs
-        if name is None and any(self._is_excluded(base) for base in self._base_forms(word)):
-            return EXCLUDED
+        if name is None and word.endswith("ly"):  # "sharp" and "sharply" are two classes: adverbs are not reduced
+            adjective = self._look_up(word.removesuffix("ly")) or self._look_up(word.removesuffix("ily") + "y")
+            name = adjective if adjective in (None, EXCLUDED) else self._adverbs
         return name or TAIL
 
     def _look_up(self, word: str) -> str | None:
         spellings = [word, *(word.replace(before, after) for before, after in self._spellings if before in word)]
         bases = [base for spelling in spellings for base in self._base_forms(spelling)]
-        stems = (stem for base in bases for stem in self._stems(base))
-        return next(
-            (self._classes[base] for base in bases if base in self._classes),
-            next((self._families[stem] for stem in stems if stem in self._families), None),
-        )
+        for base in bases:
+            if base in self._classes:
+                return self._classes[base]
+        for stem in (stem for base in bases for stem in self._stems(base)):
+            if stem in self._families:
+                return self._families[stem]
+        return EXCLUDED if any(self._is_excluded(base) for base in bases) else None
 
     def _is_excluded(self, word: str) -> bool:
         rests = (word.removeprefix(prefix) for prefix in self._excluded_prefixes if word.startswith(prefix))
@@ -181,11 +182,6 @@ class ReportRules:
         """The word without each of the endings that it has, longest first."""
         stems = {word.removesuffix(ending) for ending in self._endings if word.endswith(ending)}
         return sorted((stem for stem in stems if len(stem) >= MIN_STEM), key=len, reverse=True)
-
-    def _stems_of_classes(self) -> dict[str, str]:
-        """Stem -> class, from all known words but the rare ones. A finding takes precedence over excluded_obs."""
-        known = sorted(self._classes.items(), key=lambda item: item[1] != EXCLUDED)
-        return {stem: name for word, name in known if name != TAIL for stem in self._stems(word)}
 
 
 def _split(words: Iterable[str], known: Container[str]) -> list[str]:
