@@ -24,7 +24,7 @@ LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 
 OWNERS = {
     "transformers": "model/text_encoder.py",
-    "pydicom": "data/images.py",
+    "pydicom": "data/dicom.py",
     "torch.distributed": "training/distributed.py",
     "torch.nn.parallel": "training/distributed.py",
     "matplotlib": "evaluation/figures.py",

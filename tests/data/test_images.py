@@ -1,6 +1,8 @@
 """Reading PNG, JPEG and DICOM files."""
 
 import io
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from skimage.exposure import equalize_hist
 
 from medslip.data.equalise import histogram_equalise
@@ -327,6 +330,161 @@ def test_real_dicom_radiographs_have_bright_bones_on_a_dark_ground(shared):
         assert spine > right_lung + 20, file.name
 
 
+# Properties of real files, from public bug reports of this field
+
+
+def set_bits(image: np.ndarray) -> np.ndarray:
+    """Overlay planes in the four bits above twelve stored ones."""
+    return (image | (np.arange(image.size).reshape(image.shape) % 16 << 12)).astype(np.uint16)
+
+
+@pytest.mark.parametrize("syntax", ["native", "JPEG 2000"])
+def test_bits_above_the_stored_ones_are_not_part_of_the_image(tmp_path, syntax):
+    from pydicom import dcmread
+    from pydicom.encaps import encapsulate
+    from pydicom.uid import JPEG2000Lossless
+
+    pixels = set_bits(RAMP_12_BIT)
+    dataset = dcmread(io.BytesIO(dicom_bytes(pixels, BitsStored=12, HighBit=11)))
+    if syntax == "JPEG 2000":
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "JPEG2000", irreversible=False, no_jp2=True)
+        dataset.PixelData = encapsulate([file.getvalue()])
+        dataset.file_meta.TransferSyntaxUID = JPEG2000Lossless
+    dataset.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    assert (read_image(tmp_path / "a.dcm") == RAMP).all()
+
+
+def test_values_in_the_upper_bits_are_shifted_down(read_dicom):
+    assert (read_dicom(RAMP_12_BIT << 4, BitsStored=12, HighBit=15) == RAMP).all()
+    signed = ((RAMP_12_BIT.astype(np.int16) - 2048) << 4).astype(np.int16)
+    assert (read_dicom(signed, BitsStored=12, HighBit=15) == RAMP).all()
+
+
+def test_signed_values_are_extended_from_their_stored_bits(read_dicom):
+    twelve = (RAMP_12_BIT.astype(np.int16) - 2048) & 0xFFF
+    assert (read_dicom(twelve, BitsStored=12, HighBit=11) == RAMP).all()
+
+
+WINDOW = {"BitsStored": 12, "HighBit": 11, "WindowCenter": 2048, "WindowWidth": 1000}
+
+
+@pytest.mark.parametrize(
+    "elements",
+    [{"VOILUTFunction": ""}, {"VOILUTFunction": "MAKERS_OWN"}, {"RescaleSlope": "", "RescaleIntercept": ""},
+     {"RescaleSlope": None}, {"VOILUTSequence": "empty item"}, {"VOILUTSequence": "no item"}, {"WindowCenter": ["2048", "1"]}],
+)  # fmt: skip
+def test_an_empty_element_means_the_default_and_keeps_the_window(read_dicom, elements):
+    """The window would be lost, and with it the radiograph's contrast."""
+    from pydicom.dataset import Dataset
+    from pydicom.sequence import Sequence
+
+    if "VOILUTSequence" in elements:
+        elements = {"VOILUTSequence": Sequence([Dataset()] if elements["VOILUTSequence"] == "empty item" else [])}
+    plain = read_dicom(RAMP_12_BIT, **WINDOW)
+    assert len(np.unique(plain)) < 70  # a window of a quarter of the range
+    assert (read_dicom(RAMP_12_BIT, **{**WINDOW, **elements}) == plain).all()
+
+
+def test_a_linear_exact_window_spans_its_whole_width(read_dicom):
+    grey = read_dicom(RAMP_12_BIT, **WINDOW, VOILUTFunction="LINEAR_EXACT")
+    expected = np.clip((RAMP_12_BIT - 2048.0) / 1000 + 0.5, 0, 1) * 255
+    assert np.abs(grey - expected).max() <= 0.51
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"), [(np.int16, 63536), (np.int16, -2000), (np.uint16, -1), (np.uint16, 65535)]
+)
+def test_padding_is_recognised_in_either_sign(tmp_path, dtype, value):
+    pixels = RAMP_12_BIT.astype(dtype)
+    pixels[0] = np.array(value).astype(dtype)
+    path = tmp_path / "a.dcm"
+    path.write_bytes(dicom_bytes(pixels))
+    from pydicom import dcmread
+
+    dataset = dcmread(path)
+    dataset.add_new("PixelPaddingValue", "SS" if value < 0 else "US", value)
+    dataset.save_as(path)
+    grey = read_image(path)
+    assert (grey[0] == 0).all()
+    assert (grey[1].min(), grey.max()) == (0, 255)
+
+
+def test_look_up_tables_of_any_declared_depth_and_length(read_dicom):
+    entries = (4095 - np.arange(4096)).tolist()
+    for depth in (12, 16):
+        grey = read_dicom(RAMP_12_BIT, BitsStored=12, HighBit=11, ModalityLUTSequence=lut(entries, 0, depth))
+        assert (grey == 255 - RAMP).all()
+    short = lut(list(range(3000)), 0, 12)
+    short[0].LUTDescriptor = [4096, 0, 12]
+    grey = read_dicom(RAMP_12_BIT, BitsStored=12, HighBit=11, VOILUTSequence=short)
+    assert np.abs(grey - np.minimum(RAMP_12_BIT, 2999) / 2999 * 255.0).max() < 0.51
+
+
+def test_a_deflated_file_that_inflates_beyond_measure_is_rejected(tmp_path, monkeypatch):
+    from pydicom import dcmread
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    dataset = dcmread(io.BytesIO(dicom_bytes(np.zeros((600, 600), np.uint16))))
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    dataset.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    assert read_image(tmp_path / "a.dcm").shape == (600, 600)
+    monkeypatch.setattr("medslip.data.dicom._MAX_INFLATED", 1 << 16)
+    for read in (read_header, read_image):
+        with pytest.raises(InputError, match=r"a\.dcm: inflates to more than a radiograph can hold"):
+            read(tmp_path / "a.dcm")
+
+
+def write_png16(path: Path, samples: np.ndarray) -> Path:
+    """H x W x C unsigned 16-bit samples; Pillow writes none with several channels."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    height, width, channels = samples.shape
+    colour = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+    return path
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("bits", [12, 16])
+def test_sixteen_bit_samples_are_scaled_alike_whatever_the_colour_type(tmp_path, channels, bits):
+    """A 12-bit radiograph saved as RGB would come out almost black."""
+    values = np.linspace(0, 2**bits - 1, 256).round().astype(np.uint16).reshape(16, 16)
+    samples = np.stack([values] * channels, axis=-1)
+    if channels in (2, 4):
+        samples[..., -1] = 65535
+    assert (read_image(write_png16(tmp_path / "a.png", samples)) == RAMP).all()
+
+
+def test_a_long_text_in_a_png_does_not_hide_its_image(tmp_path):
+    info = PngInfo()
+    info.add_text("Comment", "x" * (2 << 20), zip=True)
+    assert (read_image(save(tmp_path / "a.png", Image.fromarray(RAMP), pnginfo=info)) == RAMP).all()
+
+
+def test_an_orientation_that_is_text_is_ignored(tmp_path):
+    exif = b"Exif\0\0II*\0" + struct.pack("<IHHHI4sI", 8, 1, 0x0112, 2, 4, b"top\0", 0)
+    path = save(tmp_path / "a.jpg", Image.fromarray(RAMP[:8]), exif=exif, quality=100)
+    assert read_image(path).shape == (8, 16)
+    assert (read_header(path).height, read_header(path).width) == (8, 16)
+
+
+@pytest.mark.parametrize(
+    ("case", "reference"),
+    [("overlay_bits/j2k.dcm", "overlay_bits/reference.dcm"), ("high_bit/12_of_16_high15.dcm", "high_bit/reference.dcm"),
+     ("voi_function_empty/in.dcm", "voi_function_empty/linear.dcm"), ("png_kinds/rgb16_12bit.png", "png_kinds/u16_12bit.png"),
+     ("padding_signed/wrong_vr.dcm", "padding_signed/explicit.dcm"), ("rescale_empty/in.dcm", "rescale_empty/reference.dcm"),
+     ("voi_lut_empty/in.dcm", "voi_lut_empty/no_item.dcm"), ("modality_lut_12/in.dcm", "modality_lut_12/reference16.dcm"),
+     ("png_text/ztxt_2MB.png", "png_text/reference.png")],
+)  # fmt: skip
+def test_shared_cases_equal_their_references(shared, case, reference):
+    assert (read_image(shared / "cases" / case) == read_image(shared / "cases" / reference)).all()
+
+
 # Headers
 
 
@@ -346,9 +504,9 @@ def test_a_picture_that_is_called_dcm_is_a_picture(tmp_path):
     assert read_header(tmp_path / "a.dcm").height == 16
 
 
-def test_the_header_of_a_picture_beyond_all_measure_is_refused(tmp_path, monkeypatch):
+def test_a_picture_larger_than_a_radiograph_is_rejected_before_decoding(tmp_path, monkeypatch):
     path = save(tmp_path / "a.png", Image.fromarray(RAMP))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    monkeypatch.setattr("medslip.data.images.MAX_PIXELS", 100)
     for read in (read_header, read_image):
         with pytest.raises(InputError, match=r"a\.png: too many pixels for a radiograph"):
             read(path)
@@ -362,7 +520,7 @@ def test_header_of_a_dicom_file_without_an_image_is_refused(tmp_path, missing, w
     dataset = dcmread(io.BytesIO(dicom_bytes(RAMP, PatientID="p1")))
     del dataset[missing]
     dataset.save_as(tmp_path / "a.dcm", enforce_file_format=True)
-    with pytest.raises(InputError, match=rf"a\.dcm: holds no image \(no DICOM {words}\); remove it from the list"):
+    with pytest.raises(InputError, match=rf"a\.dcm: contains no image \(no DICOM {words}\); remove it from the list"):
         read_header(tmp_path / "a.dcm")
     (tmp_path / "whole.dcm").write_bytes(dicom_bytes(RAMP[:8], PatientID="p1"))
     header = read_header(tmp_path / "whole.dcm")
