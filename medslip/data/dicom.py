@@ -339,7 +339,7 @@ def _window(values: npt.NDArray[np.float64], dataset: Dataset) -> _Shown:
         return None, 0.0, 0.0
     if function == "SIGMOID":
         with np.errstate(over="ignore"):
-            return 255 / (1 + np.exp(-4 * (values - centre) / width)), 0.0, 255.0
+            return np.asarray(255 / (1 + np.exp(-4 * (values - centre) / width)), np.float64), 0.0, 255.0
     if linear:
         centre, width = centre - 0.5, width - 1
     if width == 0:

@@ -180,7 +180,7 @@ def strip_pixels(path: Path) -> Path:
 def test_dicom_without_pixels(corpus, refused, task, kind):
     path = strip_pixels(sorted((corpus / kind).rglob("*.dcm"))[7])
     error = refused(task, "--data.kind", kind, "--data.path", corpus / kind)
-    assert f"{path}: holds no image (no DICOM pixel data); remove it from the list" in error
+    assert f"{path}: contains no image (no DICOM pixel data); remove it from the list" in error
 
 
 def test_dicom_without_pixels_in_a_folder(corpus, refused):
