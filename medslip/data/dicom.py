@@ -300,7 +300,7 @@ def _modality(values: npt.NDArray[np.int64], dataset: Dataset) -> npt.NDArray[np
     if (lut := _lut(dataset, "ModalityLUTSequence")) is not None:
         return _look_up(values, *lut)
     slope, intercept = _first_number(dataset, "RescaleSlope"), _first_number(dataset, "RescaleIntercept")
-    return values * (1.0 if slope is None else slope) + (intercept or 0.0)
+    return np.asarray(values * (1.0 if slope is None else slope) + (intercept or 0.0), np.float64)
 
 
 def _voi_lut(values: npt.NDArray[np.float64], dataset: Dataset) -> _Shown:

@@ -81,7 +81,7 @@ def test_a_file_without_an_image_is_named(tmp_path: Path) -> None:
     for name in ("PixelData", "Rows", "Columns"):
         delattr(dataset, name)
     dataset.save_as(path)
-    with pytest.raises(InputError, match=r"p2.dcm: holds no image"):
+    with pytest.raises(InputError, match=r"p2.dcm: contains no image"):
         read_boxes(root)
 
 

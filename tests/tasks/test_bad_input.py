@@ -186,7 +186,7 @@ def test_dicom_without_pixels(corpus, refused, task, kind):
 def test_dicom_without_pixels_in_a_folder(corpus, refused):
     path = strip_pixels(sorted((corpus / "rsna").rglob("*.dcm"))[0])
     error = refused("zeroshot_cls", "--data.kind", "folder", "--data.path", path.parent)
-    assert f"{path}: holds no image" in error
+    assert f"{path}: contains no image" in error
 
 
 @pytest.mark.parametrize(
