@@ -1,4 +1,4 @@
-"""Image and mask together: squashed alike, varied alike."""
+"""Image and mask together: the same squash and the same augmentation for both."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 
 from medslip.data.masked import Mask
-from medslip.data.transforms import Grey, roomy, squash
+from medslip.data.transforms import Grey, squash
 from medslip.errors import InputError
 
 
 @dataclass(frozen=True)
 class JointAugmentationConfig:
-    """How training images and their masks are varied, alike.
+    """Augmentation of training images and their masks.
 
     Attributes:
-        scale_min: Smallest share of the image's area that a random crop keeps.
-        flip_probability: How often image and mask are mirrored.
-        rotation: Largest rotation either way, in degrees.
-        contrast: Largest relative change of brightness and of contrast, 0 to 1; the mask has none.
+        scale_min: Smallest fraction of the image's area that a random crop keeps.
+        flip_probability: Probability of mirroring image and mask.
+        rotation: Largest rotation in either direction, in degrees.
+        contrast: Largest relative change of the image's brightness and contrast, 0 to 1.
     """
 
     scale_min: float = 0.7
@@ -45,12 +45,11 @@ class JointTransform:
 
     Args:
         side: Side of the square in pixels.
-        config: How images are varied.
+        config: The augmentation.
     """
 
     def __init__(self, side: int, config: JointAugmentationConfig) -> None:
-        self.side = side
-        self._vary = v2.Compose(
+        self._augment = v2.Compose(
             [
                 v2.RandomRotation(config.rotation, interpolation=InterpolationMode.BILINEAR),
                 v2.RandomResizedCrop(side, scale=(config.scale_min, 1.0), antialias=True),
@@ -59,37 +58,32 @@ class JointTransform:
             ]
         )
 
-    @property
-    def source_side(self) -> int:
-        """Side that image and mask are squashed to before they are varied: an eighth more, a multiple of 16."""
-        return roomy(self.side)
-
     def __call__(self, image: Tensor, mask: Tensor, seed: int, epoch: int, index: int) -> tuple[Tensor, Tensor]:
-        """Vary one image with its mask; the result is a function of the arguments alone.
+        """Augment an image with its mask; the same arguments always give the same result.
 
         Args:
             image: 1 x H x W, uint8.
             mask: 1 x H x W, uint8, 1 inside and 0 outside.
-            seed: Of the augmentation.
+            seed: Seed of the augmentation.
             epoch: Which epoch.
             index: Which image.
 
         Returns:
             Both at 1 x side x side, uint8.
         """
-        # These transforms draw from torch's global generator: it is seeded for this sample, and put back.
+        # These transforms draw from torch's global generator, which is seeded for this sample and restored.
         with torch.random.fork_rng(devices=[]):
             state = np.random.SeedSequence((seed, epoch, index)).generate_state(1, np.uint64)[0]
             torch.default_generator.manual_seed(int(state >> np.uint64(1)))
-            varied, mask = self._vary(tv_tensors.Image(image), tv_tensors.Mask(mask))
-        return varied.as_subclass(Tensor), mask.as_subclass(Tensor)
+            image, mask = self._augment(tv_tensors.Image(image), tv_tensors.Mask(mask))
+        return image.as_subclass(Tensor), mask.as_subclass(Tensor)
 
 
 def squash_pair(image: Grey, mask: Mask, side: int, source: str) -> tuple[Tensor, Tensor]:
     """Squash image and mask to the same square.
 
-    A pixel of the small mask is inside where at least half of it is. A finding smaller than that keeps the pixels that have
-    most of it: a marked image stays marked.
+    A pixel of the small mask is inside if at least half of its area is. A finding too small for that keeps the pixels that have
+    most of it, so that no mask becomes empty.
 
     Args:
         image: H x W, uint8.
@@ -101,14 +95,14 @@ def squash_pair(image: Grey, mask: Mask, side: int, source: str) -> tuple[Tensor
         Both at 1 x side x side, uint8; the mask is 1 inside and 0 outside.
 
     Raises:
-        InputError: The mask is of another size than the image.
+        InputError: The mask and the image differ in size.
     """
     if image.shape != mask.shape:
         raise InputError(
             f"{source}: the image has {image.shape[1]} x {image.shape[0]} pixels, its mask {mask.shape[1]} x {mask.shape[0]}"
         )
-    share = F.resize(torch.from_numpy(mask)[None].float(), [side, side], antialias=True)
-    inside = share >= 0.5
+    area = F.resize(torch.from_numpy(mask)[None].float(), [side, side], antialias=True)
+    inside = area >= 0.5
     if mask.any() and not inside.any():
-        inside = share == share.max()
+        inside = area == area.max()
     return squash(image, side), inside.to(torch.uint8)

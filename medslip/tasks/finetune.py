@@ -42,13 +42,13 @@ from medslip.data.finetune_loading import (
     preload,
     training_loader,
 )
-from medslip.data.fractions import choose_fraction, refuse_bad_fraction
 from medslip.data.images import read_headers
 from medslip.data.joint_transforms import JointAugmentationConfig, JointTransform
 from medslip.data.labelled import LabelledImages
 from medslip.data.masked import MaskedImages, read_phantom_masks
 from medslip.data.siim_acr import read_masks
 from medslip.data.splits import SPLITS, split_of
+from medslip.data.subsample import check_fraction, choose_subsample
 from medslip.data.transforms import AugmentationConfig, EvaluationTransform, TrainingTransform, roomy
 from medslip.errors import InputError
 from medslip.evaluation.classification import score, summarise
@@ -150,7 +150,7 @@ class FinetuneDataConfig:
     workers: int = 2
 
     def __post_init__(self) -> None:
-        refuse_bad_fraction(self.fraction)
+        check_fraction(self.fraction)
         if self.passes < 1:
             raise InputError(f"data.passes: {self.passes} is less than 1")
         test_fraction = getattr(self, "test_fraction", None)
@@ -438,7 +438,7 @@ def choose_subsamples(labels: npt.NDArray[np.int8], fraction: float, seeds: Sequ
         InputError: The fraction is out of range, or leaves a seed without any positive label.
     """
     strata = [" ".join(map(str, row)) for row in labels.tolist()]
-    chosen = {seed: choose_fraction(strata, fraction, seed) for seed in seeds}
+    chosen = {seed: choose_subsample(strata, fraction, seed) for seed in seeds}
     for seed, indices in chosen.items():
         if not (labels[indices] == PRESENT).any():
             raise InputError(

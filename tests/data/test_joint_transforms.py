@@ -1,4 +1,4 @@
-"""Image and mask are squashed and varied alike."""
+"""Image and mask are squashed and augmented together."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ def blob(side: int = 72) -> tuple[torch.Tensor, torch.Tensor]:
 @given(st.integers(0, 10_000))
 @settings(max_examples=30, deadline=None)
 def test_the_mask_stays_on_what_it_marks(seed):
-    """A mask that moves otherwise than its image teaches the wrong place."""
+    """A mask that does not move with its image would teach the wrong place."""
     image, mask = JointTransform(64, JointAugmentationConfig(contrast=0.2))(*blob(), seed, 0, 0)
     assert image.shape == mask.shape == (1, 64, 64)
     assert image.dtype == mask.dtype == torch.uint8
     assert set(mask.unique().tolist()) <= {0, 1}
     bright, inside = image > 80, mask > 0
-    # Interpolation blurs the rim by a pixel or so, alike on all sides: the overlap stays large and the middle stays.
+    # Interpolation blurs the rim by a pixel or so on all sides: the overlap stays large and the middle in place.
     if inside.sum() > 200:
         assert (bright & inside).sum() > 0.75 * (bright | inside).sum()
         middles = [region.nonzero().float().mean(dim=0) for region in (bright, inside)]
         assert (middles[0] - middles[1]).norm() < 2.0
 
 
-def test_the_variation_is_a_function_of_seed_epoch_and_index():
+def test_the_augmentation_is_a_function_of_seed_epoch_and_index():
     transform = JointTransform(64, JointAugmentationConfig())
     torch.manual_seed(1)
     one = transform(*blob(), 3, 2, 1)
@@ -70,12 +70,12 @@ def test_squashing_keeps_the_share_of_the_area():
     assert abs(float(small.float().mean()) - mask.mean()) < 0.01
 
 
-def test_a_mask_of_another_size_is_refused():
+def test_a_mask_of_another_size_is_an_error():
     with pytest.raises(InputError, match=r"a\.png: the image has 4 x 3 pixels, its mask 4 x 4"):
         squash_pair(np.zeros((3, 4), np.uint8), np.zeros((4, 4), bool), 16, "a.png")
 
 
 @pytest.mark.parametrize(("key", "value"), [("scale_min", 0.0), ("flip_probability", 1.1), ("rotation", -1.0)])
-def test_an_impossible_augmentation_is_refused(key, value):
+def test_an_impossible_augmentation_is_an_error(key, value):
     with pytest.raises(InputError, match=f"augmentation.{key}"):
         JointAugmentationConfig(**{key: value})

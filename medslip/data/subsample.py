@@ -1,4 +1,4 @@
-"""A share of the labels, for learning from few: seeded, stratified by label, nested."""
+"""Subsamples for training on few labels: seeded, stratified by label, nested."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ import numpy.typing as npt
 from medslip.errors import InputError
 
 
-def refuse_bad_fraction(fraction: float) -> None:
-    """Refuse a share that is not above 0 and at most 1.
+def check_fraction(fraction: float) -> None:
+    """Check that a subsample's fraction is above 0 and at most 1.
 
     Raises:
-        InputError: Naming the key that fine-tuning has for it.
+        InputError: It is not; the message names fine-tuning's key for it.
     """
     if not 0 < fraction <= 1:
         raise InputError(f"data.fraction: {fraction} is not above 0 and at most 1")
 
 
-def choose_fraction(strata: Sequence[str], fraction: float, seed: int) -> npt.NDArray[np.intp]:
-    """Choose a share of n images in which every stratum has about its share.
+def choose_subsample(strata: Sequence[str], fraction: float, seed: int) -> npt.NDArray[np.intp]:
+    """Choose a fraction of n images, and of each stratum about the same fraction.
 
-    All images are put into one order, and the first fraction x n of it (rounded, at least one) are taken. So a smaller
-    fraction lies inside a larger one of the same seed. In that order the members of a stratum are evenly spread: the k-th
-    of m, in random order, stands at (k + u) / m, with u random for each stratum, so that small strata are not all left out.
+    All images are put into one order, of which the first fraction x n (rounded, at least one) are taken, so that a smaller
+    subsample is part of a larger one of the same seed. The order spreads the members of each stratum evenly: the k-th of m, in
+    random order, has the place (k + u) / m, with a random u per stratum so that not all small strata are left out.
 
     Args:
-        strata: n, such as an image's labels as a text.
+        strata: n, such as an image's labels as text.
         fraction: Above 0, at most 1.
-        seed: Of the order.
+        seed: Seed of the order.
 
     Returns:
         Chosen positions, ascending.
@@ -38,7 +38,7 @@ def choose_fraction(strata: Sequence[str], fraction: float, seed: int) -> npt.ND
     Raises:
         InputError: The fraction is out of range.
     """
-    refuse_bad_fraction(fraction)
+    check_fraction(fraction)
     _, stratum = np.unique(np.asarray(strata, dtype=str), return_inverse=True)
     place = np.empty(len(stratum))
     for index in range(int(stratum.max(initial=-1)) + 1):
