@@ -25,7 +25,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "cosine, 7 negatives, alpha 0.2": {"negatives": 7},
     "dot, 7 negatives, alpha 1 (published)": {"similarity": "dot", "negatives": 7, "alpha": 1.0},
     "dot, all negatives, alpha 0.2": {"similarity": "dot"},
-    "published start, else as the first": {"initialisation": "published"},
+    "published start, else as the first": {"initialisation": "authors"},
 }
 """What differs from the demo's pre-training, besides what main sets for all."""
 
@@ -45,7 +45,7 @@ def main(epochs: int) -> None:
                 model=replace(
                     config.model,
                     decoder_heads=4,
-                    residual_start=1.0,
+                    residual_gamma=1.0,
                     **{k: v for k, v in changes.items() if hasattr(config.model, k)},
                 ),
                 loss=replace(config.loss, **{k: v for k, v in changes.items() if hasattr(config.loss, k)}),

@@ -9,7 +9,7 @@ from medslip import MeDSLIP, Predictor
 from medslip.checkpoints import load_checkpoint
 from medslip.data.images import read_image
 from medslip.errors import InputError
-from medslip.predictor import Answers, present_probability
+from medslip.predictor import Predictions, present_probability
 from medslip.vocabulary import PATHOLOGIES
 
 
@@ -55,7 +55,7 @@ def test_free_text_is_answered_beside_the_vocabulary(predictor, files):
 
 
 def test_columns_pick_pathologies_by_name_and_free_queries_by_index():
-    answers = Answers(np.arange(150, dtype=np.float32).reshape(2, 75), np.array([[-1, -2], [-3, -4]], np.float32))
+    answers = Predictions(np.arange(150, dtype=np.float32).reshape(2, 75), np.array([[-1, -2], [-3, -4]], np.float32))
     effusion = PATHOLOGIES.index("effusion")
     np.testing.assert_array_equal(answers.columns(["effusion", 1, 0]), [[effusion, -2, -1], [75 + effusion, -4, -3]])
     with pytest.raises(InputError, match="unknown pathology 'Effusion'"):
@@ -119,5 +119,5 @@ def test_shifted_copies_begin_a_quarter_of_a_patch_before_and_after_the_image(pr
     torch.testing.assert_close(last[..., : s - 4, : s - 4], image[..., 4:, 4:])
     torch.testing.assert_close(last[..., -1, :-4], image[..., -1, 4:])  # and goes on as the image ends
     assert len(outputs) == 4
-    assert single.pathology_maps is not None
-    torch.testing.assert_close(again.pathology_maps, single.pathology_maps)
+    assert single.maps.pathology is not None
+    torch.testing.assert_close(again.maps.pathology, single.maps.pathology)

@@ -18,7 +18,7 @@ from medslip.model.device import choose_device
 from medslip.tasks import ground, zeroshot_cls
 from medslip.tasks.ground import GroundConfig, GroundedDataConfig
 from medslip.tasks.run_start import PHANTOM, RUNS, begin_run, discard_start, refuse_less, refuse_used, timestamp
-from medslip.tasks.weights import PublishedConfig, newest_phantom_checkpoint, open_weights
+from medslip.tasks.weights import AuthorsConfig, newest_phantom_checkpoint, open_weights
 from medslip.tasks.zeroshot_cls import ImagesConfig, ZeroshotConfig
 from medslip.training.distributed import Device
 
@@ -72,11 +72,11 @@ class EvaluateAllConfig:
     """Evaluate a model on every data set that is there.
 
     Attributes:
-        checkpoint: The weights: ours, or the published .pth; None takes the newest phantom run's.
+        checkpoint: The weights: ours, or the authors' .pth; None takes the newest phantom run's.
         classification: Name -> a data set to classify zero-shot. Those whose path does not exist are left out, and named.
         grounding: Name -> a data set to ground.
         text_encoder: Where the checkpoint's text encoder is, for free text, if not under the name that it recorded.
-        published: How to read the published .pth.
+        authors: How to read the authors' .pth.
         resamples: Bootstrap resamples of patients.
         seed: Of the resamples, and of the patients set aside.
         batch_size: Images at a time.
@@ -89,7 +89,7 @@ class EvaluateAllConfig:
     classification: dict[str, ClassificationSet] = field(default_factory=dict)
     grounding: dict[str, GroundingSet] = field(default_factory=dict)
     text_encoder: str | None = None
-    published: PublishedConfig = field(default_factory=PublishedConfig)
+    authors: AuthorsConfig = field(default_factory=AuthorsConfig)
     resamples: int = 1000
     seed: int = 0
     batch_size: int = 64
@@ -146,7 +146,7 @@ def run(config: EvaluateAllConfig, show: bool = True) -> Path:
         raise InputError(
             f"no data set is there: {paths}; name some, as in --config configs/evaluate_all/published.yaml"
         )
-    provenance = open_weights(checkpoint, config.published).card.provenance
+    provenance = open_weights(checkpoint, config.authors).card.provenance
     begin_run(output, config)
     found: list[Classified | Grounded] = []
     states: list[dict[str, Any]] = []
@@ -225,7 +225,7 @@ def _ground(
 
 def _common(config: EvaluateAllConfig) -> dict[str, Any]:
     """What every evaluation takes alike."""
-    keys = ("checkpoint", "published", "resamples", "seed", "batch_size", "workers", "device")
+    keys = ("checkpoint", "authors", "resamples", "seed", "batch_size", "workers", "device")
     return {key: getattr(config, key) for key in keys}
 
 

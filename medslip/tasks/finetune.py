@@ -23,11 +23,10 @@ import torch
 from torch import Tensor, nn
 
 from medslip.checkpoints import (
-    FINETUNED_FORMAT,
-    FINETUNED_VERSION,
     Checkpoint,
+    load_authors,
     load_checkpoint,
-    load_published_checkpoint,
+    save_finetuned,
 )
 from medslip.data.checks import refuse_shared, refuse_without_scores
 from medslip.data.finetune_loading import (
@@ -79,12 +78,12 @@ from medslip.evaluation.segmentation import (
 )
 from medslip.evaluation.subgroup_means import subgroup_means
 from medslip.evaluation.subgroups import groups_of
-from medslip.files import to_json, write_text, written_whole
+from medslip.files import write_text, written_whole
 from medslip.labels import PRESENT
-from medslip.model.classifier import Classifier, LinearProbe, fourth_stage
-from medslip.model.image_encoder import Trunk, TrunkName
+from medslip.model.classifier import Classifier, LinearProbe
 from medslip.model.segmenter import BRIDGE, Segmenter
-from medslip.model.weights import load_strictly, read_tensors, write_tensors
+from medslip.model.trunk import FourthStage, Trunk, TrunkName
+from medslip.model.weights import load_strictly, read_tensors
 from medslip.tasks.run_start import (
     agreed_folder,
     begin_run,
@@ -101,8 +100,8 @@ from medslip.training.finetuning import CLASSIFICATION_LOSS, SEGMENTATION_LOSS, 
 from medslip.training.optim import OptimConfig
 from medslip.vocabulary import ANATOMIES, PATHOLOGIES
 
-PUBLISHED_TEXT_WIDTH = 768
-"""T of the published checkpoint."""
+AUTHORS_TEXT_WIDTH = 768
+"""T of the authors' checkpoint."""
 
 Arrays = tuple[npt.NDArray[Any], ...]
 
@@ -167,7 +166,7 @@ class FinetuneConfig:
     """What both tasks share.
 
     Attributes:
-        checkpoint: The pre-trained weights: ours, or the published .pth; None takes the newest phantom run's.
+        checkpoint: The pre-trained weights: ours, or the authors' .pth; None takes the newest phantom run's.
         init: How the backbone is initialised.
         data: What to train and test on.
         train: The training loop.
@@ -375,11 +374,11 @@ def open_backbone(config: InitConfig, checkpoint: Path | None, side: int) -> tup
 
 
 def _open_checkpoint(path: Path) -> Checkpoint:
-    """A checkpoint of ours or the published one, which needs no text encoder here, as its prompts are not used."""
+    """A checkpoint of ours or the authors', which needs no text encoder here, as its prompts are not used."""
     if path.suffix not in (".pth", ".pt"):
         return load_checkpoint(path)
-    pathology, anatomy = (torch.zeros(len(names), PUBLISHED_TEXT_WIDTH) for names in (PATHOLOGIES, ANATOMIES))
-    return load_published_checkpoint(path, pathology, anatomy)
+    pathology, anatomy = (torch.zeros(len(names), AUTHORS_TEXT_WIDTH) for names in (PATHOLOGIES, ANATOMIES))
+    return load_authors(path, pathology, anatomy)
 
 
 def describe_init(init: Mapping[str, Any]) -> str:
@@ -753,7 +752,7 @@ class _Classification(_Task[FinetuneClsConfig, LabelledImages]):
         if self.config.linear_probe:
             model: nn.Module = LinearProbe(trunk, classes)
         else:
-            model = Classifier(trunk, fourth_stage(backbone.name, backbone.fourth_stage), classes)
+            model = Classifier(trunk, FourthStage(backbone.name, backbone.fourth_stage), classes)
         return model, backbone.describe(model)
 
     def measure(self, logits: Tensor, targets: Tensor) -> Arrays:
@@ -899,8 +898,6 @@ def _run_seed(
 
     def save_best(progress: Progress, values: dict[str, float]) -> None:
         card = {
-            "format": FINETUNED_FORMAT,
-            "version": FINETUNED_VERSION,
             "task": task.name,
             **task.card(train),
             "transform": backbone.transform.to_dict(),
@@ -909,7 +906,7 @@ def _run_seed(
             "step": progress.step,
             "validation": values,
         }
-        write_tensors(best, objective.model.state_dict(), {"card": to_json(card)})
+        save_finetuned(best, objective.model, card)
 
     best, last, valid = folder / "best.safetensors", folder / "last.safetensors", loader("valid")
     images = np.tile(subsample, config.data.passes)

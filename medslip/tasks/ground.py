@@ -59,11 +59,10 @@ from medslip.evaluation.report import write_report
 from medslip.evaluation.run_folder import attribute_columns, subgroup_lines
 from medslip.evaluation.subgroup_means import subgroup_means
 from medslip.evaluation.subgroups import AttributeScores, groups_of
-from medslip.model.image_encoder import PATCH_CENTRE
 from medslip.model.medslip import MeDSLIPOutput
 from medslip.predictor import Predictor, present_probability
 from medslip.tasks.run_start import PHANTOM, RUNS, begin_run, refuse_less, refuse_used, timestamp
-from medslip.tasks.weights import PublishedConfig, newest_phantom_checkpoint, open_weights
+from medslip.tasks.weights import AuthorsConfig, newest_phantom_checkpoint, open_weights
 from medslip.training.distributed import Device
 from medslip.vocabulary import pathology_index
 
@@ -111,7 +110,7 @@ class GroundConfig:
     """Compare where the model looks with where the findings are.
 
     Attributes:
-        checkpoint: The weights: ours, or the published .pth; None takes the newest phantom run's.
+        checkpoint: The weights: ours, or the authors' .pth; None takes the newest phantom run's.
         data: Which images.
         layers: Decoder layers whose attention is averaged, from 0; none named means all.
         heads: Attention heads of these layers, from 0; none named means all.
@@ -122,7 +121,7 @@ class GroundConfig:
         threshold: Of the model's map, 0 to 1, for IoU, Dice and boxes; None chooses the one of best mean IoU on images that are
             not scored.
         box_iou: IoU, 0 to 1, at which a predicted box finds a true one.
-        published: How to read the published .pth.
+        authors: How to read the authors' .pth.
         resamples: Bootstrap resamples of patients.
         seed: Of the resamples, and of the patients set aside.
         batch_size: Images at a time.
@@ -139,7 +138,7 @@ class GroundConfig:
     anatomy: bool = False
     threshold: float | None = None
     box_iou: float = 0.3
-    published: PublishedConfig = field(default_factory=PublishedConfig)
+    authors: AuthorsConfig = field(default_factory=AuthorsConfig)
     resamples: int = 1000
     seed: int = 0
     batch_size: int = 64
@@ -221,7 +220,7 @@ def run(config: GroundConfig, show: bool = True) -> Mapping[str, Sequence[GroupS
     output = config.output or RUNS / "ground" / timestamp()
     refuse_used(output)
     checkpoint = config.checkpoint or newest_phantom_checkpoint()
-    weights = open_weights(checkpoint, config.published)
+    weights = open_weights(checkpoint, config.authors)
     model = weights.card.model
     _check_numbers("layers", config.layers, model.decoder_layers)
     _check_numbers("heads", config.heads, model.decoder_heads)
@@ -334,7 +333,7 @@ def maps(predictor: Predictor, paths: Sequence[Path], config: GroundConfig, colu
         InputError: An image cannot be read.
     """
     for plain, copies in predictor.shifted_outputs(paths, config.shifts):
-        grids, centre = interleave([_grids(output, columns, config) for output in copies], PATCH_CENTRE)
+        grids, centre = interleave([_grids(output, columns, config) for output in copies], predictor.patch_centre)
         patches = _grids(plain, columns, config)
         answers = present_probability(plain.pathology_logits[:, columns])
         for row in range(len(grids)):
@@ -343,12 +342,12 @@ def maps(predictor: Predictor, paths: Sequence[Path], config: GroundConfig, colu
 
 def _grids(output: MeDSLIPOutput, columns: list[int], config: GroundConfig) -> Grid:
     """B x len(columns) x g x g."""
-    assert output.pathology_maps is not None, "asked for"
-    assert output.anatomy_maps is not None, "asked for"
-    maps = output.pathology_maps[..., columns, :].double().cpu().numpy()
+    assert output.maps.pathology is not None, "requested"
+    assert output.maps.anatomy is not None, "requested"
+    maps = output.maps.pathology[..., columns, :].double().cpu().numpy()
     grids = attention_grids(maps, config.layers, config.heads)
     if config.anatomy:
-        anatomies = attention_grids(output.anatomy_maps.double().cpu().numpy(), config.layers, config.heads)
+        anatomies = attention_grids(output.maps.anatomy.double().cpu().numpy(), config.layers, config.heads)
         grids = grids * anatomy_grids(anatomies, output.icl_logits[..., columns].double().cpu().numpy())
     return np.asarray(grids, np.float64)
 

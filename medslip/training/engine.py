@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from medslip.checkpoints import Progress, load_state, save_state
 from medslip.errors import InputError
 from medslip.files import to_json, write_text
 from medslip.training.distributed import Processes, without_sync
 from medslip.training.optim import OptimConfig, learning_rate_at, make_optimizer
-from medslip.training.state import Progress, load_state, save_state
 
 Precision = Literal["auto", "float32", "bfloat16"]
 

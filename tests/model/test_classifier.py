@@ -7,28 +7,31 @@ import torch
 import torchvision
 
 from medslip.errors import InputError
-from medslip.model.classifier import Classifier, LinearProbe, fourth_stage
-from medslip.model.image_encoder import Trunk
+from medslip.model.classifier import Classifier, LinearProbe
+from medslip.model.trunk import BACKBONES, FourthStage, Trunk
 from medslip.training.optim import OptimConfig, make_optimizer
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-def test_classifier_is_a_whole_resnet(name):
-    """With a ResNet's own weights it must answer as that ResNet does, but for the head's classes."""
-    resnet = getattr(torchvision.models, name)(num_classes=3).eval()
-    trunk = Trunk(name)
-    trunk.load_state_dict({key: value for key, value in resnet.state_dict().items() if key in trunk.state_dict()})
-    model = Classifier(trunk, resnet.layer4, 3).eval()
-    model.head.load_state_dict(resnet.fc.state_dict())
+@pytest.mark.parametrize("name", BACKBONES)
+def test_classifier_is_the_whole_backbone(name, tmp_path):
+    """With a backbone's own weights it must predict what that backbone predicts, but for the head's classes."""
+    torch.manual_seed(0)
+    whole = torchvision.models.get_model(name).eval()
+    weights = str(tmp_path / "weights.pth")
+    torch.save(whole.state_dict(), weights)
+    model = Classifier(Trunk(name, weights), FourthStage(name, weights), 1000).eval()
+    head = [module for module in whole.modules() if isinstance(module, torch.nn.Linear)][-1]
+    model.head.load_state_dict(head.state_dict())
     images = torch.rand(2, 3, 64, 64)
     with torch.inference_mode():
-        torch.testing.assert_close(model(images), resnet(images))
+        torch.testing.assert_close(model(images), whole(images))
 
 
-def test_probe_changes_nothing_but_its_head():
+@pytest.mark.parametrize("name", ["resnet18", "densenet121", "convnext_tiny"])
+def test_probe_changes_nothing_but_its_head(name):
     """A probe whose trunk learns, or whose batch statistics move, measures something else."""
     torch.manual_seed(0)
-    model = LinearProbe(Trunk("resnet18"), 2).train()
+    model = LinearProbe(Trunk(name), 2).train()
     before = {name: tensor.clone() for name, tensor in model.trunk.state_dict().items()}
     optimizer = make_optimizer(model, OptimConfig())
     assert sum(len(group["params"]) for group in optimizer.param_groups) == 2
@@ -37,14 +40,12 @@ def test_probe_changes_nothing_but_its_head():
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.trunk.state_dict().items())
 
 
-def test_fourth_stage_takes_weights_from_a_file(tmp_path):
-    torch.manual_seed(0)
-    resnet = torchvision.models.resnet18()
-    torch.save(resnet.state_dict(), tmp_path / "resnet18.pth")
-    stage = fourth_stage("resnet18", str(tmp_path / "resnet18.pth"))
-    assert torch.equal(stage.state_dict()["0.conv1.weight"], resnet.layer4[0].conv1.weight)
+def test_names_of_a_resnets_fourth_stage_stay():
+    """Fine-tuned checkpoints hold them."""
+    resnet = torchvision.models.resnet50()
+    assert list(FourthStage("resnet50").state_dict()) == list(resnet.layer4.state_dict())
 
 
 def test_unknown_weights_are_one_line():
     with pytest.raises(InputError, match="IMAGENET9"):
-        fourth_stage("resnet18", "IMAGENET9")
+        FourthStage("resnet18", "IMAGENET9")

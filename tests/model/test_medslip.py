@@ -1,13 +1,14 @@
 """The whole model: shapes for every trunk, side and text width; answers that depend on nothing else that is asked."""
 
-from dataclasses import fields
-
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from medslip.errors import InputError
-from medslip.model.medslip import MeDSLIPOutput, ModelConfig, build_model
+from medslip.model.medslip import ModelConfig, build_model
+from medslip.model.trunk import Trunk
+from medslip.training.criterion import Criterion, LossConfig, loss_terms
 
 A, P = 51, 75
 
@@ -20,67 +21,69 @@ def tiny(trunk="resnet18", text_width=24, **config):
 
 @pytest.mark.parametrize(
     ("trunk", "side", "text_width"),
-    [("resnet18", 64, 24), ("resnet18", 96, 768), ("resnet50", 64, 384), ("resnet18", 224, 24)],
+    [
+        ("resnet18", 64, 24),
+        ("resnet18", 96, 768),
+        ("resnet50", 64, 384),
+        ("convnext_tiny", 64, 24),
+        ("resnet18", 224, 24),
+    ],
 )
 def test_shapes_follow_side_and_text_width(trunk, side, text_width):
     """Nothing may assume 196 patches or 768 text values: the demo has 64 and 384."""
     n, layers, heads = (side // 16) ** 2, 2, 4
+    model = tiny(trunk, text_width)
     with torch.inference_mode():
-        images, free = torch.randn(2, 3, side, side), torch.randn(3, text_width)
-        output = tiny(trunk, text_width)(images, free, with_attention=True)
-    expected = {
-        "pathology_logits": (P, 2), "anatomy_logits": (A, 2), "icl_logits": (A, P),
-        "pathology_prototypes": (P, text_width), "anatomy_prototypes": (A, text_width),
-        "pathology_patches": (n, 16), "anatomy_patches": (n, 16), "free_logits": (3, 2),
-        "pathology_maps": (layers, heads, P, n), "anatomy_maps": (layers, heads, A, n),
-        "free_maps": (layers, heads, 3, n),
-        "pathology_attention": (P, n), "anatomy_attention": (A, n), "free_attention": (3, n),
+        output = model(torch.randn(2, 3, side, side), with_attention=True)
+        free, free_maps = model.predict_text(output.patches.pathology, torch.randn(3, text_width), with_attention=True)
+    found = {
+        (P, 2): output.pathology_logits, (A, 2): output.anatomy_logits, (A, P): output.icl_logits,
+        (P, text_width): output.pathology_prototypes, (A, text_width): output.anatomy_prototypes,
+        (n, 16): output.patches.anatomy, (3, 2): free,
+        (layers, heads, P, n): output.maps.pathology, (layers, heads, A, n): output.maps.anatomy,
+        (layers, heads, 3, n): free_maps,
+        (P, n): output.pathology_attention, (A, n): output.anatomy_attention,
     }  # fmt: skip
-    assert {name: tuple(getattr(output, name).shape) for name in expected} == {
-        name: (2, *shape) for name, shape in expected.items()
-    }
-    for name in ("pathology_attention", "anatomy_attention", "free_attention"):
-        attention = getattr(output, name)
+    assert {shape: tuple(tensor.shape) for shape, tensor in found.items()} == {shape: (2, *shape) for shape in found}
+    for attention in (output.pathology_attention, output.anatomy_attention, free_maps):
         torch.testing.assert_close(attention.sum(-1), torch.ones(attention.shape[:-1]))
 
 
-def test_attention_is_computed_only_when_asked_for():
+def test_attention_is_computed_only_when_requested():
+    model = tiny()
     with torch.inference_mode():
-        output = tiny()(torch.randn(1, 3, 64, 64))
-    absent = {field.name for field in fields(MeDSLIPOutput) if getattr(output, field.name) is None}
-    assert absent == {"free_logits", "pathology_maps", "anatomy_maps", "free_maps"}
-    assert output.pathology_attention is output.anatomy_attention is output.free_attention is None
+        output = model(torch.randn(1, 3, 64, 64))
+        assert model.predict_text(output.patches.pathology, torch.randn(1, 24))[1] is None
+    assert output.maps == (None, None)
+    assert output.pathology_attention is output.anatomy_attention is None
 
 
-def test_free_text_changes_no_answer_of_the_vocabulary():
-    """The 75 are calibrated together; asking for fibrosis beside them must not move pneumonia."""
-    model, images = tiny(), torch.randn(2, 3, 64, 64)
-    with torch.inference_mode():
-        alone = model(images, with_attention=True)
-        beside = model(images, 5 * torch.randn(4, 24), with_attention=True)
-    for field in fields(MeDSLIPOutput):
-        before, after = getattr(alone, field.name), getattr(beside, field.name)
-        if before is not None:
-            torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-6, msg=lambda m, n=field.name: f"{n}: {m}")
-
-
-def test_free_text_queries_do_not_see_one_another():
+def test_vocabulary_and_free_text_are_one_decoding_in_which_nothing_sees_free_text():
+    """A free-text query is one more query, as in training; the vocabulary and the other free texts must not notice it."""
     model, images, free = tiny(), torch.randn(2, 3, 64, 64), 5 * torch.randn(3, 24)
+    hidden = torch.zeros(P + 3, P + 3, dtype=torch.bool)
+    hidden[:, P:] = ~torch.eye(3, dtype=torch.bool).repeat(P // 3 + 1, 1)
+    hidden[:P, P:] = True
     with torch.inference_mode():
-        together = model(images, free, with_attention=True)
-        for index in range(3):
-            alone = model(images, free[index : index + 1], with_attention=True)
-            torch.testing.assert_close(together.free_logits[:, index], alone.free_logits[:, 0], rtol=1e-5, atol=1e-6)
-            torch.testing.assert_close(together.free_attention[:, index], alone.free_attention[:, 0])
+        output = model(images)
+        patches = output.patches.pathology
+        queries = model.query_projection(torch.cat([model.pathology_prompts, free])).expand(2, -1, -1)
+        joint = model.pathology_existence(model.query_norm(model.pathology_decoder(queries, patches, hidden)[0]))
+        together, _ = model.predict_text(patches, free)
+        alone = torch.cat([model.predict_text(patches, free[k : k + 1])[0] for k in range(3)], dim=1)
+    torch.testing.assert_close(joint[:, :P], output.pathology_logits, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(joint[:, P:], together, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(alone, together, rtol=1e-5, atol=1e-6)
 
 
 def test_a_free_text_query_sees_the_vocabulary():
-    """It is one more query of the same decoder, as in training, not a query on its own."""
-    model, images, free = tiny(), torch.randn(2, 3, 64, 64), 5 * torch.randn(1, 24)
+    """It is a query of the same decoder, not one on its own."""
+    model, free = tiny(), 5 * torch.randn(1, 24)
     with torch.inference_mode():
-        before = model(images, free).free_logits
+        patches = model(torch.randn(2, 3, 64, 64)).patches.pathology
+        before, _ = model.predict_text(patches, free)
         model.pathology_prompts += 3
-        assert (model(images, free).free_logits - before).abs().max() > 1e-4
+        assert (model.predict_text(patches, free)[0] - before).abs().max() > 1e-4
 
 
 def test_an_image_is_answered_alike_whatever_its_batch():
@@ -103,7 +106,7 @@ def test_streams_have_their_own_weights_but_share_projection_and_norm():
 
 def test_linear_weights_start_at_the_published_deviation_and_the_trunk_as_torchvision_has_it():
     """At torch's own start the existence heads would begin saturated; at 0.02 the trunk would not train."""
-    model = tiny(width=64, initialisation="published")
+    model = tiny(width=64, initialisation="authors")
     weights = {
         name: module.weight
         for name, module in model.named_modules()
@@ -127,8 +130,8 @@ def test_scaled_start_lets_the_image_through_and_tells_queries_apart():
     assert queries.mean().abs() < 0.05
     assert queries.std().item() == pytest.approx(1, rel=0.05)
     output = model(torch.randn(2, 3, 64, 64))
-    assert 0.1 < output.pathology_patches.std() < 3
-    assert output.pathology_patches.std().item() == pytest.approx(output.anatomy_patches.std().item(), rel=0.5)
+    assert 0.1 < output.patches.pathology.std() < 3
+    assert output.patches.pathology.std().item() == pytest.approx(output.patches.anatomy.std().item(), rel=0.5)
 
 
 def test_dot_similarity_is_the_published_product_without_temperature():
@@ -140,40 +143,51 @@ def test_dot_similarity_is_the_published_product_without_temperature():
     with torch.inference_mode():
         output = model(images)
     torch.testing.assert_close(output.icl_logits, f["anatomy"] @ f["pathology"].mT)
-    assert model.protocl_scale is None
+    assert output.protocl_scale is None
     assert not any("scale" in name for name in model.state_dict())
 
 
 def test_cosine_similarity_stays_within_its_learnt_temperature():
     model = tiny()
     with torch.inference_mode():
-        logits = model(torch.randn(1, 3, 64, 64)).icl_logits
-    assert logits.abs().max() <= model.icl_log_scale.exp() + model.icl_bias.abs() + 1e-4
-    assert model.protocl_scale.item() == pytest.approx(1 / 0.07)
+        output = model(torch.randn(1, 3, 64, 64))
+    assert output.icl_logits.abs().max() <= model.icl_log_scale.exp() + model.icl_bias.abs() + 1e-4
+    assert output.protocl_scale.item() == pytest.approx(1 / 0.07)
 
 
 def test_every_parameter_learns_from_the_five_losses():
     """With several processes, a parameter without gradient stops the run."""
-    from medslip.training.criterion import LossConfig, medslip_loss
-
+    criterion = Criterion(loss_terms(LossConfig()))
     for similarity in ("dot", "cosine"):
         model = tiny(similarity=similarity, dropout=0.0).train()
         labels = torch.full((2, A, P), -1)
         labels[:, 4, 8], labels[:, 50, 0] = 1, 0
         output = model(torch.randn(2, 3, 64, 64))
-        medslip_loss(model, output, labels, LossConfig())[0].backward()
+        criterion(output, labels)[0].backward()
         assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+
+
+@pytest.mark.parametrize("initialisation", ["scaled", "authors"])
+def test_initialisation_leaves_the_trunk_alone(initialisation, tmp_path):
+    """A ConvNeXt has linear layers too: ImageNet weights would be overwritten unnoticed."""
+    whole = torchvision.models.convnext_tiny()
+    torch.save(whole.state_dict(), tmp_path / "convnext.pth")
+    model = tiny("convnext_tiny", trunk_weights=str(tmp_path / "convnext.pth"), initialisation=initialisation)
+    expected = Trunk("convnext_tiny", str(tmp_path / "convnext.pth")).state_dict()
+    found = model.image_encoder.trunk.state_dict()
+    assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
+        ({"residual_gamma": 0.5, "trunk": "densenet121"}, "model.residual_gamma: only a ResNet"),
         ({"width": 18}, "model.width"),
         ({"decoder_layers": 0}, "model.decoder_layers"),
         ({"dropout": 1.5}, "model.dropout"),
-        ({"residual_start": 0.0}, "model.residual_start"),
-        ({"residual_start": 1.5}, "model.residual_start"),
-        ({"residual_start": 0.5, "trunk_weights": "IMAGENET1K_V1"}, "model.residual_start"),
+        ({"residual_gamma": 0.0}, "model.residual_gamma"),
+        ({"residual_gamma": 1.5}, "model.residual_gamma"),
+        ({"residual_gamma": 0.5, "trunk_weights": "IMAGENET1K_V1"}, "model.residual_gamma"),
     ],
 )
 def test_impossible_shape_is_bad_input_that_names_the_key(change, words):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medslip.model.image_encoder import Trunk
 from medslip.model.segmenter import Segmenter
+from medslip.model.trunk import BACKBONES, Trunk
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-def test_skips_follow_the_trunk_and_one_logit_a_pixel_comes_out(name):
+@pytest.mark.parametrize("name", BACKBONES)
+def test_skips_follow_the_trunk_and_one_logit_per_pixel_comes_out(name):
     """A skip of another width would fail for one of the trunks."""
     model = Segmenter(Trunk(name), bridge=32).eval()
     with torch.inference_mode():

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from medslip.checkpoints import load_published
+from medslip.checkpoints import load_authors
 from medslip.errors import InputError
 from medslip.losses import existence_loss, existence_of, icl_loss, protocl_loss
 from medslip.training import criterion
@@ -62,7 +62,7 @@ def state(figures):
 @pytest.fixture(scope="module")
 def answered(state, inputs):
     images, pathology, anatomy = inputs
-    model = load_published({"model": state}, pathology, anatomy)
+    model = load_authors({"model": state}, pathology, anatomy).model
     with torch.inference_mode():
         return model, model(images, with_attention=True)
 
@@ -75,8 +75,8 @@ def answered(state, inputs):
         ("icl_logits", lambda o: o.icl_logits),
         ("attention_pathology", lambda o: o.pathology_attention),
         ("attention_anatomy", lambda o: o.anatomy_attention),
-        ("patches_pathology_mean", lambda o: o.pathology_patches.mean(dim=1)),
-        ("patches_anatomy_mean", lambda o: o.anatomy_patches.mean(dim=1)),
+        ("patches_pathology_mean", lambda o: o.patches.pathology.mean(dim=1)),
+        ("patches_anatomy_mean", lambda o: o.patches.anatomy.mean(dim=1)),
     ],
 )
 def test_output_equals_the_published_models(figures, answered, figure, ours):
@@ -113,7 +113,8 @@ def test_losses_equal_the_published_models(figures, answered, monkeypatch):
     # The criterion itself, with the published draw in place of ours.
     draws = iter([drawn("candidates_pathology"), drawn("candidates_anatomy")])
     monkeypatch.setattr(criterion, "draw_negatives", lambda *_: next(draws))
-    total = criterion.medslip_loss(model, output, labels, criterion.LossConfig(negatives=7))[0]
+    terms = criterion.loss_terms(criterion.LossConfig(negatives=7))
+    total = criterion.Criterion(terms)(output, labels)[0]
     assert abs(total.item() / figures["losses"][0] - 1) < 1e-4
     for name, expected in zip(figures["loss_names"], figures["losses"], strict=True):
         relative = abs(ours[str(name)].item() / expected - 1)
@@ -124,7 +125,7 @@ def test_losses_equal_the_published_models(figures, answered, monkeypatch):
 def test_other_spelling_and_parallel_prefix_are_read(state, inputs, answered):
     """A file saved from DataParallel, or with the older name of the query projection, must load to the same model."""
     renamed = {f"module.{name.replace('pathology_embedding', 'disease_embedding')}": t for name, t in state.items()}
-    ours = load_published(renamed, *inputs[1:]).state_dict()
+    ours = load_authors(renamed, *inputs[1:]).model.state_dict()
     assert all(torch.equal(tensor, ours[name]) for name, tensor in answered[0].state_dict().items())
 
 
@@ -132,15 +133,15 @@ def test_missing_and_left_over_weights_are_named(state, inputs):
     wrong = dict(state)
     wrong["mask_maker.weight"] = wrong.pop("mask_generator.weight")
     with pytest.raises(InputError, match=r"1 missing \(image_encoder.gate.weight\); 1 left over \(mask_maker.weight\)"):
-        load_published(wrong, *inputs[1:])
+        load_authors(wrong, *inputs[1:])
     with pytest.raises(InputError, match="pathology_prompts: embeddings of shape"):
-        load_published(state, inputs[1][:, :384], inputs[2])
+        load_authors(state, inputs[1][:, :384], inputs[2])
 
 
 def test_published_file_is_read_with_weights_only(tmp_path, state, inputs, answered):
     torch.save({"model": state}, tmp_path / "published.pth")
-    ours = load_published(tmp_path / "published.pth", *inputs[1:])
+    ours = load_authors(tmp_path / "published.pth", *inputs[1:]).model
     assert torch.equal(ours.query_norm.weight, state["decoder_pathology.norm.weight"])
     (tmp_path / "cut.pth").write_bytes((tmp_path / "published.pth").read_bytes()[:1000])
     with pytest.raises(InputError, match=r"cut\.pth"):
-        load_published(tmp_path / "cut.pth", *inputs[1:])
+        load_authors(tmp_path / "cut.pth", *inputs[1:])

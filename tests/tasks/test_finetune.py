@@ -209,7 +209,7 @@ def test_a_reopened_segmenter_gives_the_numbers_of_its_run(seg):
 
 
 def test_a_pretrained_checkpoint_is_not_a_fine_tuned_model(tiny_checkpoint):
-    with pytest.raises(InputError, match="no fine-tuned model"):
+    with pytest.raises(InputError, match="not a fine-tuned model"):
         load_finetuned(tiny_checkpoint)
 
 

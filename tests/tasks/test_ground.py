@@ -22,7 +22,7 @@ from medslip.errors import InputError
 from medslip.evaluation import subgroup_means
 from medslip.evaluation.grounding import mean_box_grid
 from medslip.evaluation.grounding_scores import SCORES, CaseScores
-from medslip.model.image_encoder import PATCH_CENTRE
+from medslip.model.image_encoder import Streams
 from medslip.predictor import Predictor
 from medslip.tasks import ground
 from medslip.tasks.ground import GroundConfig, GroundedDataConfig
@@ -211,14 +211,14 @@ def test_the_map_is_highest_where_the_patch_is_centred(config, corpus, shifts):
     attention = torch.full((1, 1, 1, 75, 16), 0.01)
     attention[..., 1 * 4 + 2] = 1.0  # in each copy the same patch: their mean is highest around its place in the image
     output = SimpleNamespace(
-        pathology_maps=attention, anatomy_maps=attention, pathology_logits=torch.zeros(1, 75, 2), icl_logits=None
+        maps=Streams(attention, attention), pathology_logits=torch.zeros(1, 75, 2), icl_logits=None
     )
-    predictor = SimpleNamespace(shifted_outputs=lambda paths, k: [(output, [output] * k**2)])
+    predictor = SimpleNamespace(patch_centre=0.5 / 16, shifted_outputs=lambda paths, k: [(output, [output] * k**2)])
     case = ground.look(predictor, images, replace(config, shifts=shifts))[0]
     scored = ground._answer(case, {}, "model").heat_map(*case.frame)
     for heat in (scored, ground._tile("best", case, 1.0).heat_map):
         top, left = (places.mean() for places in np.nonzero(heat > 1 - 1e-9))
-        expected = ((1 + PATCH_CENTRE) * 16, (2 + PATCH_CENTRE) * 16)  # patches of 16 pixels in a frame of 64
+        expected = ((1 + 0.5 / 16) * 16, (2 + 0.5 / 16) * 16)  # patches of 16 pixels in a frame of 64
         assert (top + 0.5, left + 0.5) == pytest.approx(expected, abs=0.51)
 
 

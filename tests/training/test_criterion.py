@@ -1,4 +1,4 @@
-"""How the losses are put together: weights, forms, and what a batch's share is."""
+"""How the losses are put together: names, weights, forms, and a batch's part in a global count."""
 
 import pytest
 import torch
@@ -6,11 +6,17 @@ import torch
 from medslip.data.loading import Batch
 from medslip.data.transforms import EvaluationTransform
 from medslip.errors import InputError
-from medslip.losses import LossCounts, loss_counts
+from medslip.losses import existence_of
 from medslip.model.medslip import ModelConfig, build_model
-from medslip.training.criterion import LOSS_NAMES, LossConfig, PretrainingObjective, medslip_loss
+from medslip.training.criterion import Criterion, LossConfig, LossTerm, PretrainingObjective, loss_terms
 
 CONFIG = ModelConfig("resnet18", width=16, decoder_layers=1, feed_forward=16, dropout=0.0)
+
+
+def losses(output, labels, seed=0, **config):
+    """All losses of a batch."""
+    generator = torch.Generator().manual_seed(seed)
+    return Criterion(loss_terms(LossConfig(**config)))(output, labels, generator=generator)
 
 
 @pytest.fixture(scope="module")
@@ -33,60 +39,94 @@ def output(model, batch):
         return model(EvaluationTransform(32).normalise(batch.images))
 
 
-def test_total_is_existence_plus_alpha_protocl_plus_beta_icl(model, output, batch):
+def test_total_is_existence_plus_alpha_protocl_plus_beta_icl(output, batch):
     """The logged parts must be what is summed, and a weight must weigh its own loss alone."""
-    plain = medslip_loss(model, output, batch.labels, LossConfig())
-    assert len(plain) == len(LOSS_NAMES)
+    plain = losses(output, batch.labels)
     torch.testing.assert_close(plain[0], plain[1:].sum())
-    weighted = medslip_loss(model, output, batch.labels, LossConfig(alpha=0.5, beta=3.0))
+    weighted = losses(output, batch.labels, alpha=0.5, beta=3.0)
     torch.testing.assert_close(weighted[1:], plain[1:])
     torch.testing.assert_close(weighted[0], (torch.tensor([1.0, 0.5, 1.0, 0.5, 3.0]) * plain[1:]).sum())
-    assert LOSS_NAMES == (
+    assert Criterion(loss_terms(LossConfig())).names == (
         "total", "existence_pathology", "protocl_pathology", "existence_anatomy", "protocl_anatomy", "icl",
     )  # fmt: skip
 
 
-def test_drawn_negatives_follow_the_generator(model, output, batch):
+def test_drawn_negatives_follow_the_generator(output, batch):
     """Validation compares epochs: its negatives must be the same ones each time."""
 
     def loss(seed, negatives=7):
-        generator = torch.Generator().manual_seed(seed)
-        return medslip_loss(model, output, batch.labels, LossConfig(negatives=negatives), generator)
+        return losses(output, batch.labels, seed, negatives=negatives)
 
     assert torch.equal(loss(0), loss(0))
     assert not torch.equal(loss(0), loss(1))
     assert torch.equal(loss(0, "all"), loss(1, "all"))
-    assert (loss(0)[[2, 4]] < loss(0, "all")[[2, 4]]).all()  # fewer wrong answers to choose from
+    assert (loss(0)[[2, 4]] < loss(0, "all")[[2, 4]]).all()  # fewer negatives to choose from
     assert torch.equal(loss(0)[[1, 3, 5]], loss(0, "all")[[1, 3, 5]])
 
 
-def test_objective_answers_what_the_loss_of_the_model_is(model, output, batch):
-    objective = PretrainingObjective(model, EvaluationTransform(32).normalise, LossConfig()).eval()
+def test_objective_is_the_criterion_on_the_models_output(model, output, batch):
+    criterion = Criterion(loss_terms(LossConfig()))
+    objective = PretrainingObjective(model, EvaluationTransform(32).normalise, criterion).eval()
     counts = objective.counts(batch)
-    assert torch.equal(counts, loss_counts(batch.labels).stack())
+    pathology, anatomy = existence_of(batch.labels)
+    known = ((pathology >= 0), (pathology == 1), (anatomy >= 0), (anatomy == 1), (batch.labels >= 0))
+    assert counts.tolist() == [float(cells.sum()) for cells in known]
     with torch.no_grad():
         found = objective(batch, counts, torch.Generator())
         halved = objective(batch, 2 * counts, torch.Generator())
-    torch.testing.assert_close(found, medslip_loss(model, output, batch.labels, LossConfig()), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found, losses(output, batch.labels), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(halved, found / 2)
 
 
-def test_protocl_is_computed_in_float32_under_autocast(model, output, batch):
-    """In bfloat16 a dot product of 768 values is off by more than the differences that the loss turns on."""
-    published = LossConfig(negatives=7)
-    expected = medslip_loss(model, output, batch.labels, published, torch.Generator().manual_seed(0))
+def test_parts_of_a_batch_add_up_to_the_whole(output, batch, model):
+    """With several processes or accumulation steps, each divides its own losses by the counts of all."""
+    criterion = Criterion(loss_terms(LossConfig()))
+    counts = criterion.counts(batch.labels)
+    with torch.no_grad():
+        images = EvaluationTransform(32).normalise(batch.images)
+        parts = [criterion(model(images[rows]), batch.labels[rows], counts) for rows in (slice(0, 1), slice(1, None))]
+    torch.testing.assert_close(sum(parts), criterion(output, batch.labels), rtol=1e-4, atol=1e-5)
+    halves = [criterion.counts(batch.labels[rows]) for rows in (slice(0, 1), slice(1, None))]
+    assert torch.equal(sum(halves), counts)
+
+
+def test_protocl_is_computed_in_float32_under_autocast(output, batch):
+    """In bfloat16 a dot product of 768 values is off by more than the differences that the loss depends on."""
+    expected = losses(output, batch.labels, negatives=7)
     with torch.autocast("cpu", torch.bfloat16):
-        found = medslip_loss(model, output, batch.labels, published, torch.Generator().manual_seed(0))
+        found = losses(output, batch.labels, negatives=7)
     assert torch.equal(found, expected)
 
 
-def test_counts_survive_stacking():
-    counts = LossCounts(*map(torch.tensor, (1.0, 2.0, 3.0, 4.0, 5.0)))
-    assert LossCounts.unstack(counts.stack()) == counts
+def test_a_new_loss_is_one_function_and_one_entry(model, output, batch):
+    """Its name, weight and count reach total, logs and gradient without any other change."""
+
+    def prototype_length(output, targets, count):
+        """How long the prototypes of present pathologies are."""
+        return output.pathology_prototypes[targets.pathology == 1].square().sum() / count.clamp(min=1)
+
+    terms = loss_terms(LossConfig())
+    terms["prototype_length"] = LossTerm(0.1, prototype_length, lambda targets: (targets.pathology == 1).sum())
+    criterion = Criterion(terms)
+    plain, found = losses(output, batch.labels), criterion(output, batch.labels)
+    assert criterion.names[-1] == "prototype_length"
+    torch.testing.assert_close(found[:-1][1:], plain[1:])
+    torch.testing.assert_close(found[0], plain[0] + 0.1 * found[-1])
+    present = existence_of(batch.labels)[0] == 1
+    torch.testing.assert_close(found[-1], output.pathology_prototypes[present].square().sum(-1).mean())
+    objective = PretrainingObjective(model, EvaluationTransform(32).normalise, criterion)
+    gradients = []
+    for weight in (1.0, 0.0):
+        terms["prototype_length"] = LossTerm(weight, prototype_length, terms["prototype_length"].count)
+        objective.criterion = Criterion(terms)
+        model.zero_grad()
+        objective(batch, objective.counts(batch), torch.Generator())[0].backward()
+        gradients.append(model.pathology_prototype.bias.grad.clone())
+    assert not torch.allclose(*gradients)
 
 
 def test_batch_without_labels_is_a_programming_error(model, batch):
-    objective = PretrainingObjective(model, EvaluationTransform(32).normalise, LossConfig())
+    objective = PretrainingObjective(model, EvaluationTransform(32).normalise, Criterion(loss_terms(LossConfig())))
     with pytest.raises(AssertionError, match="without labels"):
         objective.counts(Batch(batch.images, batch.indices))
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from medslip.checkpoints import Progress, load_state, save_state
 from medslip.errors import InputError
 from medslip.model.weights import read_tensors, write_tensors
 from medslip.training.optim import OptimConfig, make_optimizer
-from medslip.training.state import Progress, load_state, save_state
 
 
 def trained(seed):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from medslip.checkpoints import Card, load_checkpoint, load_published_checkpoint, save_checkpoint
+from medslip.checkpoints import Card, load_authors, load_checkpoint, save_checkpoint
 from medslip.data.transforms import EvaluationTransform
 from medslip.errors import InputError
 from medslip.model.medslip import ModelConfig, build_model
@@ -213,16 +213,20 @@ def test_free_text_without_a_recorded_encoder_is_bad_input(saved, card, tmp_path
 
 @pytest.mark.parametrize(
     ("state", "words"),
-    [({"model": 3}, "no state dict"), ({"a": 1}, "no state dict"), ({"a": torch.ones(1)}, "not a published MeDSLIP")],
+    [
+        ({"model": 3}, "not a state dict"),
+        ({"a": 1}, "not a state dict"),
+        ({"a": torch.ones(1)}, "not the authors' MeDSLIP"),
+    ],
 )
 def test_something_else_than_the_published_state_is_bad_input(state, words):
     with pytest.raises(InputError, match=words):
-        load_published_checkpoint(state, torch.ones(75, 8), torch.ones(51, 8))
+        load_authors(state, torch.ones(75, 8), torch.ones(51, 8))
 
 
 def test_published_prompts_are_both_texts_or_both_embeddings(saved):
     with pytest.raises(InputError, match="both as texts or both as embeddings"):
-        load_published_checkpoint(
+        load_authors(
             {
                 "query_projection.weight": torch.ones(4, 4),
                 "pathology_decoder.layers.0.linear1.weight": torch.ones(4, 4),
@@ -236,14 +240,14 @@ def test_published_state_of_impossible_shape_is_named():
     """The message would name a key that the user never gave, and no file."""
     state = {"disease_embedding_layer.weight": torch.ones(30, 8)}
     state["decoder_disease.layers.0.linear1.weight"] = torch.ones(16, 30)
-    with pytest.raises(InputError, match=r"published state dict: .*model\.width: 30"):
-        load_published_checkpoint(state, torch.ones(75, 8), torch.ones(51, 8))
+    with pytest.raises(InputError, match=r"the authors' state dict: .*model\.width: 30"):
+        load_authors(state, torch.ones(75, 8), torch.ones(51, 8))
     state["disease_embedding_layer.weight"] = torch.ones(())
-    with pytest.raises(InputError, match="is no matrix"):
-        load_published_checkpoint(state, torch.ones(75, 8), torch.ones(51, 8))
+    with pytest.raises(InputError, match="is not a matrix"):
+        load_authors(state, torch.ones(75, 8), torch.ones(51, 8))
 
 
 def test_unknown_trunk_is_bad_input():
     """A card from a later version would end in torchvision's traceback."""
-    with pytest.raises(InputError, match=r"model\.trunk: 'resnet152' is none of"):
+    with pytest.raises(InputError, match=r"model\.trunk: 'resnet152' is not one of"):
         ModelConfig(trunk="resnet152")

@@ -1,4 +1,4 @@
-"""What a run needs to go on as if it had never stopped: weights, optimiser, step, best score. One file, replaced atomically."""
+"""The state of a training run: weights, optimiser, step, best score. One file, replaced atomically."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Progress:
     Attributes:
         step: Optimiser steps done.
         best_score: Best validation score so far, None before the first.
-        steps_per_epoch: To notice that a run is resumed with other data or batch size.
+        steps_per_epoch: Detects that a run is resumed with other data or another batch size.
     """
 
     step: int = 0
@@ -29,10 +29,9 @@ class Progress:
 
 
 def save_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
-    """Write everything that resuming needs. Random numbers are functions of seed and step: there is no state of theirs."""
+    """Write all that resuming needs. Random numbers are functions of seed and step, so they have no state to save."""
     tensors: dict[str, Tensor] = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    state = optimizer.state_dict()["state"]
-    for index, values in state.items():
+    for index, values in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in values.items()}
     write_tensors(path, tensors, {"progress": json.dumps(asdict(progress))})
 
@@ -41,23 +40,22 @@ def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -
     """Restore what save_state wrote, into a model and optimiser of the same shape.
 
     Raises:
-        InputError: The file is missing, damaged, or of another model.
+        InputError: The file is missing, damaged, or belongs to another model.
     """
     tensors, metadata = read_tensors(path)
     if "progress" not in metadata:
         raise InputError(f"{path}: not the state of a run; resume from a run's last.safetensors")
-    load_strictly(
-        model,
-        {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")},
-        str(path),
-    )
+    weights: dict[str, Tensor] = {}
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            _, index, key = name.split(".")
+        part, rest = name.split(".", 1)
+        if part == "model":
+            weights[rest] = tensor
+        else:
+            index, key = rest.split(".")
             state.setdefault(int(index), {})[key] = tensor
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    load_strictly(model, weights, str(path))
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     saved = json.loads(metadata["progress"])
-    # Earlier versions also wrote what nothing reads any more.
+    # Earlier versions wrote further keys.
     return Progress(**{field.name: saved[field.name] for field in fields(Progress)})

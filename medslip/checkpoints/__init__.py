@@ -1,0 +1,20 @@
+"""Every file format of weights: ours, fine-tuned models, the state of a training run, and the authors' release."""
+
+from medslip.checkpoints.authors import load_authors
+from medslip.checkpoints.finetuned import FineTuned, load_finetuned, save_finetuned
+from medslip.checkpoints.pretrained import Card, Checkpoint, load_checkpoint, save_checkpoint
+from medslip.checkpoints.state import Progress, load_state, save_state
+
+__all__ = [
+    "Card",
+    "Checkpoint",
+    "FineTuned",
+    "Progress",
+    "load_authors",
+    "load_checkpoint",
+    "load_finetuned",
+    "load_state",
+    "save_checkpoint",
+    "save_finetuned",
+    "save_state",
+]

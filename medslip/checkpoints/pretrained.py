@@ -1,0 +1,147 @@
+"""Our checkpoints: one safetensors file that carries its own description.
+
+A checkpoint is one file, so that it can be copied, renamed and replaced atomically. Its header holds the Card as JSON;
+FILE.json next to it repeats the card for people.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from medslip.data.transforms import EvaluationTransform
+from medslip.errors import InputError
+from medslip.files import to_json, write_text
+from medslip.model.medslip import MeDSLIP, ModelConfig, build_model
+from medslip.model.text_encoder import TextConfig, TextEncoder, TextIdentity
+from medslip.model.weights import load_strictly, read_tensors, write_tensors
+from medslip.version import __version__
+from medslip.vocabulary import ANATOMIES, PATHOLOGIES, Prompts
+
+_FORMAT, _VERSION = "medslip-checkpoint", 1
+
+_RENAMED = {"null_patch": "add_zero_attn", "residual_start": "residual_gamma", "published": "authors"}
+"""Keys and values of a card's model that had other names before version 1.0 -> today's."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """The description in a checkpoint.
+
+    Attributes:
+        model: The architecture.
+        transform: How an image is prepared for the model.
+        text: The text encoder that embedded the prompts; None where embeddings were given.
+        prompts: The texts of the prompts; None where embeddings were given.
+        provenance: Where the weights come from: version, step, scores, config.
+    """
+
+    model: ModelConfig
+    transform: EvaluationTransform
+    text: TextIdentity | None = None
+    prompts: Prompts | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """As one JSON object."""
+        return to_json({"format": _FORMAT, "version": _VERSION, "medslip": __version__, **asdict(self)}, indent=1)
+
+    @staticmethod
+    def from_json(text: str, source: str) -> Card:
+        """The inverse of to_json.
+
+        Raises:
+            InputError: The text is not a card of this version.
+        """
+        try:
+            data = json.loads(text)
+            if (data["format"], data["version"]) != (_FORMAT, _VERSION):
+                raise InputError(
+                    f"{data['format']} of version {data['version']}; this reads {_FORMAT} of version {_VERSION}"
+                )
+            model, prompts = _renamed(data["model"]), data["prompts"]
+            return Card(
+                model=ModelConfig(**{**model, "trunk_weights": None}),
+                transform=EvaluationTransform.from_dict(data["transform"]),
+                text=None if data["text"] is None else TextIdentity(**data["text"]),
+                prompts=None if prompts is None else Prompts(tuple(prompts["pathology"]), tuple(prompts["anatomy"])),
+                provenance=data["provenance"],
+            )
+        except (InputError, KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{source}: the checkpoint's description cannot be read ({error})") from None
+
+
+def _renamed(model: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        _RENAMED.get(key, key): _RENAMED.get(value, value) if isinstance(value, str) else value
+        for key, value in model.items()
+    }
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model, in eval mode, with its card."""
+
+    model: MeDSLIP
+    card: Card
+
+    def encode_free_text(self, texts: Sequence[str], encoder: str | None = None) -> Tensor:
+        """Embed free-text queries with the encoder of the checkpoint's training.
+
+        Args:
+            texts: F queries.
+            encoder: Where that encoder is on this machine; None takes the name that the checkpoint recorded.
+
+        Returns:
+            F x T.
+
+        Raises:
+            InputError: The checkpoint does not name its encoder, or this is a different one.
+        """
+        own = self.card.text
+        if own is None:
+            raise InputError("free text: this checkpoint does not say which text encoder it was trained with")
+        found = TextEncoder(TextConfig(encoder or own.encoder, own.sep, own.max_tokens))
+        if found.identity.sha256 != own.sha256:
+            raise InputError(
+                f"free text: the checkpoint was trained with {own.encoder} (SHA-256 {own.sha256[:12]}...), "
+                f"{found.config.encoder} has other weights ({found.identity.sha256[:12]}...)"
+            )
+        return found.encode(texts)
+
+
+def save_checkpoint(path: Path, model: MeDSLIP, card: Card) -> None:
+    """Write weights and card to ``path`` (.safetensors), and the card also to FILE.json."""
+    path = Path(path)
+    write_tensors(path, model.state_dict(), {"card": card.to_json()})
+    write_text(path.with_suffix(".json"), card.to_json() + "\n")
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint written by save_checkpoint; needs no text encoder.
+
+    Raises:
+        InputError: The file is missing, damaged, not one of our checkpoints, or its weights do not fit its card.
+    """
+    tensors, metadata = read_tensors(path)
+    if "card" not in metadata:
+        raise InputError(
+            f"{path}: a safetensors file without a MeDSLIP description; give a checkpoint written by pre-training, "
+            "or the authors' .pth"
+        )
+    card = Card.from_json(metadata["card"], str(path))
+    pathology, anatomy = (tensors.get(f"{stream}_prompts", Tensor()) for stream in ("pathology", "anatomy"))
+    width = pathology.shape[-1]
+    if (pathology.shape, anatomy.shape) != ((len(PATHOLOGIES), width), (len(ANATOMIES), width)):
+        raise InputError(
+            f"{path}: pathology_prompts and anatomy_prompts have shapes {tuple(pathology.shape)} and "
+            f"{tuple(anatomy.shape)}; the vocabulary needs {len(PATHOLOGIES)} and {len(ANATOMIES)} embeddings of one width"
+        )
+    model = build_model(card.model, pathology, anatomy)
+    load_strictly(model, tensors, str(path))
+    return Checkpoint(model.eval(), card)
