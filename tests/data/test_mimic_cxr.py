@@ -181,7 +181,7 @@ def test_incomplete_tables_are_refused(root: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (json.dumps(GRAPHS)[:-40], r"graphs\.json: the file is cut short .*s50000003"),
+        (json.dumps(GRAPHS)[:-40], r"graphs\.json: is truncated .*s50000003"),
         (json.dumps({**GRAPHS, "s50000001": {"entities": {}}}), "study s50000001 has two graphs"),
         (json.dumps({"report": {"entities": {}}}), "report report names no study"),
         (json.dumps({"0": {"entities": {}}}), "no graph is of a study in"),

@@ -29,37 +29,37 @@ OBJECTS = st.dictionaries(st.text(max_size=5), st.dictionaries(st.text(max_size=
 def test_chunk_size_does_not_matter(
     tmp_path_factory: pytest.TempPathFactory, whole: dict[str, Any], chunk: int, indent: int | None, ascii_only: bool
 ) -> None:
-    """An entry that straddles two chunks would be lost, or taken for the end of the file."""
+    """An entry that spans two chunks would be lost, or taken for the end of the file."""
     path = tmp_path_factory.mktemp("stream") / "graphs.json"
     path.write_text(json.dumps(whole, indent=indent, ensure_ascii=ascii_only) + "\n", "utf-8")
     assert list(iter_members(path, chunk)) == list(whole.items())
 
 
 @given(st.data(), st.integers(1, 40))
-def test_a_file_cut_anywhere_is_refused(
+def test_a_file_truncated_anywhere_is_an_error(
     tmp_path_factory: pytest.TempPathFactory, draw: st.DataObject, chunk: int
 ) -> None:
-    """A download that broke off would prepare half of the reports and say nothing."""
+    """After an interrupted download, half of the reports would be prepared without a warning."""
     text = json.dumps({f"s{number}": {"a": [True, None, -1.5e3, 'é"\\'], "b": {}} for number in range(3)})
     path = tmp_path_factory.mktemp("stream") / "graphs.json"
     path.write_text(text[: draw.draw(st.integers(0, len(text) - 1))], "utf-8")
-    with pytest.raises(InputError, match=r"graphs\.json: the file is cut short at character \d+ \("):
+    with pytest.raises(InputError, match=r"graphs\.json: is truncated at character \d+ \("):
         list(iter_members(path, chunk))
 
 
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("[1]", "does not begin with a JSON object"),
+        ("[1]", "does not start with a JSON object"),
         ('{"a" 1}', 'no ":"'),
         ('{"a": {"x" 1}}', "not valid JSON"),
         ('{"a": {}; "b": {}}', 'neither "," nor "}"'),
         ('{"a": {}, 3}', "no key"),
-        ('{"a": {}} {"b"', "goes on after"),
+        ('{"a": {}} {"b"', "continues after"),
     ],
 )
 @pytest.mark.parametrize("chunk", [1, 1000])
-def test_text_that_is_not_such_json_is_refused(tmp_path: Path, text: str, fault: str, chunk: int) -> None:
+def test_text_that_is_not_a_json_object_is_an_error(tmp_path: Path, text: str, fault: str, chunk: int) -> None:
     """A damaged file would be read in part, or end in a traceback."""
     path = tmp_path / "graphs.json"
     path.write_text(text)
@@ -68,7 +68,7 @@ def test_text_that_is_not_such_json_is_refused(tmp_path: Path, text: str, fault:
     assert str(path) in str(caught.value)
 
 
-def test_missing_file_folder_and_bytes_are_refused(tmp_path: Path) -> None:
+def test_missing_files_folders_and_binary_files_are_errors(tmp_path: Path) -> None:
     """A wrong path would end in a traceback."""
     with pytest.raises(InputError, match="not found"):
         list(iter_members(tmp_path / "none.json"))
@@ -79,7 +79,7 @@ def test_missing_file_folder_and_bytes_are_refused(tmp_path: Path) -> None:
         list(iter_members(tmp_path / "bytes.json"))
 
 
-def test_an_entry_nested_beyond_measure_is_refused(tmp_path: Path) -> None:
+def test_too_deep_nesting_is_an_error(tmp_path: Path) -> None:
     """A damaged file would end in a traceback."""
     path = tmp_path / "graphs.json"
     path.write_text('{"a": ' + "[" * 200_000 + "]" * 200_000 + "}")

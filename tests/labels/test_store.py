@@ -1,4 +1,4 @@
-"""The label store: what a report said must come back cell for cell, from the study that the list names."""
+"""The label store: labels must come back cell for cell, for the study that the list names."""
 
 import json
 
@@ -32,7 +32,7 @@ def store(tmp_path):
 @settings(max_examples=20, deadline=None)
 @given(st.lists(cells, min_size=1, max_size=6))
 def test_dense_and_sparse_are_the_same_labels_both_ways(tmp_path_factory, studies):
-    """A lost, moved or flipped cell would be a wrong label, whichever way it was written."""
+    """A lost, moved or flipped cell would be a wrong label."""
     folder = tmp_path_factory.mktemp("store")
     matrices = [dense(mentioned) for mentioned in studies]
     with LabelStoreWriter(folder / "dense") as from_dense, LabelStoreWriter(folder / "cells") as from_cells:
@@ -54,7 +54,7 @@ def test_dense_and_sparse_are_the_same_labels_both_ways(tmp_path_factory, studie
 
 
 def test_store_is_sparse_and_memory_mapped(store):
-    """220 k studies must open without being read: two bytes a mentioned cell, shared between processes."""
+    """A store of 220 k studies would take long to open and much memory in every process."""
     assert (store / "cells.bin").stat().st_size == 3 * 2
     opened = LabelStore(store)
     assert isinstance(opened._offsets, np.memmap)
@@ -62,7 +62,7 @@ def test_store_is_sparse_and_memory_mapped(store):
     assert not opened._cells.flags.writeable
 
 
-def test_batch_follows_the_order_asked_for(store):
+def test_batch_keeps_the_order_of_its_rows(store):
     batch = LabelStore(store).dense_batch([2, 0, 2])
     assert (batch[0] == batch[2]).all()
     assert batch[1, 4, 8] == PRESENT
@@ -70,7 +70,7 @@ def test_batch_follows_the_order_asked_for(store):
 
 
 @pytest.mark.parametrize("row", [-1, 3])
-def test_row_outside_the_store_is_an_error_not_another_study(store, row):
+def test_row_outside_the_store_is_an_error(store, row):
     with pytest.raises(IndexError):
         LabelStore(store).dense(row)
 
@@ -79,18 +79,18 @@ def test_row_outside_the_store_is_an_error_not_another_study(store, row):
     ("anatomy", "pathology", "state"),
     [([51], [0], [1]), ([0], [75], [1]), ([-1], [0], [1]), ([0], [0], [-1]), ([0], [0], [2]), ([0, 0], [1, 1], [1, 0])],
 )
-def test_cells_outside_the_matrix_or_named_twice_are_refused(tmp_path, anatomy, pathology, state):
+def test_invalid_cells_are_errors(tmp_path, anatomy, pathology, state):
     with pytest.raises(ValueError), LabelStoreWriter(tmp_path / "labels") as writer:
         writer.add_cells("s", anatomy, pathology, state)
 
 
-def test_matrix_of_another_shape_is_refused(tmp_path):
+def test_matrix_of_another_shape_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="shape"), LabelStoreWriter(tmp_path / "labels") as writer:
         writer.add("s", np.zeros((P, A), np.int8))
 
 
 def test_nothing_is_left_behind_after_an_error(tmp_path):
-    """Half a store would pass for a whole one."""
+    """Half a store would be taken for a whole one."""
 
     def write_and_fail():
         with LabelStoreWriter(tmp_path / "labels") as writer:
@@ -113,14 +113,14 @@ def test_rewriting_replaces_the_store_but_never_another_folder(store, tmp_path):
         writer.add_cells("s9", [1], [1], [0])
     assert len(LabelStore(store)) == 1
     (tmp_path / "photos").mkdir()
-    with pytest.raises(InputError, match="is no label store"):
+    with pytest.raises(InputError, match="is not a label store"):
         LabelStoreWriter(tmp_path / "photos")
 
 
 @pytest.mark.parametrize("file", ["cells.bin", "offsets.npy", "keys.npy", "meta.json"])
 @pytest.mark.parametrize("kept", [None, 0, 0.4, -1, -2])
 def test_truncated_store_is_bad_input(store, file, kept):
-    """None: the file is missing; else the share, or all but so many of the bytes, that an interrupted copy left."""
+    """kept: None if the file is missing, otherwise the fraction (or minus the bytes lost) of an interrupted copy."""
     content = (store / file).read_bytes()
     (store / file).unlink()
     if kept is not None:
@@ -136,7 +136,7 @@ def test_truncated_store_is_bad_input(store, file, kept):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"vocabulary": 1}, "another vocabulary; prepare the data anew"),
+        ({"vocabulary": 1}, "another vocabulary; run prepare_data"),
         ({"version": 99}, "not a label store of version 1"),
         ({"format": "something"}, "not a label store"),
     ],
@@ -155,19 +155,19 @@ def test_meta_file_that_is_something_else_is_bad_input(store, meta):
         LabelStore(store)
 
 
-def test_list_of_another_store_is_refused_with_file_and_line(store):
-    """A list beside the wrong store would train every image on another patient's report."""
+def test_list_of_another_store_is_an_error_with_file_and_line(store):
+    """With the wrong store, every image would be trained on the report of another patient."""
     opened = LabelStore(store)
     opened.check([2, 0], ["s3", "s1"], "train.csv")
     with pytest.raises(InputError, match=r"train\.csv: line 3 is study s1, but row 1 of .*labels belongs to another"):
         opened.check([0, 1], ["s1", "s1"], "train.csv")
     for row in (-1, 3):
-        with pytest.raises(InputError, match=rf"train\.csv: line 2 asks for row {row} of .*which has 3 studies"):
+        with pytest.raises(InputError, match=rf"train\.csv: line 2 has row {row}, but .* has 3 studies"):
             opened.check([row], ["s1"], "train.csv")
 
 
-def test_a_store_that_cannot_be_made_is_bad_input(tmp_path):
+def test_a_store_that_cannot_be_created_is_bad_input(tmp_path):
     """An output inside a file would end in a traceback."""
     (tmp_path / "file").write_text("x")
-    with pytest.raises(InputError, match="cannot be made"):
+    with pytest.raises(InputError, match="cannot be created"):
         LabelStoreWriter(tmp_path / "file" / "labels")
