@@ -35,6 +35,7 @@ from typing import Any
 import numpy as np
 
 from medslip.checkpoints import load_checkpoint
+from medslip.config import phantom_config
 from medslip.tasks import finetune_cls, finetune_seg, make_phantom
 from medslip.tasks.finetune import InitConfig, run
 from medslip.training.engine import TrainConfig, read_log
@@ -103,11 +104,11 @@ class Plan:
         shared: dict[str, Any] = {"fraction": FRACTION, "passes": self.passes, "side": card.transform.side}
         began = time.monotonic()
         if task == "segmentation":
-            segmentation = finetune_seg.phantom_config(self.corpus, None, None)
+            segmentation = phantom_config(finetune_seg.FinetuneSegConfig, "finetune_seg", self.corpus)
             data = replace(segmentation.data, pathology=FINDING, valid_fraction=0.15, test_fraction=0.3, **shared)
             run(replace(segmentation, data=data, bridge=128, **changes), show=False)
         else:
-            classification = finetune_cls.phantom_config(self.corpus, None, None)
+            classification = phantom_config(finetune_cls.FinetuneClsConfig, "finetune_cls", self.corpus)
             parts = replace(classification.data, valid_fraction=0.2, **shared)
             changes |= {"data": parts, "linear_probe": task == "probe"}
             run(replace(classification, **changes), show=False)

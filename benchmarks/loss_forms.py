@@ -15,9 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from medslip.config import phantom_config
 from medslip.evaluation.classification import summarise
 from medslip.tasks import pretrain, zeroshot_cls
-from medslip.tasks.run_start import PHANTOM, PHANTOM_PREPARED
+from medslip.tasks.zeroshot_cls import ZeroshotConfig
 
 FORMS: dict[str, dict[str, Any]] = {
     "cosine, all negatives, alpha 0.2": {},
@@ -35,7 +36,7 @@ def main(epochs: int) -> None:
     rows = []
     for name, changes in FORMS.items():
         with tempfile.TemporaryDirectory() as folder:
-            config = pretrain.phantom_config(PHANTOM_PREPARED, Path(folder) / "pretrain")
+            config = phantom_config(pretrain.PretrainConfig, "pretrain", output=Path(folder) / "pretrain")
             config = replace(
                 config,
                 data=replace(config.data, side=96),
@@ -51,8 +52,8 @@ def main(epochs: int) -> None:
                 loss=replace(config.loss, **{k: v for k, v in changes.items() if hasattr(config.loss, k)}),
             )
             checkpoint = pretrain.run(config)
-            held_out = zeroshot_cls.held_out_phantoms(PHANTOM, checkpoint, Path(folder) / "zeroshot_cls")
-            scores = zeroshot_cls.run(held_out, show=False)
+            held_out = phantom_config(ZeroshotConfig, "zeroshot_cls", checkpoint=checkpoint)
+            scores = zeroshot_cls.run(replace(held_out, output=Path(folder) / "zeroshot_cls"), show=False)
             assert scores is not None, "phantoms have labels"
             macro = summarise(scores)
             interval = macro.intervals["auroc"]

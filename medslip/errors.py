@@ -1,22 +1,22 @@
-"""The one exception that a user's input can raise."""
+"""The exception for errors in a user's input."""
 
 from __future__ import annotations
 
 
 class InputError(Exception):
-    """Something that the user gave cannot be used.
+    """Invalid input: a file, a value or a config key that the user can correct.
 
-    The message is one line: what is wrong, in which file and row or key, and what to do about it. The command
-    line prints it as it is and exits with status 2, without a traceback.
+    The message is one line: what is wrong, in which file and row or key, and what to do about it. The command line prints
+    it and exits with status 2, without a traceback.
     """
 
 
 def one_line(error: object, longest: int | None = None) -> str:
-    """What an exception or a text says, on one line.
+    """The message of an exception, or a text, on one line.
 
     Args:
-        error: An exception without words is called by its class.
-        longest: Characters; a longer text ends in dots. None keeps it whole.
+        error: An exception without a message gives the name of its class.
+        longest: Maximum number of characters; a longer text is cut and ends in dots. None keeps all of it.
     """
     text = " ".join(str(error).split()) or type(error).__name__
     return text if longest is None or len(text) <= longest else f"{text[: longest - 3]}..."

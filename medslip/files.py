@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and JSON that every reader accepts."""
+"""Write files completely or not at all, and write JSON that every reader accepts."""
 
 from __future__ import annotations
 
@@ -18,16 +18,18 @@ import numpy as np
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Give a path to write to, FILE.partial, which takes the file's place at the end; after an error it is gone instead.
+    """Give a path to write to, FILE.partial, which replaces the file at the end; after an error, the old file stays.
 
     Args:
-        path: The file. Its folder is made where there is none.
+        path: The file; its folder is created if necessary. It gets the ordinary permissions of a new file (umask), even
+            where the library that writes it is stricter.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     try:
         yield partial
+        partial.chmod(0o666 & ~_umask())
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
@@ -36,13 +38,13 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def folder_written_whole(folder: Path) -> Iterator[Path]:
-    """Give a new folder beside to fill, which takes the folder's place at the end; after an error it is gone instead.
+    """Give a new folder to fill, which takes the folder's name at the end; after an error, it is removed.
 
     Args:
-        folder: Where there is nothing yet, or an empty folder.
+        folder: A path where nothing exists, or an empty folder.
 
     Raises:
-        OSError: It cannot be made.
+        OSError: The folder cannot be created.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -57,14 +59,14 @@ def folder_written_whole(folder: Path) -> Iterator[Path]:
 
 
 def _umask() -> int:
-    """What this process takes away from the permissions of new files; mkdtemp takes away all of others'."""
+    """The permissions that this process removes from new files."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
 
 
 def fingerprint(paths: Sequence[Path]) -> str:
-    """16 hexadecimal digits of the SHA-256 of some files' contents, in this order."""
+    """The first 16 hexadecimal digits of the SHA-256 of the contents of files, in this order."""
     digest = hashlib.sha256()
     for path in paths:
         digest.update(hashlib.sha256(Path(path).read_bytes()).digest())
@@ -72,18 +74,18 @@ def fingerprint(paths: Sequence[Path]) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file in UTF-8, whole or not at all."""
+    """Write a text file in UTF-8, completely or not at all."""
     with written_whole(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 def to_json(data: Any, indent: int | None = None) -> str:
-    """As JSON, after ``plain``."""
+    """Serialise to JSON, after ``plain``."""
     return json.dumps(plain(data), indent=indent, allow_nan=False)
 
 
 def plain(data: Any) -> Any:
-    """What JSON has for it: numpy numbers and arrays, paths and tuples too; NaN and infinities become None."""
+    """Convert numpy numbers and arrays, paths, tuples and sets to JSON's types; NaN and infinities become None."""
     if isinstance(data, Mapping):
         return {str(key): plain(value) for key, value in data.items()}
     if isinstance(data, np.ndarray | np.generic):

@@ -13,10 +13,10 @@ from typing import Literal
 import pytest
 import yaml
 
-from medslip import cli
-from medslip.cli import main, parse, run_task
+from medslip import cli, config
+from medslip.cli import main, run_task
+from medslip.config import config_to_dict, parse
 from medslip.errors import InputError
-from medslip.tasks.run_start import config_to_dict
 from medslip.tasks.zeroshot_cls import ZeroshotConfig
 from medslip.version import __version__
 
@@ -68,7 +68,9 @@ def ran(monkeypatch):
     monkeypatch.setitem(
         sys.modules, "medslip.tasks.source", SimpleNamespace(SUBCOMMANDS={"one": command, "two": command})
     )
-    monkeypatch.setattr(cli, "TASKS", {"toy": "does something", "source": "has sub-commands"})
+    tasks = {"toy": "does something", "source": "has sub-commands"}
+    monkeypatch.setattr(cli, "TASKS", tasks)
+    monkeypatch.setattr(cli, "GROUPS", {"Toys": tasks})
     return ran
 
 
@@ -96,26 +98,27 @@ def test_defaults_yaml_and_overrides_in_that_order(ran, tmp_path):
 def test_a_key_may_be_typed_with_dashes_but_a_name_of_the_users_keeps_its_own(ran):
     """--names.covid-19 would ask for a class covid_19, which no data set has."""
     assert main(["toy", "--inner.number", "1", "--names.covid-19=a-b", "--names.covid_19", "c"]) == 0
-    assert [config.names for config in ran] == [{"covid-19": "a-b", "covid_19": "c"}]
+    assert [each.names for each in ran] == [{"covid-19": "a-b", "covid_19": "c"}]
 
 
 def test_a_prompt_of_its_own_may_have_dashes():
-    config = parse(ZeroshotConfig, ["--prompt.covid-19=ground-glass opacities", "--batch-size", "3"])
-    assert config.prompt == {"covid-19": "ground-glass opacities"}
-    assert config.batch_size == 3
+    arguments = ["--checkpoint", "x", "--data.kind", "folder", "--data.path", "x", "--batch-size", "3"]
+    parsed = parse(ZeroshotConfig, [*arguments, "--prompt.covid-19=ground-glass opacities"])
+    assert parsed.prompt == {"covid-19": "ground-glass opacities"}
+    assert parsed.batch_size == 3
 
 
 def test_resolved_config_repeats_the_run(ran, tmp_path):
     """config.yaml of a run folder must read back as the very config that ran."""
-    config = Config(Inner(5, "square", None), tmp_path / "ü", {"a: b": "c, {d}"}, True)
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config_to_dict(config), allow_unicode=True))
-    assert parse(Config, ["--config", str(tmp_path / "config.yaml")]) == config
+    resolved = Config(Inner(5, "square", None), tmp_path / "ü", {"a: b": "c, {d}"}, True)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config_to_dict(resolved), allow_unicode=True))
+    assert parse(Config, ["--config", str(tmp_path / "config.yaml")]) == resolved
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--inner.numbr", "3"], ["inner.numbr"]),
+        (["--inner.numbr", "3"], ["inner.numbr", "did you mean inner.number?"]),
         (["--inner.numb", "3"], ["inner.numb"]),  # no abbreviations: a key has one spelling
         (["--number", "3"], ["number"]),
         (["extra"], ["extra"]),
@@ -141,11 +144,11 @@ def test_bad_argument_is_one_line_with_its_key(ran, capsys, arguments, words):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("inner: {numbr: 3}", ["numbr"]),
+        ("inner: {numbr: 3}", ["numbr", "did you mean inner.number?"]),
         ("outer: 3", ["outer"]),
         ("inner: {number: three}", ["inner.number", "three"]),
         ("inner: {number: -1}", ["inner.number", "less than 0"]),
-        ("inner: 3", ["inner", "holds keys of its own", "3"]),
+        ("inner: 3", ["inner", "has keys of its own", "3"]),
         ("inner: [1]", ["inner"]),
         ("inner: null", ["inner", "has no value"]),
         ("folder: null", ["folder", "has no value"]),
@@ -170,6 +173,40 @@ def test_bad_yaml_is_one_line_with_the_files_name(ran, capsys, tmp_path, text, w
     assert ran == []
 
 
+@dataclass(frozen=True)
+class Needy:
+    """Has a key without a default.
+
+    Attributes:
+        path: Where.
+        number: How many.
+    """
+
+    path: Path
+    number: int = 3
+
+    def __post_init__(self):
+        if self.number < 0:
+            raise InputError(f"number: {self.number} is less than 0")
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "start"),
+    [
+        ("{number: -1, path: a}", [], "FILE: number"),
+        ("{number: -1}", ["--path", "b"], "FILE: number"),  # alone, the file lacks the path too
+        ("{path: a}", ["--number", "-1"], "medslip: number"),
+        ("{number: 1, path: a}", ["--number", "-1"], "medslip: number"),
+        ("{number: 1}", [], "medslip: path: not given"),
+    ],
+)
+def test_the_file_is_named_where_it_is_at_fault(tmp_path, text, arguments, start):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(InputError) as raised:
+        parse(Needy, ["--config", str(tmp_path / "a.yaml"), *arguments])
+    assert str(raised.value).replace(str(tmp_path / "a.yaml"), "FILE").startswith(start)
+
+
 def test_missing_yaml_is_named(ran, capsys, tmp_path):
     assert main(["toy", "--config", str(tmp_path / "none.yaml")]) == 2
     assert "none.yaml" in one_line(capsys)
@@ -181,13 +218,15 @@ def test_override_that_is_wrong_does_not_blame_the_yaml(ran, capsys, tmp_path):
     assert "good.yaml" not in one_line(capsys)
 
 
-def test_unknown_task_and_subcommand_list_what_there_is(ran, capsys):
+def test_unknown_task_and_subcommand_suggest_and_list_the_known_ones(ran, capsys):
     assert main(["toyy"]) == 2
-    assert "unknown task 'toyy': one of toy, source" in one_line(capsys)
-    assert main(["source", "three"]) == 2
-    assert "unknown source 'three': one of one, two" in one_line(capsys)
+    assert "no task 'toyy'; did you mean toy? choose one of toy, source" in one_line(capsys)
+    assert main(["xyz"]) == 2
+    assert "no task 'xyz'; choose one of toy, source" in one_line(capsys)
+    assert main(["source", "tow"]) == 2
+    assert "medslip source: no sub-command 'tow'; did you mean two? choose one of one, two" in one_line(capsys)
     assert main(["source"]) == 2
-    assert "no source named: one of one, two" in one_line(capsys)
+    assert "no sub-command given; choose one of one, two" in one_line(capsys)
     assert main(["source", "two", "--thorough", "true"]) == 0
     assert ran == [Config(thorough=True)]
 
@@ -235,45 +274,53 @@ def test_help_of_every_real_task_explains_every_key(capsys, monkeypatch):
                 assert not unexplained, f"{task} {name}: {line}"
 
 
-def test_task_without_arguments_runs_its_embedded_default(ran, monkeypatch):
-    default = Config(folder=Path("embedded"))
-    monkeypatch.setattr(sys.modules["medslip.tasks.toy"], "embedded_default", lambda: default, raising=False)
+@pytest.fixture
+def phantom_yaml(monkeypatch, tmp_path):
+    """A packaged phantom config of the toy task."""
+    (tmp_path / "toy.yaml").write_text("inner: {number: 9}\nfolder: data_file/phantom/x\n")
+    monkeypatch.setattr(config, "PHANTOM_CONFIGS", tmp_path)
+    return tmp_path / "toy.yaml"
+
+
+def test_without_any_argument_a_task_runs_on_the_phantom_data_and_says_so_first(ran, phantom_yaml, capsys):
     assert main(["toy"]) == 0
+    assert ran == [Config(Inner(9), Path("data_file/phantom/x"))]
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.startswith(f"No arguments: running on the phantom data with {phantom_yaml}")
+
+
+def test_with_any_argument_nothing_of_the_phantom_config_is_used(ran, phantom_yaml, capsys):
+    """A forgotten data set must not turn into scores of drawn chests."""
     assert main(["toy", "--thorough", "true"]) == 0
-    assert ran == [default, Config(thorough=True)]
+    assert ran == [Config(thorough=True)]
+    assert capsys.readouterr().out == ""
 
 
-@dataclass
-class OnPhantoms:
-    """Of a task that takes its embedded default for what is not given.
-
-    Attributes:
-        data: Which data.
-        prompt: Questions.
-        epochs: How long.
-    """
-
-    data: str = "hospital"
-    prompt: dict[str, str] | str = field(default_factory=dict)
-    epochs: int = 100
+def test_without_phantoms_the_command_that_makes_them_is_named(ran, phantom_yaml, monkeypatch, capsys):
+    fails_with(monkeypatch, InputError("data_file/phantom/x: no such file"))
+    assert main(["toy"]) == 2
+    assert "no such file; make the phantom data and model first: python scripts/demo.py" in one_line(capsys)
 
 
-def test_without_data_a_task_runs_on_the_phantoms_whatever_else_is_said(ran, monkeypatch):
-    """One harmless option would ask for a data set that nobody named."""
-    toy = sys.modules["medslip.tasks.toy"]
-    monkeypatch.setattr(toy, "COMMAND", (OnPhantoms, ran.append))
-    monkeypatch.setattr(toy, "embedded_default", lambda: OnPhantoms("phantoms", epochs=3), raising=False)
-    monkeypatch.setattr(cli, "_ON_PHANTOMS", {"toy"})
-    assert main(["toy", "--prompt", "x: y"]) == 0
-    assert main(["toy", "--data", "mine"]) == 0
-    assert [(config.data, config.epochs) for config in ran] == [("phantoms", 3), ("mine", 100)]
-    assert ran[0].prompt in ("x: y", {"x": "y"})
+@pytest.mark.parametrize("task", ["zeroshot_cls", "ground", "finetune_cls", "finetune_seg", "evaluate_all", "pretrain"])
+def test_with_an_argument_the_data_must_be_named(task, capsys):
+    """Otherwise `zeroshot_cls --checkpoint my.safetensors` would score data that nobody chose."""
+    key = "resume" if task == "pretrain" else "checkpoint"
+    assert main([task, f"--{key}", "true"]) == 2
+    error = one_line(capsys)
+    assert "classification, grounding: not given" in error if task == "evaluate_all" else "data." in error
+    assert f"without any arguments, medslip {task} runs on the phantom data" in error
 
 
-def test_a_dictionary_given_twice_is_refused(capsys):
-    """The first question would be forgotten in silence."""
-    with pytest.raises(InputError, match="prompt: given 2 times; give all at once"):
-        parse(OnPhantoms, ["--prompt", "x: y", "--prompt=z: w"])
+def test_phantom_config_moves_the_corpus_and_sets_top_level_keys(ran, phantom_yaml):
+    moved = config.phantom_config(Config, "toy", Path("/corpus"), thorough=True)
+    assert moved == Config(Inner(9), Path("/corpus/x"), thorough=True)
+
+
+def test_a_dictionary_given_twice_is_an_error(ran, capsys):
+    """The first prompt would be lost without a word."""
+    assert main(["toy", "--names", "{x: y}", "--names={z: w}"]) == 2
+    assert "names: given 2 times; give all entries at once" in one_line(capsys)
 
 
 def fails_with(monkeypatch, error):
@@ -308,6 +355,17 @@ def test_unforeseen_exception_keeps_its_traceback(ran, monkeypatch):
     fails_with(monkeypatch, ZeroDivisionError())
     with pytest.raises(ZeroDivisionError):
         run_task("toy", [])
+
+
+@pytest.mark.parametrize(("arguments", "status"), [(["--help"], 0), (["--version"], 0), (["pretrian"], 2), ([], 2)])
+def test_help_version_and_a_misspelt_task_answer_without_heavy_imports(arguments, status):
+    """With torch, a user would wait for seconds to read a list."""
+    code = (
+        f"import sys; from medslip.cli import main; assert main({arguments}) == {status}; "
+        "print(sorted(sys.modules.keys() & {'torch', 'transformers', 'pandas', 'numpy', 'jsonargparse', 'yaml'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "pretrain.py"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 
 import pytest
 from hypothesis import given, settings
@@ -39,6 +40,17 @@ def test_after_an_error_the_earlier_file_stands_and_nothing_else(tmp_path, error
         fail()
     assert path.read_text() == "earlier"
     assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_file_gets_the_permissions_of_a_new_file(tmp_path):
+    """Weights that only their owner can read cannot be shared in a group's folder; safetensors alone writes them so."""
+    before = os.umask(0o027)
+    try:
+        with written_whole(tmp_path / "a.safetensors") as partial:
+            partial.touch(mode=0o600)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.safetensors").stat().st_mode & 0o777 == 0o640
 
 
 def test_text_is_written_in_utf_8_whatever_the_locale(tmp_path):

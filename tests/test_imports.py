@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "medslip"
 
 LEVELS = (
     {"errors", "files", "version", "resources"},
-    {"vocabulary"},
+    {"config", "vocabulary"},
     {"labels"},
     {"model", "losses", "data"},
     {"checkpoints"},
@@ -29,7 +29,7 @@ OWNERS = {
     "torch.distributed": "training/distributed.py",
     "torch.nn.parallel": "training/distributed.py",
     "matplotlib": "evaluation/figures.py",
-    "jsonargparse": "cli.py",
+    "jsonargparse": "config.py",
     "safetensors": "model/weights.py",
     "jinja2": "evaluation/report.py",
     "markupsafe": "evaluation/report.py",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medslip.config import PHANTOM, PHANTOM_PREPARED, phantom_config
 from medslip.data.images import read_image
 from medslip.data.labelled import LabelledImages
 from medslip.data.loading import preload
@@ -23,7 +24,10 @@ from medslip.evaluation.run_folder import METRICS_VERSION, read_metrics, score_t
 from medslip.evaluation.thumbnails import thumbnail_regression
 from medslip.predictor import Predictor
 from medslip.tasks import finetune_seg, ground, make_phantom, prepare_data, pretrain, zeroshot_cls
-from medslip.tasks.run_start import PHANTOM, PHANTOM_PREPARED, RUNS, differences
+from medslip.tasks.finetune_seg import FinetuneSegConfig
+from medslip.tasks.ground import GroundConfig
+from medslip.tasks.run_start import RUNS, differences
+from medslip.tasks.zeroshot_cls import ZeroshotConfig
 from medslip.vocabulary import PATHOLOGIES
 
 THUMBNAIL = 16
@@ -86,11 +90,12 @@ def _prepare(config: DemoConfig) -> None:
     if made.is_file() and made.stat().st_mtime >= drawn.stat().st_mtime:
         print(f"{config.prepared}: already prepared")
         return
-    prepare_data.run_mimic(prepare_data.phantom_config(config.corpus, config.prepared))
+    prepare_data.run_mimic(phantom_config(prepare_data.MimicConfig, "prepare_data", config.corpus, config.prepared))
 
 
 def _pretrain(config: DemoConfig) -> Path:
-    wanted = pretrain.phantom_config(config.prepared, config.output / "pretrain")
+    output = config.output / "pretrain"
+    wanted = phantom_config(pretrain.PretrainConfig, "pretrain", prepared=config.prepared, output=output)
     train = replace(wanted.train, seed=config.seed, epochs=config.epochs or wanted.train.epochs)
     wanted = replace(wanted, train=train)
     folder, done = wanted.output, wanted.output / "losses.png"
@@ -111,7 +116,7 @@ def _pretrain(config: DemoConfig) -> Path:
 def _classify(config: DemoConfig, checkpoint: Path) -> Path:
     folder = config.output / "zeroshot_cls"
     _discard(folder)  # an earlier demo's, made anew in seconds
-    held_out = zeroshot_cls.held_out_phantoms(config.corpus, checkpoint, folder)
+    held_out = phantom_config(ZeroshotConfig, "zeroshot_cls", config.corpus, checkpoint=checkpoint, output=folder)
     scores = zeroshot_cls.run(held_out, show=False)
     assert scores is not None, "phantoms have labels"
     baseline = _thumbnail_scores(config)
@@ -126,8 +131,8 @@ def _classify(config: DemoConfig, checkpoint: Path) -> Path:
 
 
 def _ground(config: DemoConfig, checkpoint: Path) -> Path:
-    wanted = ground.held_out_phantoms(config.corpus, checkpoint, config.output / "ground")
     folder = config.output / "ground"
+    wanted = phantom_config(GroundConfig, "ground", config.corpus, checkpoint=checkpoint, output=folder)
     if not _is_done(folder, wanted, checkpoint):
         groups = ground.run(wanted, show=False)
         print(f"findings larger than one patch\n{chance_table(groups['larger'][-1])}")
@@ -136,7 +141,7 @@ def _ground(config: DemoConfig, checkpoint: Path) -> Path:
 
 def _segment(config: DemoConfig, checkpoint: Path) -> Path:
     folder = config.output / "finetune_seg"
-    wanted = finetune_seg.phantom_config(config.corpus, checkpoint, folder)
+    wanted = phantom_config(FinetuneSegConfig, "finetune_seg", config.corpus, checkpoint=checkpoint, output=folder)
     if not _is_done(folder, wanted, checkpoint):
         finetune_seg.run(wanted)
     return folder
@@ -189,18 +194,13 @@ def draw_answers(path: Path, corpus: Path, checkpoint: Path, columns: int = 4, r
     findings = list(chosen.values())[: columns * rows]
     predictor = Predictor.load(checkpoint)
     asked = [PATHOLOGIES.index(finding.pathology) for finding in findings]
-    config = ground.held_out_phantoms(corpus, checkpoint, None)
+    config = phantom_config(GroundConfig, "ground", corpus, checkpoint=checkpoint)
     tiles = []
     for k, seen in enumerate(ground.maps(predictor, [finding.image for finding in findings], config, asked)):
         finding, image = findings[k], read_image(findings[k].image)
         heat = heat_map(seen.grids[k], image.shape[0], image.shape[1], seen.centre)
         tiles.append(Tile(image, f"{finding.pathology}: {seen.probabilities[k]:.2f}", heat, [finding.box]))
     overview(path, tiles, columns)
-
-
-def embedded_default() -> DemoConfig:
-    """The demo runs as it is."""
-    return DemoConfig()
 
 
 COMMAND = (DemoConfig, run)

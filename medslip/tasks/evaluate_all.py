@@ -17,8 +17,8 @@ from medslip.files import write_text, written_whole
 from medslip.model.device import choose_device
 from medslip.tasks import ground, zeroshot_cls
 from medslip.tasks.ground import GroundConfig, GroundedDataConfig
-from medslip.tasks.run_start import PHANTOM, RUNS, begin_run, discard_start, refuse_less, refuse_used, timestamp
-from medslip.tasks.weights import AuthorsConfig, newest_phantom_checkpoint, open_weights
+from medslip.tasks.run_start import RUNS, begin_run, discard_start, refuse_less, refuse_used, timestamp
+from medslip.tasks.weights import AuthorsConfig, newest, open_weights
 from medslip.tasks.zeroshot_cls import ImagesConfig, ZeroshotConfig
 from medslip.training.distributed import Device
 
@@ -34,7 +34,7 @@ class ClassificationSet:
         fibrosis: ChestX-ray14's Fibrosis has no pathology of its own: ask the "published" catch-all, or by its own "prompt".
     """
 
-    data: ImagesConfig = field(default_factory=ImagesConfig)
+    data: ImagesConfig
     validation: ImagesConfig | None = None
     prompt: dict[str, str] | str = field(default_factory=dict)
     fibrosis: Literal["published", "prompt"] = "published"
@@ -54,7 +54,7 @@ class GroundingSet:
         box_iou: IoU, 0 to 1, at which a predicted box finds a true one.
     """
 
-    data: GroundedDataConfig = field(default_factory=GroundedDataConfig)
+    data: GroundedDataConfig
     layers: list[int] = field(default_factory=list)
     heads: list[int] = field(default_factory=list)
     shifts: Literal[1, 2, 4, 8] = 2
@@ -64,7 +64,7 @@ class GroundingSet:
 
     def __post_init__(self) -> None:
         # What grounding would refuse is refused here, before any other data set is evaluated.
-        GroundConfig(threshold=self.threshold, box_iou=self.box_iou)
+        GroundConfig(Path(), self.data, threshold=self.threshold, box_iou=self.box_iou)
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ class EvaluateAllConfig:
     """Evaluate a model on every data set that is there.
 
     Attributes:
-        checkpoint: The weights: ours, or the authors' .pth; None takes the newest phantom run's.
+        checkpoint: The weights: ours, or the authors' .pth; a pattern such as runs/*/best.safetensors takes the newest
+            file that matches.
         classification: Name -> a data set to classify zero-shot. Those whose path does not exist are left out, and named.
         grounding: Name -> a data set to ground.
         text_encoder: Where the checkpoint's text encoder is, for free text, if not under the name that it recorded.
@@ -85,7 +86,7 @@ class EvaluateAllConfig:
         output: The folder of all runs; None takes runs/evaluate_all/DATE-TIME.
     """
 
-    checkpoint: Path | None = None
+    checkpoint: Path
     classification: dict[str, ClassificationSet] = field(default_factory=dict)
     grounding: dict[str, GroundingSet] = field(default_factory=dict)
     text_encoder: str | None = None
@@ -99,6 +100,8 @@ class EvaluateAllConfig:
 
     def __post_init__(self) -> None:
         refuse_less(self, resamples=0, seed=0, batch_size=1, workers=0)
+        if not (self.classification or self.grounding):
+            raise InputError("classification, grounding: not given")
         for name in (*self.classification, *self.grounding):
             if Path(name).name != name or name == "..":
                 raise InputError(f"{name!r} cannot be a data set's name: its run folder is called after it")
@@ -137,7 +140,7 @@ def run(config: EvaluateAllConfig, show: bool = True) -> Path:
     """
     output = config.output or RUNS / "evaluate_all" / timestamp()
     refuse_used(output)
-    checkpoint = config.checkpoint or newest_phantom_checkpoint()
+    checkpoint = newest(config.checkpoint)
     config = replace(config, checkpoint=checkpoint, output=output)
     steps = list(_steps(config))
     there = [step for step in steps if step.path.exists()]
@@ -262,40 +265,6 @@ def _write(
     }
     write_json(output / "metrics.json", metrics)
     return page
-
-
-def embedded_default() -> EvaluateAllConfig:
-    """What the script runs without arguments: the newest phantom run's model on the phantoms, in every layout.
-
-    Raises:
-        InputError: There is no phantom run yet.
-    """
-    newest_phantom_checkpoint()  # where there is none, nothing else need be said
-    return phantom_config(PHANTOM, None, None)
-
-
-def phantom_config(corpus: Path, checkpoint: Path | None, output: Path | None) -> EvaluateAllConfig:
-    """All layouts of a phantom corpus; the films are asked as they are, as they were trained on.
-
-    Those of RSNA and SIIM-ACR, which have no lists, hold the validation phantoms too, by which the best epoch was chosen.
-    """
-    table = ImagesConfig(kind="table", path=corpus / "findings.csv", split="test")
-    return EvaluateAllConfig(
-        checkpoint,
-        {
-            "phantom": ClassificationSet(table, validation=replace(table, split="valid")),
-            "cxr14": ClassificationSet(ImagesConfig("cxr14", corpus / "cxr14")),
-            "rsna": ClassificationSet(ImagesConfig("rsna", corpus / "rsna")),
-            "siim_acr": ClassificationSet(ImagesConfig("siim_acr", corpus / "siim_acr")),
-            "covidx": ClassificationSet(ImagesConfig("covidx", corpus / "covidx")),
-        },
-        {
-            "phantom": GroundingSet(GroundedDataConfig("phantom", corpus)),
-            "rsna": GroundingSet(GroundedDataConfig("rsna", corpus / "rsna")),
-            "cxr14": GroundingSet(GroundedDataConfig("cxr14", corpus / "cxr14")),
-        },
-        output=output,
-    )
 
 
 COMMAND = (EvaluateAllConfig, run)

@@ -28,6 +28,7 @@ from medslip.checkpoints import (
     load_checkpoint,
     save_finetuned,
 )
+from medslip.config import config_to_dict
 from medslip.data.checks import refuse_shared, refuse_without_scores
 from medslip.data.finetune_loading import (
     Augment,
@@ -87,12 +88,11 @@ from medslip.model.weights import load_strictly, read_tensors
 from medslip.tasks.run_start import (
     agreed_folder,
     begin_run,
-    config_to_dict,
     nothing_half_written,
     refuse_less,
     refuse_other_config,
 )
-from medslip.tasks.weights import newest_phantom_checkpoint
+from medslip.tasks.weights import newest
 from medslip.tasks.zeroshot_cls import ImagesConfig, draw_judgement, read_images, refuse_bad_specificity
 from medslip.training.distributed import Device, Processes, processes
 from medslip.training.engine import Progress, TrainConfig, Trainer, Validation, read_log
@@ -166,7 +166,8 @@ class FinetuneConfig:
     """What both tasks share.
 
     Attributes:
-        checkpoint: The pre-trained weights: ours, or the authors' .pth; None takes the newest phantom run's.
+        checkpoint: The pre-trained weights: ours, or the authors' .pth; a pattern such as runs/*/best.safetensors
+            takes the newest file that matches. None with other init.weights than medslip.
         init: How the backbone is initialised.
         data: What to train and test on.
         train: The training loop.
@@ -180,7 +181,7 @@ class FinetuneConfig:
 
     checkpoint: Path | None = None
     init: InitConfig = field(default_factory=InitConfig)
-    data: FinetuneDataConfig = field(default_factory=FinetuneDataConfig)
+    data: FinetuneDataConfig = field(kw_only=True)
     train: TrainConfig = field(default_factory=TrainConfig)
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(
@@ -216,8 +217,8 @@ class SegmentationDataConfig(FinetuneDataConfig):
         test_fraction: Fraction of the patients set aside to test on.
     """
 
-    kind: Literal["siim_acr", "phantom"] = "siim_acr"
-    path: Path = Path("data_file/siim_acr")
+    kind: Literal["siim_acr", "phantom"] = field(kw_only=True)
+    path: Path = field(kw_only=True)
     images: Path | None = None
     masks: Path | None = None
     pathology: str = "pneumothorax"
@@ -238,7 +239,7 @@ class FinetuneSegConfig(FinetuneConfig):
         augmentation: Augmentation of training images and their masks.
     """
 
-    data: SegmentationDataConfig = field(default_factory=SegmentationDataConfig)
+    data: SegmentationDataConfig = field(kw_only=True)
     bridge: int = BRIDGE
     choose_by: Criterion = "dice"
     augmentation: JointAugmentationConfig = field(default_factory=JointAugmentationConfig)
@@ -259,9 +260,9 @@ class ClassificationDataConfig(FinetuneDataConfig):
         test: Images to test on.
     """
 
-    train: ImagesConfig = field(default_factory=lambda: ImagesConfig(list=Path("train_val_list.txt")))
+    train: ImagesConfig = field(kw_only=True)
     valid: ImagesConfig | None = None
-    test: ImagesConfig = field(default_factory=ImagesConfig)
+    test: ImagesConfig = field(kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -285,7 +286,7 @@ class FinetuneClsConfig(FinetuneConfig):
         specificity: Operating points, chosen on the validation images: the highest sensitivity at this specificity, 0..1.
     """
 
-    data: ClassificationDataConfig = field(default_factory=ClassificationDataConfig)
+    data: ClassificationDataConfig = field(kw_only=True)
     linear_probe: bool = False
     fourth_stage: str | None = None
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
@@ -353,7 +354,9 @@ def open_backbone(config: InitConfig, checkpoint: Path | None, side: int) -> tup
         InputError: The weights cannot be had, or a checkpoint is given that would not be used.
     """
     if config.weights == "medslip":
-        checkpoint = checkpoint or newest_phantom_checkpoint()
+        if checkpoint is None:
+            raise InputError("checkpoint: not given; name one, or set init.weights to imagenet or random")
+        checkpoint = newest(checkpoint)
         opened = _open_checkpoint(checkpoint)
         state = opened.model.image_encoder.trunk.state_dict()
         transform = replace(opened.card.transform, side=side)

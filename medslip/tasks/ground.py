@@ -61,8 +61,8 @@ from medslip.evaluation.subgroup_means import subgroup_means
 from medslip.evaluation.subgroups import AttributeScores, groups_of
 from medslip.model.medslip import MeDSLIPOutput
 from medslip.predictor import Predictor, present_probability
-from medslip.tasks.run_start import PHANTOM, RUNS, begin_run, refuse_less, refuse_used, timestamp
-from medslip.tasks.weights import AuthorsConfig, newest_phantom_checkpoint, open_weights
+from medslip.tasks.run_start import RUNS, begin_run, refuse_less, refuse_used, timestamp
+from medslip.tasks.weights import AuthorsConfig, newest, open_weights
 from medslip.training.distributed import Device
 from medslip.vocabulary import pathology_index
 
@@ -90,8 +90,8 @@ class GroundedDataConfig:
         classes: Class -> pathology, for classes that are not named after one.
     """
 
-    kind: Literal["phantom", "cxr14", "rsna"] = "phantom"
-    path: Path = PHANTOM
+    kind: Literal["phantom", "cxr14", "rsna"]
+    path: Path
     list: Path = Path("test_list.txt")
     images: Path | None = None
     equalise: bool = False
@@ -110,7 +110,8 @@ class GroundConfig:
     """Compare where the model looks with where the findings are.
 
     Attributes:
-        checkpoint: The weights: ours, or the authors' .pth; None takes the newest phantom run's.
+        checkpoint: The weights: ours, or the authors' .pth; a pattern such as runs/*/best.safetensors takes the newest
+            file that matches.
         data: Which images.
         layers: Decoder layers whose attention is averaged, from 0; none named means all.
         heads: Attention heads of these layers, from 0; none named means all.
@@ -130,8 +131,8 @@ class GroundConfig:
         output: The run folder; None takes runs/ground/DATE-TIME.
     """
 
-    checkpoint: Path | None = None
-    data: GroundedDataConfig = field(default_factory=GroundedDataConfig)
+    checkpoint: Path
+    data: GroundedDataConfig
     layers: list[int] = field(default_factory=list)
     heads: list[int] = field(default_factory=list)
     shifts: Literal[1, 2, 4, 8] = 2
@@ -219,7 +220,7 @@ def run(config: GroundConfig, show: bool = True) -> Mapping[str, Sequence[GroupS
     """
     output = config.output or RUNS / "ground" / timestamp()
     refuse_used(output)
-    checkpoint = config.checkpoint or newest_phantom_checkpoint()
+    checkpoint = newest(config.checkpoint)
     weights = open_weights(checkpoint, config.authors)
     model = weights.card.model
     _check_numbers("layers", config.layers, model.decoder_layers)
@@ -551,21 +552,6 @@ def _show(
         print("pointing is of the map over shifted copies, any pixel of the image as it is")
     print(f"IoU, Dice and boxes at thresholds {chosen}; a box is found at IoU {config.box_iou:g}")
     print(f"scores, metrics and overlays: {output}")
-
-
-def embedded_default() -> GroundConfig:
-    """What the script runs without arguments: the newest phantom run's model on the phantoms held out from it.
-
-    Raises:
-        InputError: There is no phantom run yet.
-    """
-    newest_phantom_checkpoint()  # where there is none, nothing else need be said
-    return held_out_phantoms(PHANTOM, None, None)
-
-
-def held_out_phantoms(corpus: Path, checkpoint: Path | None, output: Path | None) -> GroundConfig:
-    """Ground the test split of a phantom corpus."""
-    return GroundConfig(checkpoint=checkpoint, data=GroundedDataConfig(path=corpus), output=output)
 
 
 COMMAND = (GroundConfig, run)

@@ -154,9 +154,4 @@ def _mapper(workers: int) -> Iterator[_Mapper]:
         yield lambda jobs: pool.imap(_draw, jobs, chunksize=8)
 
 
-def embedded_default() -> MakePhantomConfig:
-    """What the script draws without arguments: the demo's corpus."""
-    return MakePhantomConfig()
-
-
 COMMAND = (MakePhantomConfig, run)

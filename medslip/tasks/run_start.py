@@ -5,25 +5,19 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from medslip.config import config_to_dict, flat
 from medslip.errors import InputError, one_line
 from medslip.files import write_text
 from medslip.training.distributed import Processes
 
 RUNS = Path("runs")
 """Where runs go unless the user says otherwise."""
-
-PHANTOM = Path("data_file/phantom")
-"""Where phantom chests are drawn."""
-
-PHANTOM_PREPARED = Path("data_file/phantom_prepared")
-"""Where they are prepared for training."""
 
 
 def timestamp() -> str:
@@ -67,7 +61,7 @@ def agreed_folder(wanted: Path | None, task: str, world: Processes, resume: bool
     """One run folder for all processes: as wanted, or named after the main process's time.
 
     Args:
-        wanted: The folder; None for runs/TASK/DATE-TIME.
+        wanted: The folder, in which {time} stands for the date and time; None takes runs/TASK/{time}.
         task: What the runs of this kind are called.
         world: The processes.
         resume: Whether a run is there, to go on with.
@@ -75,7 +69,8 @@ def agreed_folder(wanted: Path | None, task: str, world: Processes, resume: bool
     Raises:
         InputError: In every process, where the folder is in use, or there is nothing to resume.
     """
-    folder: Path = world.gather(wanted or RUNS / task / timestamp())[0]
+    named = str(wanted or RUNS / task / "{time}").replace("{time}", timestamp())
+    folder: Path = world.gather(Path(named))[0]
     if not resume:
         refuse_used(folder)
     elif wanted is None or not (folder / "config.yaml").is_file():
@@ -141,7 +136,7 @@ def differences(folder: Path, config: Any) -> list[str]:
         before = yaml.safe_load(path.read_text())
     except (OSError, yaml.YAMLError) as error:
         raise InputError(f"{path}: cannot be read ({one_line(error)}); name another --output") from None
-    old, new = _flat(before), _flat(config_to_dict(config))
+    old, new = flat(before), flat(config_to_dict(config))
     return sorted(
         key for key in (old.keys() | new.keys()) - _FREE_TO_CHANGE if old.get(key, None) != new.get(key, None)
     )
@@ -158,26 +153,3 @@ def refuse_other_config(folder: Path, config: Any) -> None:
             f"{folder}: the run began with another {changed[0]}; resume it as it began (--config {folder}/config.yaml), "
             "or name another --output"
         )
-
-
-def _flat(values: Any, above: str = "") -> dict[str, Any]:
-    if not isinstance(values, dict):
-        return {above: values}
-    return {
-        name: value
-        for key, inner in values.items()
-        for name, value in _flat(inner, f"{above}.{key}" if above else str(key)).items()
-    }
-
-
-def config_to_dict(config: Any) -> Any:
-    """A config dataclass as plain values, ready for YAML: what --config reads back."""
-    if is_dataclass(config) and not isinstance(config, type):
-        return {field.name: config_to_dict(getattr(config, field.name)) for field in fields(config)}
-    if isinstance(config, Path):
-        return str(config)
-    if isinstance(config, list | tuple):
-        return [config_to_dict(item) for item in config]
-    if isinstance(config, dict):
-        return {key: config_to_dict(item) for key, item in config.items()}
-    return config

@@ -1,14 +1,14 @@
-"""The weights that a task works with: one of our checkpoints, the authors' file, or the newest phantom run's."""
+"""Which weights a task works with: a checkpoint of ours, the authors' file, or the newest that matches a pattern."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from glob import glob
 from pathlib import Path
 
 from medslip.checkpoints import Checkpoint, load_authors, load_checkpoint
 from medslip.errors import InputError
 from medslip.model.text_encoder import TextConfig
-from medslip.tasks.run_start import RUNS
 from medslip.vocabulary import ANATOMIES, load_prompts
 
 
@@ -45,13 +45,15 @@ def open_weights(path: Path, authors: AuthorsConfig) -> Checkpoint:
     return load_authors(path, prompts.pathology, anatomy, authors.text)
 
 
-def newest_phantom_checkpoint() -> Path:
-    """The best checkpoint of the newest phantom run.
+def newest(pattern: Path) -> Path:
+    """The newest file that matches a pattern such as ``runs/*/best.safetensors``; a path without * is returned unchanged.
 
     Raises:
-        InputError: There is none; the message names the command that makes one.
+        InputError: No file matches.
     """
-    found = sorted(RUNS.glob("phantom*/pretrain/best.safetensors"), key=lambda path: path.stat().st_mtime)
+    if "*" not in str(pattern):
+        return pattern
+    found = sorted(map(Path, glob(str(pattern))), key=lambda path: path.stat().st_mtime)
     if not found:
-        raise InputError(f"no phantom run in {RUNS}/ yet; make one with: python scripts/demo.py (or: medslip demo)")
+        raise InputError(f"checkpoint: no file matches {pattern}")
     return found[-1]

@@ -30,8 +30,8 @@ from medslip.evaluation.run_folder import (
 )
 from medslip.labels import UNKNOWN
 from medslip.predictor import Predictor
-from medslip.tasks.run_start import PHANTOM, RUNS, begin_run, refuse_less, refuse_used, timestamp
-from medslip.tasks.weights import AuthorsConfig, newest_phantom_checkpoint, open_weights
+from medslip.tasks.run_start import RUNS, begin_run, refuse_less, refuse_used, timestamp
+from medslip.tasks.weights import AuthorsConfig, newest, open_weights
 from medslip.training.distributed import Device
 from medslip.vocabulary import CLASS_PROMPTS, FINDINGS
 
@@ -70,8 +70,8 @@ class ImagesConfig:
         equalise: Spread the grey values of each image first (histogram equalisation), as published for RSNA.
     """
 
-    kind: Kind = "cxr14"
-    path: Path = Path("data_file/cxr14")
+    kind: Kind
+    path: Path
     list: Path = Path("test_list.txt")
     images: Path | None = None
     masks: Path | None = None
@@ -90,7 +90,8 @@ class ZeroshotConfig:
     """Classify chest radiographs zero-shot.
 
     Attributes:
-        checkpoint: The weights: ours, or the authors' .pth; None takes the newest phantom run's.
+        checkpoint: The weights: ours, or the authors' .pth; a pattern such as runs/*/best.safetensors takes the newest
+            file that matches.
         data: Which images.
         validation: Other labelled images of the same classes, no patient of which is among the scored ones: they choose the
             operating points and fit a recalibration. None: neither.
@@ -108,8 +109,8 @@ class ZeroshotConfig:
         output: The run folder; None takes runs/zeroshot_cls/DATE-TIME.
     """
 
-    checkpoint: Path | None = None
-    data: ImagesConfig = field(default_factory=ImagesConfig)
+    checkpoint: Path
+    data: ImagesConfig
     validation: ImagesConfig | None = None
     specificity: float = 0.9
     prompt: dict[str, str] | str = field(default_factory=dict)
@@ -180,7 +181,7 @@ def run(config: ZeroshotConfig, show: bool = True) -> Scores | None:
     """
     output = config.output or RUNS / "zeroshot_cls" / timestamp()
     refuse_used(output)
-    checkpoint = config.checkpoint or newest_phantom_checkpoint()
+    checkpoint = newest(config.checkpoint)
     weights = open_weights(checkpoint, config.authors)
     images = read_images(config.data, free_text_queries(config.prompt))
     questions = ask(images, config)
@@ -352,27 +353,6 @@ def ask(images: LabelledImages, config: ZeroshotConfig) -> Questions:
 def _pathologies(classes: Sequence[str], config: ZeroshotConfig, source: str) -> list[str]:
     mapping = config.data.table.classes if config.data.kind == "table" else {}
     return class_pathologies(classes, mapping, source)
-
-
-def embedded_default() -> ZeroshotConfig:
-    """What the script runs without arguments: the newest phantom run's model on the phantoms held out from it.
-
-    Raises:
-        InputError: There is no phantom run yet.
-    """
-    newest_phantom_checkpoint()  # where there is none, nothing else need be said
-    return held_out_phantoms(PHANTOM, None, None)
-
-
-def held_out_phantoms(corpus: Path, checkpoint: Path | None, output: Path | None) -> ZeroshotConfig:
-    """Classify the test split of a phantom corpus, with operating points chosen on its valid split."""
-    table = corpus / "findings.csv"
-    if not table.is_file():
-        raise InputError(
-            f"{table}: no phantom corpus; make one with: python scripts/make_phantom.py (or: medslip make_phantom)"
-        )
-    data, validation = (ImagesConfig(kind="table", path=table, split=split) for split in ("test", "valid"))
-    return ZeroshotConfig(checkpoint=checkpoint, data=data, validation=validation, output=output)
 
 
 COMMAND = (ZeroshotConfig, run)

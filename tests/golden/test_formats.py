@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from medslip.training.state import load_state
 from torch import Tensor
 
 from medslip.checkpoints import load_checkpoint, load_finetuned
-from medslip.cli import parse
+from medslip.config import parse
 from medslip.data.records import read_list
 from medslip.labels import LabelStore
 from medslip.model.medslip import MeDSLIP
@@ -25,7 +26,6 @@ from medslip.tasks.finetune_seg import FinetuneSegConfig
 from medslip.tasks.pretrain import PretrainConfig
 from medslip.training.criterion import LossConfig, PretrainingObjective
 from medslip.training.optim import OptimConfig, make_optimizer
-from medslip.training.state import load_state
 
 FORMATS = Path(__file__).parent / "formats"
 Write = Callable[[str, Path], Path]

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from medslip.checkpoints import Card, save_checkpoint
-from medslip.cli import TASKS, parse
+from medslip.cli import TASKS
+from medslip.config import parse
 from medslip.data.transforms import EvaluationTransform
+from medslip.errors import InputError
 from medslip.model.medslip import ModelConfig, build_model
 from medslip.model.text_encoder import TextConfig, TextEncoder
 
@@ -34,7 +36,12 @@ def test_every_command_in_the_pages_is_one_that_its_script_accepts(command, tmp_
     if not arguments or "--help" in arguments or arguments[0] in ("SOURCE", "..."):
         return
     config_class = commands[arguments.pop(0)][0] if commands else module.COMMAND[0]
-    parse(config_class, arguments)
+    try:
+        parse(config_class, arguments)
+    except InputError as error:
+        # Text may name a script with one key, such as `ground.py --shifts 1`, and leave the data to the reader.
+        if not str(error).endswith(": not given") or "\n" in error.args[0]:
+            raise
 
 
 def test_the_first_block_is_two_lines_and_ci_runs_the_second():

@@ -16,6 +16,14 @@ from medslip.cli import run_task
 from medslip.tasks.make_phantom import MakePhantomConfig
 from medslip.tasks.make_phantom import run as make_phantom
 
+DATA = {
+    "zeroshot_cls": {"data": "cxr14"},
+    "ground": {"data": "phantom"},
+    "finetune_seg": {"data": "siim_acr"},
+    "finetune_cls": {"data.train": "cxr14", "data.test": "cxr14"},
+}
+"""What each task reads unless a test says otherwise: part of the data -> kind."""
+
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -44,7 +52,8 @@ def refused(tiny_checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[
 
     def run(task: str, *arguments: object) -> str:
         output = tmp_path / "run"
-        given = ["--checkpoint", tiny_checkpoint, "--device", "cpu", "--output", output, *arguments]
+        data = [(f"--{part}.kind={kind}", f"--{part}.path=none") for part, kind in DATA.get(task, {}).items()]
+        given = ["--checkpoint", tiny_checkpoint, "--device", "cpu", "--output", output, *sum(data, ()), *arguments]
         if task.startswith("finetune"):
             given += ["--data.side", 32, "--data.workers", 0, "--train.epochs", 1]
         else:
@@ -322,7 +331,7 @@ def test_key_that_the_kind_of_data_does_not_read(refused, task, kind, key, value
 
 
 def test_threshold_outside_0_to_1_in_a_yaml(refused, tmp_path):
-    (tmp_path / "all.yaml").write_text("grounding: {phantom: {threshold: 1.5}}\n")
+    (tmp_path / "all.yaml").write_text("grounding: {phantom: {data: {kind: phantom, path: x}, threshold: 1.5}}\n")
     error = refused("evaluate_all", "--config", tmp_path / "all.yaml")
     assert f"{tmp_path}/all.yaml: " in error
     assert "threshold: 1.5 is outside 0..1" in error

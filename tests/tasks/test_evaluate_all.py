@@ -9,10 +9,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from medslip.cli import parse, run_task
+from medslip.cli import run_task
+from medslip.config import parse, phantom_config
 from medslip.errors import InputError
 from medslip.tasks import ground, zeroshot_cls
-from medslip.tasks.evaluate_all import EvaluateAllConfig, phantom_config, run
+from medslip.tasks.evaluate_all import EvaluateAllConfig, run
 from medslip.tasks.make_phantom import MakePhantomConfig
 from medslip.tasks.make_phantom import run as make_phantom
 
@@ -29,7 +30,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def config(corpus: Path, tiny_checkpoint: Path, tmp_path: Path) -> EvaluateAllConfig:
-    made = phantom_config(corpus, tiny_checkpoint, tmp_path / "run")
+    made = phantom_config(
+        EvaluateAllConfig, "evaluate_all", corpus, checkpoint=tiny_checkpoint, output=tmp_path / "run"
+    )
     assert set(made.classification) == {"phantom", "cxr14", "rsna", "siim_acr", "covidx"}
     assert set(made.grounding) == {"phantom", "rsna", "cxr14"}
     # One of several classes is enough, and its figures take long.
@@ -112,12 +115,12 @@ def test_nothing_there_is_one_line_and_status_2(tiny_checkpoint, tmp_path, monke
 
 def test_one_path_of_the_yaml_can_be_changed_on_the_command_line():
     """A data set in another place would need a copy of the file."""
-    config = parse(EvaluateAllConfig, ["--config", str(CONFIG), "--classification.rsna.data.path", "elsewhere"])
-    assert config.classification["rsna"].data.path == Path("elsewhere")
+    config = parse(EvaluateAllConfig, ["--config", str(CONFIG), "--checkpoint=x", "--classification.rsna.data.path=y"])
+    assert config.classification["rsna"].data.path == Path("y")
     assert config.classification["rsna"].data.equalise
     assert config.grounding["rsna"].data.path == Path("data_file/rsna")
 
 
 def test_a_name_that_is_no_folder_is_refused():
     with pytest.raises(InputError, match="cannot be a data set's name"):
-        parse(EvaluateAllConfig, ["--classification", "{../x: {}}"])
+        parse(EvaluateAllConfig, ["--checkpoint=x", "--classification", "{../x: {data: {kind: folder, path: x}}}"])

@@ -20,7 +20,8 @@ import torchvision
 from PIL import Image
 
 from medslip.checkpoints import load_checkpoint, load_finetuned
-from medslip.cli import parse, run_task
+from medslip.cli import run_task
+from medslip.config import parse
 from medslip.data.finetune_loading import evaluation_loader
 from medslip.data.images import read_image
 from medslip.data.joint_transforms import JointAugmentationConfig
@@ -496,7 +497,9 @@ def test_bad_input_is_one_line_and_status_2(corpus, tiny_checkpoint, tmp_path, c
     if task == "finetune_seg":
         arguments = small(corpus, tiny_checkpoint)
     else:
-        arguments = ["--checkpoint", str(tiny_checkpoint), "--data.train.path", str(corpus / "none")]
+        arguments = ["--checkpoint", str(tiny_checkpoint)]
+        for part in ("train", "test"):
+            arguments += [f"--data.{part}.kind", "cxr14", f"--data.{part}.path", str(corpus / "none")]
     status = run_task(task, [*arguments, "--output", str(tmp_path / "run"), *change])
     error = capsys.readouterr().err
     lines = [line for line in error.splitlines() if line.startswith("error")]

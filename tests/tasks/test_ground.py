@@ -41,7 +41,12 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def config(corpus: Path, tiny_checkpoint: Path, tmp_path: Path) -> GroundConfig:
     return GroundConfig(
-        tiny_checkpoint, GroundedDataConfig(path=corpus), resamples=20, workers=0, device="cpu", output=tmp_path / "run"
+        tiny_checkpoint,
+        GroundedDataConfig("phantom", corpus),
+        resamples=20,
+        workers=0,
+        device="cpu",
+        output=tmp_path / "run",
     )
 
 
@@ -140,7 +145,8 @@ def test_boxes_of_publishers_layouts_are_grounded(config, corpus, layout, classe
 )
 def test_bad_input_is_one_line_and_status_2(config, tiny_checkpoint, corpus, arguments, message, capsys):
     """A traceback, or a run folder that is half-written."""
-    given = ["--checkpoint", str(tiny_checkpoint), "--data.path", str(corpus), "--output", str(config.output)]
+    given = ["--checkpoint", str(tiny_checkpoint), "--data.kind=phantom", f"--data.path={corpus}"]
+    given += ["--output", str(config.output)]
     assert run_task("ground", [*given, "--workers", "0", *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error
@@ -172,7 +178,7 @@ def test_thresholds_are_chosen_on_images_that_are_not_scored(config, corpus, mon
 
 def test_phantoms_are_divided_by_what_they_are_for(corpus):
     """The prior, or a threshold, would know the boxes that it is scored on."""
-    splits = ground.read_splits(GroundedDataConfig(path=corpus), 0)
+    splits = ground.read_splits(GroundedDataConfig("phantom", corpus), 0)
     for images, split in ((splits.prior, "train"), (splits.tuning, "valid"), (splits.scored, "test")):
         assert set(images.paths) == {finding.image for finding in read_findings(corpus, split)}
 
@@ -228,7 +234,7 @@ def test_findings_of_one_patient_are_resampled_together(config, corpus, tmp_path
     table = pd.read_csv(shared / "findings.csv", dtype=str)
     table["patient"] = [f"p{index // 2}" for index in range(len(table))]
     table.to_csv(shared / "findings.csv", index=False)
-    groups = ground.run(replace(config, data=GroundedDataConfig(path=shared)), show=False)
+    groups = ground.run(replace(config, data=GroundedDataConfig("phantom", shared)), show=False)
     patient = table.set_index("image")["patient"]
     scores = pd.read_csv(config.output / "scores.csv")
     scores["patient"] = [patient[str(Path(image).relative_to(shared))] for image in scores["image"]]

@@ -10,7 +10,8 @@ import torch
 import yaml
 
 from medslip.checkpoints import load_checkpoint
-from medslip.cli import parse, run_task
+from medslip.cli import run_task
+from medslip.config import parse
 from medslip.data.transforms import AugmentationConfig
 from medslip.errors import InputError
 from medslip.model.medslip import ModelConfig

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from medslip.checkpoints import load_checkpoint
-from medslip.cli import main, parse
+from medslip.cli import main
+from medslip.config import parse
 from medslip.data.table import TableLayout
 from medslip.errors import InputError
 from medslip.predictor import Predictor
@@ -253,7 +254,7 @@ def test_without_arguments_the_newest_phantom_run_answers_the_held_out_phantoms(
         made.mkdir(parents=True)
     (run_folder / "best.safetensors").symlink_to(tiny_checkpoint)
     assert main(["zeroshot_cls"]) == 2
-    assert "python scripts/make_phantom.py" in capsys.readouterr().err
+    assert "python scripts/demo.py" in capsys.readouterr().err
     for image in folder.iterdir():
         (corpus / image.name).symlink_to(image)
     table = pd.read_csv(write_table(corpus, corpus / "findings.csv"))
@@ -325,14 +326,14 @@ def test_validation_that_does_not_fit_is_refused(validated, folder, tmp_path):
 def test_a_specificity_outside_0_to_1_is_refused(specificity):
     """A percentage typed for a share would find no threshold, after hours."""
     with pytest.raises(InputError, match=r"specificity: .* is not within"):
-        ZeroshotConfig(specificity=specificity)
+        ZeroshotConfig(Path("x"), ImagesConfig("folder", Path("x")), specificity=specificity)
 
 
 @pytest.mark.parametrize("name", ["resamples", "seed", "batch_size", "workers"])
 def test_impossible_numbers_are_refused(name):
     """A mistyped option would end in a traceback."""
     with pytest.raises(InputError, match=f"{name}: -1"):
-        ZeroshotConfig(**{name: -1})
+        ZeroshotConfig(Path("x"), ImagesConfig("folder", Path("x")), **{name: -1})
 
 
 @pytest.mark.parametrize("prompt", [{"fish": ""}, {"fish": " "}, {"": "fish"}])

@@ -69,5 +69,5 @@ def test_a_layout_is_classified_and_scored(
 def test_a_prompt_answers_for_a_class_whatever_its_case(tmp_path: Path) -> None:
     """A user's own text for covid-19 would stand beside COVID-19, unscored."""
     write_covidx(tmp_path)
-    config = ZeroshotConfig(data=ImagesConfig(kind="covidx", path=tmp_path), prompt={"covid-19": "hazy"})
+    config = ZeroshotConfig(tmp_path, ImagesConfig(kind="covidx", path=tmp_path), prompt={"covid-19": "hazy"})
     assert ask(read_images(config.data), config).described() == {"COVID-19": "covid-19: hazy"}

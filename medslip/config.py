@@ -1,0 +1,227 @@
+"""Typed configs: a dataclass, built from its defaults, YAML files and ``--dotted.key value`` arguments, in that order."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from types import NoneType
+from typing import Any, cast, get_args, get_origin, get_type_hints
+
+import jsonargparse
+import yaml
+
+from medslip.errors import InputError, one_line
+
+PHANTOM_CONFIGS = Path(__file__).parent / "resources" / "phantom"
+"""What a task runs without arguments: TASK.yaml, or TASK.SUBCOMMAND.yaml."""
+
+PHANTOM = Path("data_file/phantom")
+"""Where the phantom corpus is."""
+
+PHANTOM_PREPARED = Path("data_file/phantom_prepared")
+"""Where it is prepared for pre-training."""
+
+_CONFIG_ERRORS = (InputError, jsonargparse.ArgumentError, TypeError, ValueError, OSError)
+
+
+def parse(config_class: Callable[..., Any], arguments: Sequence[str], command: str = "medslip") -> Any:
+    """Build a config from command-line arguments.
+
+    Args:
+        config_class: A dataclass; its docstring explains the keys. The optional class attribute ``positional`` names keys
+            that may be given without ``--key``, in that order.
+        arguments: ``--config FILE`` and ``--dotted.key value``; later ones win. A key may be typed with - or _.
+        command: The command, for help and messages.
+
+    Raises:
+        InputError: A key is unknown or missing, a value has the wrong type, a dictionary is given twice, or a YAML file
+            cannot be read.
+    """
+    arguments = [_with_underscores(argument, config_class) for argument in arguments]
+    arguments = _with_keys(arguments, getattr(config_class, "positional", ()))
+    _check_given_once(arguments, config_class)
+    # An abbreviation would be a second spelling of a key, and change its meaning with the next key that starts like it.
+    parser = jsonargparse.ArgumentParser(
+        prog=command, exit_on_error=False, allow_abbrev=False, description=_summary(config_class)
+    )
+    parser.add_argument("--config", action="config", help="A YAML file with the keys that differ from the defaults.")
+    parser.add_class_arguments(config_class, nested_key=None, fail_untyped=True)
+
+    def build(given: Sequence[str]) -> Any:
+        parsed = parser.parse_args(list(given))
+        _check_values(parsed.as_dict(), config_class)
+        values = vars(parser.instantiate(parsed))
+        return config_class(**{key: value for key, value in values.items() if key not in ("config", "__path__")})
+
+    try:
+        return build(arguments)
+    except _CONFIG_ERRORS as error:
+        message = _readable(str(error))
+        if unknown := re.match(r"no key '(.*)'", message):
+            close = difflib.get_close_matches(unknown[1], flat(parser.get_defaults().as_dict()), n=1)
+            message += f"; did you mean {close[0]}?" if close else ""
+        file = None if message.endswith(": not given") else _file_at_fault(build, arguments, error)
+        raise InputError(f"{file or command}: {message}") from None
+
+
+def phantom_file(task: str) -> Path | None:
+    """The packaged config with which a task runs on the phantom data; None where it has no such config."""
+    return next(PHANTOM_CONFIGS.glob(f"{task}.*"), None)
+
+
+def phantom_config(
+    config_class: Callable[..., Any],
+    task: str,
+    corpus: Path = PHANTOM,
+    prepared: Path = PHANTOM_PREPARED,
+    **changes: Any,
+) -> Any:
+    """The config with which a task runs on the phantom data.
+
+    Args:
+        config_class: The task's config dataclass.
+        task: Its name.
+        corpus: Where the phantom corpus is.
+        prepared: Where it is prepared for pre-training.
+        changes: Values of top-level keys.
+    """
+    file = phantom_file(task)
+    assert file is not None, task
+    values = _moved(yaml.safe_load(file.read_text(encoding="utf-8")), {PHANTOM: corpus, PHANTOM_PREPARED: prepared})
+    return replace(parse(config_class, ["--config", yaml.safe_dump(values, sort_keys=False)]), **changes)
+
+
+def _moved(values: Any, places: Mapping[Path, Path]) -> Any:
+    if isinstance(values, dict):
+        return {key: _moved(value, places) for key, value in values.items()}
+    for old, new in places.items():
+        if isinstance(values, str) and Path(values).is_relative_to(old):
+            return str(new / Path(values).relative_to(old))
+    return values
+
+
+def config_to_dict(config: Any) -> Any:
+    """A config dataclass as plain values, ready for YAML; ``--config`` reads it back."""
+    if is_dataclass(config) and not isinstance(config, type):
+        return {field.name: config_to_dict(getattr(config, field.name)) for field in fields(config)}
+    if isinstance(config, Path):
+        return str(config)
+    if isinstance(config, list | tuple):
+        return [config_to_dict(item) for item in config]
+    if isinstance(config, dict):
+        return {key: config_to_dict(item) for key, item in config.items()}
+    return config
+
+
+def flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, with dotted keys."""
+    if not isinstance(values, dict):
+        return {prefix: values}
+    return {
+        name: value
+        for key, inner in values.items()
+        for name, value in flat(inner, f"{prefix}.{key}" if prefix else str(key)).items()
+    }
+
+
+def _check_given_once(arguments: Sequence[str], config_class: Callable[..., Any]) -> None:
+    """A dictionary that is given twice would silently lose its first value."""
+    for name, kind in get_type_hints(config_class).items():
+        given = sum(argument.split("=")[0] == f"--{name}" for argument in arguments)
+        if given > 1 and dict in {get_origin(part) for part in (kind, *get_args(kind))}:
+            raise InputError(
+                f"{name}: given {given} times; give all entries at once, as in --{name} '{{first: ..., second: ...}}'"
+            )
+
+
+def _with_underscores(argument: str, config_class: Callable[..., Any]) -> str:
+    """--cache-size=256 as --cache_size=256, but the user's own keys of a dictionary stay as typed."""
+    key, equals, value = argument.partition("=")
+    if not key.startswith("--"):
+        return argument
+    parts = key[2:].split(".")
+    kinds: list[Any] = [config_class]
+    for place, part in enumerate(parts):
+        if any(get_origin(kind) is dict for kind in kinds):
+            break
+        parts[place] = part.replace("-", "_")
+        owner = next(filter(is_dataclass, kinds), None)
+        kind = get_type_hints(owner).get(parts[place]) if owner else None
+        kinds = [kind, *get_args(kind)]
+    return f"--{'.'.join(parts)}{equals}{value}"
+
+
+def _with_keys(arguments: Sequence[str], positional: Sequence[str]) -> list[str]:
+    """Put --key before the values that have none; the parser rejects any that are left over."""
+    given: list[str] = []
+    keys, rest = iter(positional), iter(arguments)
+    for argument in rest:
+        if argument.startswith("-"):
+            alone = "=" in argument or argument in ("-h", "--help")
+            given += [argument, *itertools.islice(rest, 0 if alone else 1)]
+        else:
+            key = next(keys, None)
+            given += [argument] if key is None else [f"--{key}", argument]
+    return given
+
+
+def _check_values(values: Mapping[str, Any], config_class: Callable[..., Any], prefix: str = "") -> None:
+    """Check for keys without a value and for groups of keys given as one value, which the parser accepts."""
+    for key, kind in get_type_hints(config_class).items():
+        value = values.get(key)
+        if value is None and NoneType not in get_args(kind):
+            raise InputError(f"{prefix}{key}: has no value")
+        if is_dataclass(kind):
+            if not isinstance(value, Mapping):
+                raise InputError(f"{prefix}{key}: has keys of its own and cannot be the value {value!r}")
+            _check_values(value, cast(type, kind), f"{prefix}{key}.")
+
+
+def _file_at_fault(build: Callable[[Sequence[str]], Any], arguments: Sequence[str], error: Exception) -> str | None:
+    """The --config file that causes an error: it fails in the same way alone, or has the key that the error names."""
+    files = [value for key, value in itertools.pairwise(arguments) if key == "--config"]
+    files += [key.removeprefix("--config=") for key in arguments if key.startswith("--config=")]
+    named = str(error).split(":")[0].split(".")[-1]
+    overridden = any(re.split(r"--|[.]", argument.split("=")[0])[-1] == named for argument in arguments)
+    for file in files:
+        try:
+            build(["--config", file])
+        except _CONFIG_ERRORS as alone:
+            if str(alone) == str(error):
+                return file
+            keys = flat(yaml.safe_load(Path(file).read_text(encoding="utf-8")))
+            if not overridden and named in {key.split(".")[-1] for key in keys}:
+                return file
+    return None
+
+
+def _summary(config_class: Callable[..., Any]) -> str:
+    return (config_class.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")
+
+
+def _readable(message: str) -> str:
+    """The parser's message on one line, in a user's words."""
+    for pattern, words in (
+        (r"Does not validate.*? Problem with given class_path '.*?':(.*?)\s+- Expected a .*", r"\1"),
+        (r'Parser key "(.*?)":', r"\1:"),
+        (r"unrecognized arguments: --([^\s=]+).*", r"no key '\1'"),
+        (r"Group '(.*?)' does not accept option '(.*?)'", r"no key '\1.\2'"),
+        (r"Option '(.*?)' is not accepted", r"no key '\1'"),
+        (r"the following arguments are required: (.*)", r"\1: not given"),
+        (r"<class '(?:\w+\.)*(\w+)'>", r"\1"),
+        (r"Expected a typing\.Literal\[(.*?)\]", r"Expected one of \1"),
+        (r"Expected a (\w+)\.", r"Expected \1."),
+        (
+            r"Does not validate against any of the Union subtypes\s+Subtypes: \[(\w+), NoneType\]\s+Errors:"
+            r"(?:\s+- Expected a \w+)+\s+Given value type: \w+\s+Given value:",
+            r"Expected \1 or null. Got value:",
+        ),
+        (r' in "<unicode string>",', " at"),
+        (r"Unexpected config:.*", "Holds no keys; a config file is YAML with lines like output: FOLDER"),
+    ):
+        message = re.sub(pattern, words, message, flags=re.DOTALL)
+    return one_line(message)
