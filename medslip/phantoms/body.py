@@ -138,10 +138,7 @@ class Outlines:
 
 def sample_body(rng: np.random.Generator, female: bool) -> Body:
     """A healthy build: heart, diaphragm, mediastinum and lungs within normal limits."""
-
-    def between(low: float, high: float) -> float:
-        return float(rng.uniform(low, high))
-
+    between = rng.uniform
     width = between(0.55, 0.75)
     dome = between(0.92, 1.08)
     # Widest heart over widest cavity stays below one half.

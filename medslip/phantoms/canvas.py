@@ -1,8 +1,8 @@
 """Smooth fields on a square image: the body's coordinates, soft edges, strokes and noise.
 
-All shapes are drawn in body units: x = 0 is the midline and grows towards the viewer's right (the patient's left);
-y = 0 is the level of the lung apices, y = 1 that of the diaphragm's domes. Nothing but the film's grain depends on
-the image's side, so one phantom looks the same at every size.
+All shapes are drawn in body units: x = 0 is the midline, and x grows towards the viewer's right (the patient's left);
+y = 0 is the level of the lung apices, y = 1 that of the domes of the diaphragm. Only the grain depends on the size of
+the image, so a phantom looks the same at every size.
 """
 
 from __future__ import annotations
@@ -124,14 +124,8 @@ class Canvas:
 
 def edge(distance: Field, width: float) -> Field:
     """Smooth step: 0 for distance below -width / 2, 1 above width / 2."""
-    t = distance * np.float32(1 / width)
-    t += np.float32(0.5)
-    np.clip(t, 0, 1, out=t)
-    step = t * np.float32(-2)
-    step += np.float32(3)
-    step *= t
-    step *= t
-    return step
+    t = np.clip(distance * np.float32(1 / width) + np.float32(0.5), 0, 1)
+    return (3 - 2 * t) * t * t
 
 
 def ellipse(x: Field, y: Field, cx: float, cy: float, rx: float, ry: float, angle: float = 0.0) -> Field:
@@ -150,7 +144,7 @@ def smooth_minimum(a: Field, b: Field, width: float) -> Field:
 
 
 def curve(*corners: tuple[float, float], steps: int = 8) -> Points:
-    """A smooth line through the corners (Catmull-Rom), ``steps`` points a piece."""
+    """A smooth line through the corners (Catmull-Rom), with ``steps`` points between neighbours."""
     points = np.asarray([corners[0], *corners, corners[-1]], np.float32)
     t = np.linspace(0, 1, steps, dtype=np.float32)[:, None]
     pieces = []

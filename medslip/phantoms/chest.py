@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from medslip.phantoms.body import Body, Outlines
-from medslip.phantoms.canvas import Canvas, Field, Points, Stroke, curve
+from medslip.phantoms.canvas import Canvas, Field, Stroke, curve
 
 
 @dataclass
@@ -58,16 +59,14 @@ def _soft_tissue(canvas: Canvas, body: Body) -> Field:
     x, y = canvas.x, canvas.y
     across = np.abs(x)
     half = body.width(x) * 1.02 + body.wall * (1 + 0.25 * np.maximum(y, 0))
-    top = (body.shoulder - 0.03) - 0.24 * np.exp(-np.maximum(across - 0.16, 0) / 0.2)
+    top = body.shoulder - 0.03 - 0.24 * np.exp(-np.maximum(across - 0.16, 0) / 0.2)
     round_torso = np.sqrt(np.clip(1 - (across / (half + 0.04)) ** 2, 0, 1))
-    armpit = body.shoulder + 0.42
     torso = canvas.edge(half - across, 0.05) * (0.5 + 0.25 * round_torso)
-    upper = 0.56 * canvas.edge(y - top, 0.06) * canvas.edge(armpit - y, 0.3)
+    upper = 0.56 * canvas.edge(y - top, 0.06) * canvas.edge(body.shoulder + 0.42 - y, 0.3)
     upper *= canvas.edge(half + 0.42 - across, 0.12)
     neck = canvas.edge(0.19 + 0.05 * np.maximum(-y, 0) - across, 0.06) * 0.62
-    start, shift = float(half.max()) + 0.04, body.arm
-    shoulder = (start, body.shoulder + 0.18)
-    elbow = (start + 0.2 + 1.5 * shift, 1.5)
+    start = float(half.max()) + 0.04
+    shoulder, elbow = (start, body.shoulder + 0.18), (start + 0.2 + 1.5 * body.arm, 1.5)
     arms = canvas.edge(0.15 - _distance(across, y, shoulder, elbow), 0.04)
     torso *= canvas.edge(y - top, 0.08)
     inside = np.maximum(torso, upper)
@@ -93,7 +92,7 @@ def _trunk(canvas: Canvas, body: Body, outlines: Outlines) -> Field:
     heart = np.maximum(outlines.heart, 0)
     density += 0.14 * np.sqrt(np.minimum(heart * 4, 1)) * (1 - 0.6 * belly)
     spine = canvas.edge(0.085 - np.abs(x), 0.04)
-    disc = np.cos((y + (body.rib_phase * body.rib_spacing)) * (2 * np.pi / body.rib_spacing))
+    disc = np.cos((y + body.rib_phase * body.rib_spacing) * (2 * np.pi / body.rib_spacing))
     density += 0.055 * body.bone * spine * (1 + 0.35 * disc)
     # The pedicles and spinous processes show as paired dots along the midline.
     density += 0.05 * body.bone * np.maximum(disc, 0) ** 3 * np.exp(-(((np.abs(x) - 0.055) / 0.014) ** 2))
@@ -102,7 +101,7 @@ def _trunk(canvas: Canvas, body: Body, outlines: Outlines) -> Field:
         cx, cy = 0.42 * body.width_left, body.dome_left + 0.13 * body.stomach
         bubble = 1 - canvas.blob(cx, cy, 0.17 * body.stomach, 0.085 * body.stomach, -0.15)
         density -= 0.2 * canvas.edge(bubble, 0.3) * belly
-    aorta = canvas.edge((0.12 + 0.03 * body.knob) - x, 0.02) * canvas.edge(x, 0.1)
+    aorta = canvas.edge(0.12 + 0.03 * body.knob - x, 0.02) * canvas.edge(x, 0.1)
     density += 0.03 * aorta * canvas.edge(y - body.knob_y, 0.1) * (1 - belly)
     return density
 
@@ -110,10 +109,9 @@ def _trunk(canvas: Canvas, body: Body, outlines: Outlines) -> Field:
 def _add_breasts(canvas: Canvas, body: Body, density: Field) -> None:
     if body.breast < 0.15:
         return
+    radius = 0.24 + 0.12 * body.breast
     for sign in (1, -1):
-        width = body.half(sign).width
-        radius = 0.24 + 0.12 * body.breast
-        disc = canvas.blob(sign * (0.58 * width + 0.05), body.breast_y - radius, radius, radius)
+        disc = canvas.blob(sign * (0.58 * body.half(sign).width + 0.05), body.breast_y - radius, radius, radius)
         # Fullest at the lower edge, where the fold is.
         low = np.clip((canvas.y - (body.breast_y - 1.9 * radius)) * (0.53 / radius), 0, 1)
         density += 0.12 * min(body.breast, 1) * canvas.edge(1 - disc, 0.12) * low
@@ -140,7 +138,7 @@ def _vessels(canvas: Canvas, body: Body, rng: np.random.Generator) -> Field:
             turn = angle + rng.normal(0, 0.16)
             reach = (0.62 if turn > 1.1 else 0.5) * width / 0.65 * rng.uniform(0.8, 1.2)
             start = (x + rng.normal(0, 0.015), y + 0.1 * (turn - 1.5) + rng.normal(0, 0.02))
-            _branch(strokes, rng, start, turn, reach, 0.025, sign, 4)
+            strokes += _branch(rng, sign, start, turn, reach, 0.025, forks=3)
         # The pulmonary arteries themselves: the hilum's shadow.
         low = curve((x, y), (x + sign * 0.045, y + 0.08), (x + sign * 0.06, y + 0.2), (x + sign * 0.06, y + 0.3))
         strokes += [(low, 0.045, 0.62), (low[:14], 0.055, 0.75)]
@@ -151,26 +149,26 @@ def _vessels(canvas: Canvas, body: Body, rng: np.random.Generator) -> Field:
 
 
 def _branch(
-    strokes: list[Stroke],
     rng: np.random.Generator,
+    sign: int,
     start: tuple[float, float],
     angle: float,
     reach: float,
     width: float,
-    sign: int,
-    generations: int,
-) -> None:
+    forks: int,
+) -> Iterator[Stroke]:
+    """A vessel and all that branches off it."""
     # Plain draws: a chest has hundreds of branches, and rng.uniform is several times slower.
-    length = reach * (0.36 if generations > 1 else 0.8) * (0.7 + 0.6 * rng.random())
+    length = reach * (0.36 if forks else 0.8) * (0.7 + 0.6 * rng.random())
     bend = angle + 0.25 * rng.standard_normal()
     half = length / 2
     middle = (start[0] + sign * math.sin(angle) * half, start[1] - math.cos(angle) * half)
     end = (middle[0] + sign * math.sin(bend) * half, middle[1] - math.cos(bend) * half)
-    strokes.append(((start, middle, end), width, 0.16 + 17 * width))
-    if generations > 1:
+    yield (start, middle, end), width, 0.16 + 17 * width
+    if forks:
         for turn in (-1, 1):
             away = bend + turn * (0.12 + 0.43 * rng.random())
-            _branch(strokes, rng, end, away, reach - length * 0.75, width * 0.64, sign, generations - 1)
+            yield from _branch(rng, sign, end, away, reach - length * 0.75, width * 0.64, forks - 1)
 
 
 def _ribs(canvas: Canvas, body: Body, outlines: Outlines, rng: np.random.Generator) -> Field:
@@ -208,27 +206,26 @@ def _skeleton(canvas: Canvas, body: Body) -> Field:
     outer: list[Stroke] = []
     inner: list[Stroke] = []
     faint: list[Stroke] = []
+    shoulder = body.shoulder
     for sign in (1, -1):
         width = body.half(sign).width
-        shoulder, tip = body.shoulder, width * 1.22 + 0.1
+        tip = width * 1.22 + 0.1
         clavicle = curve(
             (sign * 0.085, 0.19), (sign * 0.25, 0.155 + 0.15 * shoulder), (sign * width * 0.7, 0.1 + 0.6 * shoulder),
             (sign * width, 0.01 + shoulder), (sign * tip, 0.02 + shoulder),
         )  # fmt: skip
         outer.append((clavicle, 0.058, 0.75))
         inner.append((clavicle, 0.032, 0.3))
-        head = np.asarray([(sign * (tip + 0.05), shoulder + 0.14), (sign * (tip + 0.051), shoulder + 0.15)])
+        head = [(sign * (tip + 0.05), shoulder + 0.14), (sign * (tip + 0.051), shoulder + 0.15)]
         arm = curve(
             (sign * (tip + 0.05), shoulder + 0.15), (sign * (tip + 0.12 + body.arm), 0.7),
             (sign * (tip + 0.16 + 1.5 * body.arm), 1.5),
         )  # fmt: skip
-        faint += [(head.astype(np.float32), 0.19, 0.55), (arm, 0.085, 0.6)]
-        blade: Points = curve(
+        blade = curve(
             (sign * (tip - 0.05), shoulder + 0.06), (sign * width * 0.86, shoulder + 0.13),
             (sign * width * 0.93, shoulder + 0.36), (sign * (width + 0.02), shoulder + 0.58),
         )  # fmt: skip
-        faint.append((blade, 0.022, 0.55))
         spine = curve((sign * width * 0.86, shoulder + 0.13), (sign * tip, shoulder + 0.04))
-        faint.append((spine, 0.03, 0.5))
+        faint += [(head, 0.19, 0.55), (arm, 0.085, 0.6), (blade, 0.022, 0.55), (spine, 0.03, 0.5)]
     bones = canvas.strokes(outer) * (1 - 0.5 * canvas.strokes(inner)) + 0.8 * canvas.strokes(faint)
     return 0.16 * body.bone * bones

@@ -1,7 +1,7 @@
 """Writes phantoms to disk: what is known of them, and the same studies as COCO and as five public data sets publish theirs.
 
-The files of a study alone (images, report, masks) are written as soon as it is drawn, in any process; the tables follow
-from the rows of all studies. Images are written once per layout, except that COCO refers to the MIMIC-CXR images.
+The files of one study (images, report, masks) are written as soon as it is drawn, in any process. The tables follow from
+the rows of all studies. COCO has no images of its own: it refers to those of MIMIC-CXR.
 
 Phantoms have no pneumonia and no COVID-19. In RSNA, consolidations and infiltrates stand in for the opacities that its
 readers marked; in COVIDx, a patchy infiltrate counts as positive. Scores on these show that the way from the files to
@@ -11,7 +11,7 @@ the score works, and say nothing about the diseases.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +28,12 @@ from medslip.phantoms.study import PhantomStudy
 RSNA_OPACITIES = ("consolidation", "infiltrate")
 COVIDX_POSITIVE = "infiltrate"
 
-_STUDY_COLUMNS = ["image", "study", "patient", "split", "view", "sex", "age", *KINDS]
+_PUBLISHED_FRAME = 1024  # side in pixels of the images that ChestX-ray14 and RSNA give their boxes in
+_QUALITY = 92  # of JPEG
+_FAST = 1  # PNG compression level: files little larger than at level 6, written several times as fast
 _BOX = ["x", "y", "width", "height"]
-_PUBLISHED_FRAME = 1024
-"""Side in pixels of the images that ChestX-ray14 and RSNA give their boxes in."""
 
-_JPEG_QUALITY = 92
-_FAST = 1
-"""PNG compression level: files are little larger than at level 6, and several times as fast to write."""
-
-Row = Mapping[str, Any]
+Row = dict[str, Any]
 StudyRows = tuple[Row, list[Row]]
 """A study's row and a row per finding: all that the tables need."""
 
@@ -53,64 +49,60 @@ def write_study(corpus: Path, study: PhantomStudy, split: str) -> StudyRows:
     Returns:
         What the tables need of the study.
     """
-    patient, image = study.patient, Image.fromarray(study.image)
-    mimic = f"mimic_cxr/files/{study.folder}/{study.dicom}.jpg"
-    _save(image, corpus / mimic, quality=_JPEG_QUALITY)
-    (corpus / mimic).parent.with_suffix(".txt").write_text(study.report.text, encoding="utf-8")
+    patient, image, dicom = study.patient, Image.fromarray(study.image), study.dicom
+    mimic = f"mimic_cxr/files/{study.folder}/{dicom}.jpg"
     cxr14 = f"{patient.number - 10_000_000 + 1:08d}_{patient.study_of_patient:03d}.png"
-    _save(image, corpus / "cxr14" / "images_001" / "images" / cxr14, compress_level=_FAST)
-    row: dict[str, Any] = {
-        "image": mimic, "study": f"s{study.number}", "patient": f"p{patient.number}", "split": split, "view": study.view,
-        "sex": patient.sex, "age": patient.age, "follow_up": patient.study_of_patient, "side": len(study.image),
-        "dicom": study.dicom, "cxr14": cxr14, "covidx": _covidx_list(patient.number, split), "graph": study.radgraph,
-    }  # fmt: skip
+    _save(image, corpus / mimic)
+    _save(image, corpus / "cxr14" / "images_001" / "images" / cxr14)
+    (corpus / mimic).parent.with_suffix(".txt").write_text(study.report.text, encoding="utf-8")
+    covidx = split
     if split != "train":
-        header = Header(row["patient"], patient.sex, float(patient.age), study.view, *study.image.shape)
-        uid, name = uid_of(study.dicom), f"{study.dicom}.dcm"
-        series = f"{uid_of(f'{study.dicom}/study')}/{uid_of(f'{study.dicom}/series')}/{uid}.dcm"
-        for path in (f"rsna/stage_2_train_images/{name}", f"siim_acr/dicom-images-train/{series}"):
+        if split == "valid":  # training phantoms are not in COVIDx, so these are divided into two of its lists
+            covidx = "val" if split_of(str(patient.number), 0, 0.25, 0.0) == "valid" else "train"
+        _save(image, corpus / "covidx" / covidx / f"{dicom}.png")
+        header = Header(f"p{patient.number}", patient.sex, float(patient.age), study.view, *study.image.shape)
+        series = f"{uid_of(f'{dicom}/study')}/{uid_of(f'{dicom}/series')}"
+        for path in (f"rsna/stage_2_train_images/{dicom}", f"siim_acr/dicom-images-train/{series}/{uid_of(dicom)}"):
             (corpus / path).parent.mkdir(parents=True, exist_ok=True)
-            write_dicom(corpus / path, study.image, header, uid, _JPEG_QUALITY)
-        _save(image, corpus / "covidx" / row["covidx"] / f"{study.dicom}.png")
+            write_dicom(corpus / f"{path}.dcm", study.image, header, uid_of(dicom), _QUALITY)
     findings: list[Row] = []
     for finding in study.findings:
-        pathology = finding.kind.name
-        mask = f"masks/{row['study']}_{pathology}.png"
-        _save(Image.fromarray(finding.mask), corpus / mask, compress_level=_FAST)
-        row[pathology] = 1
+        mask = f"masks/s{study.number}_{finding.kind.name}.png"
+        _save(Image.fromarray(finding.mask), corpus / mask)
         findings.append(
-            {"study": row["study"], "pathology": pathology, "anatomy": finding.site.anatomy, "side": finding.site.side,
-             **dict(zip(_BOX, finding.box, strict=True)), "mask": mask, "runs": run_lengths(finding.mask)}
+            {"study": f"s{study.number}", "image": mimic, "split": split, "pathology": finding.kind.name,
+             "anatomy": finding.site.anatomy, "side": finding.site.side, "box": list(finding.box), "mask": mask,
+             "dicom_id": dicom, "cxr14": cxr14, "runs": run_lengths(finding.mask)}
         )  # fmt: skip
-    return {**dict.fromkeys(KINDS, 0), **row}, findings
+    row: Row = {
+        "image": mimic, "study": f"s{study.number}", "patient": f"p{patient.number}", "split": split, "view": study.view,
+        "sex": patient.sex, "age": patient.age, **dict.fromkeys(KINDS, 0), **{f["pathology"]: 1 for f in findings},
+        "dicom_id": dicom, "study_id": study.number, "subject_id": patient.number, "pixels": len(study.image),
+        "follow_up": patient.study_of_patient, "cxr14": cxr14, "covidx": covidx, "graph": study.radgraph,
+    }  # fmt: skip
+    return row, findings
 
 
 def write_tables(corpus: Path, drawn: Iterable[StudyRows]) -> None:
     """Write the tables of all layouts, findings.csv (a row per study) and findings.jsonl (a line per finding)."""
     drawn = list(drawn)
     studies = pd.DataFrame([study for study, _ in drawn])
-    columns = ["study", "pathology", "anatomy", "side", *_BOX, "mask", "runs"]
-    findings = pd.DataFrame([finding for _, of_study in drawn for finding in of_study], columns=columns)
-    of_image = studies[["study", "image", "split", "dicom", "cxr14"]]
-    findings = findings.merge(of_image, on="study", how="left")
-    studies[_STUDY_COLUMNS].to_csv(corpus / "findings.csv", index=False, lineterminator="\n")
-    findings["box"] = pd.Series(findings[_BOX].to_numpy().tolist(), dtype=object)
-    lines = findings[["study", "image", "split", "pathology", "anatomy", "side", "box", "mask"]].to_dict("records")
-    _write_lines(corpus / "findings.jsonl", [json.dumps(line) for line in lines])
+    known = ["study", "image", "split", "pathology", "anatomy", "side", "box", "mask"]
+    findings = pd.DataFrame(
+        [finding for _, of_study in drawn for finding in of_study], columns=[*known, "dicom_id", "cxr14", "runs"]
+    )
+    studies.loc[:, "image" : list(KINDS)[-1]].to_csv(corpus / "findings.csv", index=False, lineterminator="\n")
+    _write_lines(corpus / "findings.jsonl", map(json.dumps, findings[known].to_dict("records")))
     _write_mimic(corpus, studies)
     _write_coco(corpus / "coco", studies, findings)
-    scale = _PUBLISHED_FRAME / studies["side"].iloc[0]
-    findings[_BOX] = findings[_BOX].astype(float) * scale
+    scale = _PUBLISHED_FRAME / studies["pixels"].iloc[0]
+    boxes = pd.DataFrame(findings["box"].to_list(), columns=_BOX, dtype=float) * scale
+    findings = findings.join(boxes)
     _write_cxr14(corpus / "cxr14", studies, findings)
     held_out = studies[studies["split"] != "train"]
     _write_rsna(corpus / "rsna", held_out, findings)
     _write_siim(corpus / "siim_acr", held_out, findings)
-    for name in ("train", "val", "test"):
-        rows = held_out[held_out["covidx"] == name]
-        labels = rows[COVIDX_POSITIVE].map({1: "positive", 0: "negative"})
-        _write_lines(
-            corpus / "covidx" / f"{name}.txt", rows["patient"] + " " + rows["dicom"] + ".png " + labels + " phantom"
-        )
+    _write_covidx(corpus / "covidx", held_out)
 
 
 def run_lengths(mask: Mask) -> list[int]:
@@ -122,87 +114,72 @@ def run_lengths(mask: Mask) -> list[int]:
 
 def _write_mimic(corpus: Path, studies: pd.DataFrame) -> None:
     """MIMIC-CXR-JPG, and RadGraph's file for it."""
-    table = pd.DataFrame(
-        {
-            "dicom_id": studies["dicom"],
-            "subject_id": studies["patient"].str[1:],
-            "study_id": studies["study"].str[1:],
-            "PerformedProcedureStepDescription": studies["view"].map(
-                {"AP": "CHEST (PORTABLE AP)", "PA": "CHEST (PA AND LAT)"}
-            ),
-            "ViewPosition": studies["view"],
-            "Rows": studies["side"],
-            "Columns": studies["side"],
-            "StudyDate": "21" + (50 + studies["follow_up"]).astype(str) + "0101",
-            "StudyTime": "120000.000",
-            "split": studies["split"].replace("valid", "validate"),
-        }
+    metadata = studies[["dicom_id", "subject_id", "study_id"]].assign(
+        PerformedProcedureStepDescription=studies["view"].map(
+            {"AP": "CHEST (PORTABLE AP)", "PA": "CHEST (PA AND LAT)"}
+        ),
+        ViewPosition=studies["view"],
+        Rows=studies["pixels"],
+        Columns=studies["pixels"],
+        StudyDate="21" + (50 + studies["follow_up"]).astype(str) + "0101",
+        StudyTime="120000.000",
     )
-    # A fixed time stamp, so that the same corpus has the same bytes.
-    packed = {"method": "gzip", "mtime": 0}
-    folder = corpus / "mimic_cxr"
-    table.drop(columns="split").to_csv(folder / "mimic-cxr-2.0.0-metadata.csv.gz", index=False, compression=packed)
-    split = table[["dicom_id", "study_id", "subject_id", "split"]]
-    split.to_csv(folder / "mimic-cxr-2.0.0-split.csv.gz", index=False, compression=packed)
+    splits = studies[["dicom_id", "study_id", "subject_id", "split"]].replace({"split": {"valid": "validate"}})
+    for name, table in (("metadata", metadata), ("split", splits)):
+        path = corpus / "mimic_cxr" / f"mimic-cxr-2.0.0-{name}.csv.gz"
+        # A fixed time stamp, so that the same corpus has the same bytes.
+        table.to_csv(path, index=False, compression={"method": "gzip", "mtime": 0}, lineterminator="\n")
     graphs = ",\n".join(f"{json.dumps(key)}: {json.dumps(graph)}" for key, graph in studies["graph"])
     _write_lines(corpus / "radgraph" / "MIMIC-CXR_graphs.json", ["{", graphs, "}"])
 
 
 def _write_coco(folder: Path, studies: pd.DataFrame, findings: pd.DataFrame) -> None:
     """COCO; file names are relative to the corpus."""
-    number = {study: place for place, study in enumerate(studies["study"], start=1)}
-    category = {name: place for place, name in enumerate(KINDS, start=1)}
-    columns = {"image": "file_name", "side": "width"}
-    images = studies[["image", "side", "patient", "study", "view", "sex", "age", "split"]].rename(columns=columns)
-    images = images.assign(id=images["study"].map(number), height=images["width"])
-    side = int(studies["side"].iloc[0])
-    marks = pd.DataFrame(
-        {
-            "id": range(1, len(findings) + 1),
-            "image_id": findings["study"].map(number),
-            "category_id": findings["pathology"].map(category),
-            "bbox": findings["box"],
-            "area": [sum(runs[1::2]) for runs in findings["runs"]],
-            "iscrowd": 0,
-            "segmentation": [{"size": [side, side], "counts": runs} for runs in findings["runs"]],
-            "anatomy": findings["anatomy"],
-            "split": findings["split"],
-        }
+    side = int(studies["pixels"].iloc[0])
+    images = studies[["patient", "study", "view", "sex", "age", "split"]].assign(
+        id=studies.index + 1, file_name=studies["image"], width=side, height=side
+    )
+    categories = {name: place for place, name in enumerate(KINDS, start=1)}
+    annotations = findings[["anatomy", "split"]].assign(
+        id=findings.index + 1,
+        image_id=findings["study"].map(dict(zip(images["study"], images["id"], strict=True))),
+        category_id=findings["pathology"].map(categories),
+        bbox=findings["box"],
+        area=findings["runs"].map(lambda runs: sum(runs[1::2])),
+        iscrowd=0,
+        segmentation=findings["runs"].map(lambda runs: {"size": [side, side], "counts": runs}),
     )
     for split in ("train", "valid", "test"):
         content = {
             "images": images[images["split"] == split].drop(columns="split").to_dict("records"),
-            "categories": [{"id": place, "name": name} for name, place in category.items()],
-            "annotations": marks[marks["split"] == split].drop(columns="split").to_dict("records"),
+            "categories": [{"id": place, "name": name} for name, place in categories.items()],
+            "annotations": annotations[annotations["split"] == split].drop(columns="split").to_dict("records"),
         }
         _write_lines(folder / f"{split}.json", [json.dumps(content)])
 
 
 def _write_cxr14(folder: Path, studies: pd.DataFrame, findings: pd.DataFrame) -> None:
     """NIH ChestX-ray14: training and validation studies in train_val_list.txt, test studies in test_list.txt."""
-    classes = findings["pathology"].map({name: kind.cxr14 for name, kind in KINDS.items()})
-    labels = classes.dropna().groupby(findings["cxr14"]).agg(lambda names: "|".join(sorted(set(names))))
-    spacing = (0.14 * 2500 / studies["side"]).round(3)
-    entries = pd.DataFrame(
-        {
-            "name": studies["cxr14"],
-            "labels": studies["cxr14"].map(labels).fillna("No Finding"),
-            "follow_up": studies["follow_up"],
-            "patient": studies["patient"].str[1:].astype(int) - 10_000_000 + 1,
-        }
-    ).join(studies[["age", "sex", "view", "side"]])
-    entries = entries.assign(height=entries["side"], across=spacing, down=spacing)
+    findings = findings.assign(label=findings["pathology"].map({name: kind.cxr14 for name, kind in KINDS.items()}))
+    labels = findings.dropna(subset="label").groupby("cxr14")["label"].agg(lambda names: "|".join(sorted(set(names))))
+    entries = studies.assign(
+        labels=studies["cxr14"].map(labels).fillna("No Finding"),
+        number=studies["subject_id"] - 10_000_000 + 1,
+        height=studies["pixels"],
+        across=(0.14 * 2500 / studies["pixels"]).round(3),
+        down=(0.14 * 2500 / studies["pixels"]).round(3),
+    )
     header = (
         "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
         "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]"
     )
-    _write_csv(folder / "Data_Entry_2017_v2020.csv", header, entries)
-    # The publisher has boxes for these alone (and for pneumonia), and one of them is spelt in another way there.
-    spelling = {
-        name: name for name in ("Atelectasis", "Cardiomegaly", "Effusion", "Mass", "Nodule", "Pneumothorax")
-    } | {"Infiltration": "Infiltrate"}
-    boxes = findings.assign(label=classes.map(spelling)).dropna(subset="label")[["cxr14", "label", *_BOX]]
-    _write_csv(folder / "BBox_List_2017.csv", "Image Index,Finding Label,Bbox [x,y,w,h],,,", boxes, "%.3f")
+    columns = ["cxr14", "labels", "follow_up", "number", "age", "sex", "view", "pixels", "height", "across", "down"]
+    _write_csv(folder / "Data_Entry_2017_v2020.csv", header, entries[columns])
+    # The publisher has boxes for these classes (and for pneumonia) only, and spells one of them differently there.
+    boxed = ("Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumothorax")
+    boxes = findings[findings["label"].isin(boxed)].replace({"label": {"Infiltration": "Infiltrate"}})
+    header = "Image Index,Finding Label,Bbox [x,y,w,h],,,"
+    _write_csv(folder / "BBox_List_2017.csv", header, boxes[["cxr14", "label", *_BOX]], "%.3f")
     test = studies["split"] == "test"
     _write_lines(folder / "train_val_list.txt", studies["cxr14"][~test])
     _write_lines(folder / "test_list.txt", studies["cxr14"][test])
@@ -211,36 +188,35 @@ def _write_cxr14(folder: Path, studies: pd.DataFrame, findings: pd.DataFrame) ->
 def _write_rsna(folder: Path, studies: pd.DataFrame, findings: pd.DataFrame) -> None:
     """RSNA Pneumonia: an image without an opacity has a row without a box."""
     opacities = findings[findings["pathology"].isin(RSNA_OPACITIES)]
-    rows = studies[["dicom"]].merge(opacities[["dicom", *_BOX]], on="dicom", how="left")
+    rows = studies[["dicom_id"]].merge(opacities[["dicom_id", *_BOX]], on="dicom_id", how="left")
     rows["target"] = rows["x"].notna().astype(int)
     _write_csv(folder / "stage_2_train_labels.csv", "patientId,x,y,width,height,Target", rows, "%.1f")
 
 
 def _write_siim(folder: Path, studies: pd.DataFrame, findings: pd.DataFrame) -> None:
-    """SIIM-ACR Pneumothorax: its relative run lengths are COCO's without the pixels after the last inside."""
-    masks = findings[findings["pathology"] == "pneumothorax"].set_index("dicom")["runs"]
-    text = masks.map(lambda runs: " ".join(map(str, runs[: len(runs) // 2 * 2])))
-    rows = pd.DataFrame({"uid": studies["dicom"].map(uid_of), "runs": studies["dicom"].map(text).fillna("-1")})
+    """SIIM-ACR Pneumothorax: its relative run lengths are those of COCO without the pixels after the last inside."""
+    runs = findings[findings["pathology"] == "pneumothorax"].set_index("dicom_id")["runs"]
+    text = runs.map(lambda lengths: " ".join(map(str, lengths[: len(lengths) // 2 * 2])))
+    rows = pd.DataFrame({"uid": studies["dicom_id"].map(uid_of), "runs": studies["dicom_id"].map(text).fillna("-1")})
     _write_csv(folder / "train-rle.csv", "ImageId, EncodedPixels", rows)
 
 
-def _covidx_list(subject: int, split: str) -> str:
-    """COVIDx holds no training phantoms, so validation patients are divided into its train and val lists."""
-    if split == "test":
-        return "test"
-    return "val" if split_of(str(subject), 0, 0.25, 0.0) == "valid" else "train"
+def _write_covidx(folder: Path, studies: pd.DataFrame) -> None:
+    labels = studies[COVIDX_POSITIVE].map({1: "positive", 0: "negative"})
+    lines = studies["patient"] + " " + studies["dicom_id"] + ".png " + labels + " phantom"
+    for name in ("train", "val", "test"):
+        _write_lines(folder / f"{name}.txt", lines[studies["covidx"] == name])
 
 
-def _save(image: Image.Image, path: Path, **options: Any) -> None:
+def _save(image: Image.Image, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, **options)
+    image.save(path, quality=_QUALITY, compress_level=_FAST)
 
 
 def _write_csv(path: Path, header: str, rows: pd.DataFrame, decimals: str | None = None) -> None:
-    """Write a table under a publisher's header, which may have fewer or more names than there are columns."""
+    """Write a table under a publisher's header, which may name another number of columns."""
     text = rows.to_csv(None, index=False, header=False, float_format=decimals, lineterminator="\n")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"{header}\n{text}")
+    _write_lines(path, [header, *text.splitlines()])
 
 
 def _write_lines(path: Path, lines: Iterable[str]) -> None:

@@ -117,8 +117,7 @@ def edema(chest: Chest, plan: Plan, rng: np.random.Generator) -> Mask:
 def emphysema(chest: Chest, plan: Plan, rng: np.random.Generator) -> Mask:
     """Thin-walled bullae without vessels."""
     canvas = chest.canvas
-    inside = np.zeros_like(canvas.x)
-    walls = np.zeros_like(canvas.x)
+    inside, walls = np.zeros_like(canvas.x), np.zeros_like(canvas.x)
     x, y = _spot(chest, plan, rng, 0.12)
     for _ in range(int(rng.integers(4, 7))):
         radius = rng.uniform(0.065, 0.115)
@@ -175,8 +174,7 @@ def atelectasis(chest: Chest, plan: Plan, rng: np.random.Generator) -> Mask:
     """One to three plates above the diaphragm."""
     sign, half = plan.sign, chest.body.half(plan.sign)
     plates = []
-    y = half.dome - rng.uniform(0.07, 0.13)
-    tilt = rng.normal(0, 0.05)
+    y, tilt = half.dome - rng.uniform(0.07, 0.13), rng.normal(0, 0.05)
     for _ in range(int(rng.integers(1, 4))):
         start = max(half.heart * 0.85, 0.2) + rng.uniform(0, 0.06)
         end = min(start + rng.uniform(0.24, 0.4), half.width * 0.96)
@@ -273,8 +271,7 @@ def cardiomegaly(chest: Chest, plan: Plan, rng: np.random.Generator) -> Mask:
 def thicken(chest: Chest, plan: Plan, rng: np.random.Generator) -> Mask:
     """A lumpy rind inside the lateral chest wall."""
     canvas, inward = chest.canvas, chest.outlines.inward
-    top = rng.uniform(0.08, 0.35)
-    along = (canvas.y - top) / rng.uniform(0.38, 0.6)
+    along = (canvas.y - rng.uniform(0.08, 0.35)) / rng.uniform(0.38, 0.6)
     profile = np.clip(along * (1 - along) * 4, 0, 1) ** 0.4
     waves = 1 + 0.14 * np.sin(13 * canvas.y + rng.uniform(0, 6)) + 0.1 * np.sin(29 * canvas.y + rng.uniform(0, 6))
     depth = (0.105 + 0.055 * plan.degree) * profile * waves
@@ -292,8 +289,8 @@ def hernia(chest: Chest, plan: Plan, rng: np.random.Generator) -> Mask:
     radius = canvas.blob(x, y, size * rng.uniform(1.0, 1.25), size)
     sac = canvas.edge((1 - radius) * size, 0.02)
     rim = np.exp(-(((radius - 0.95) * size / 0.012) ** 2))
-    level = y - size * rng.uniform(-0.1, 0.3)
-    gas = canvas.edge((0.93 - radius) * size, 0.015) * canvas.edge(level - canvas.y, 0.012)
+    above = y - size * rng.uniform(-0.1, 0.3) - canvas.y
+    gas = canvas.edge((0.93 - radius) * size, 0.015) * canvas.edge(above, 0.012)
     chest.density += 0.07 * sac + 0.1 * rim * (radius < 1.2) - 0.3 * gas
     return radius < 1.05
 
@@ -355,8 +352,7 @@ def pacemaker(chest: Chest, plan: Plan, rng: np.random.Generator) -> Mask:
 
 def tube(chest: Chest, plan: Plan, rng: np.random.Generator) -> Mask:
     """A tube in the trachea, its tip above the carina."""
-    tip = chest.body.carina - rng.uniform(0.06, 0.13)
-    top = rng.normal(0, 0.03)
+    tip, top = chest.body.carina - rng.uniform(0.06, 0.13), rng.normal(0, 0.03)
     line = curve((top, -0.6), (top / 2, -0.1), (-0.008, tip - 0.08), (-0.008, tip))
     # The wall shows twice, edge on; the lumen between is dark.
     wall, lumen = chest.canvas.strokes([(line, 0.078, 1.0)]), chest.canvas.strokes([(line, 0.036, 1.0)])

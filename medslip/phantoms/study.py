@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
 
 from medslip.phantoms.body import sample_body
 from medslip.phantoms.canvas import Canvas, Frame
 from medslip.phantoms.chest import draw_chest
 from medslip.phantoms.film import expose
-from medslip.phantoms.findings import Kind, Plan, Site, choose
+from medslip.phantoms.findings import KINDS, Kind, Plan, Site, choose
 from medslip.phantoms.painters import Mask, paint, reshape
 from medslip.phantoms.report import Report, write_report
 
@@ -82,11 +85,7 @@ def patient_of(seed: int, index: int) -> Patient:
     """
     block, place = divmod(index, _BLOCK)
     sizes = _FAMILIES[int(np.random.default_rng((seed, 1, block)).integers(len(_FAMILIES)))]
-    first = 0
-    for size in sizes:
-        if place < first + size:
-            break
-        first += size
+    first = max(start for start in itertools.accumulate(sizes, initial=0) if start <= place)
     key = (seed, 2, block * _BLOCK + first)
     rng = np.random.default_rng(key)
     sex, age = ("F" if rng.random() < 0.48 else "M"), int(np.clip(rng.normal(58, 17), 18, 94))
@@ -141,3 +140,32 @@ def _finding(plan: Plan, mask: Mask) -> Finding:
         raise RuntimeError(f"{plan.kind.name} at {plan.site.anatomy} left no mark on the image")
     x, y = int(columns[0]), int(rows[0])
     return Finding(plan.kind, plan.site, mask, (x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1))
+
+
+def write_contact_sheet(path: Path, seed: int, columns: int = 6, tile: int = 192) -> None:
+    """Write a picture of what phantoms look like: a row of normal ones, then one of each kind of finding, with its box.
+
+    Args:
+        path: The picture.
+        seed: Of the corpus.
+        columns: Phantoms per row.
+        tile: Pixels along each side of a phantom.
+    """
+    kinds = [None] * columns + list(KINDS.values())
+    sheet = Image.new("RGB", (columns * tile, -(-len(kinds) // columns) * tile))
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
+    for place, kind in enumerate(kinds):
+        x, y = place % columns * tile, place // columns * tile
+        plans = []
+        if kind:
+            rng = np.random.default_rng((seed, 9, place))
+            site = kind.sites[int(rng.integers(len(kind.sites)))]
+            plans = [Plan(kind, site, 0.7, int(rng.integers(2**32)))]
+        study = draw_study(seed, place, tile, plans)
+        sheet.paste(Image.fromarray(study.image).convert("RGB"), (x, y))
+        for finding in study.findings:
+            left, top, width, height = finding.box
+            pen.rectangle((x + left - 2, y + top - 2, x + left + width + 1, y + top + height + 1), outline="#ffb000")
+        title = kind.title if kind else "Normal"
+        pen.text((x + 4, y + tile - 17), title, fill="#ffffff", font=font, stroke_width=2, stroke_fill="#000000")
+    sheet.save(path)

@@ -13,9 +13,8 @@ from tqdm import tqdm
 
 from medslip.errors import InputError
 from medslip.files import folder_written_whole
-from medslip.phantoms.contact_sheet import write_contact_sheet
 from medslip.phantoms.layouts import StudyRows, write_study, write_tables
-from medslip.phantoms.study import draw_study, patient_of
+from medslip.phantoms.study import draw_study, patient_of, write_contact_sheet
 
 VERSION = 4
 """Changes when the same config draws or writes something else, so that an older corpus is not mistaken for a new one."""
