@@ -14,10 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from medslip.training.state import load_state
 from torch import Tensor
 
-from medslip.checkpoints import load_checkpoint, load_finetuned
+from medslip.checkpoints import load_checkpoint, load_finetuned, load_state
 from medslip.config import parse
 from medslip.data.records import read_list
 from medslip.labels import LabelStore
