@@ -16,8 +16,8 @@ Observation. A word is looked up in these steps, and the first hit decides:
 All other words are rare abnormal observations: tail_abnorm_obs.
 
 Deviations. The "published" mapping stops here. The "medslip" mapping first rewrites some words of an anatomy phrase, has
-additional rules for phrases that the published ones map to "other", and maps some observations differently. The JSON file
-lists each deviation with its reason.
+additional rules for phrases that the published ones map to "other", maps some observations differently, and reads British
+spellings. The JSON file lists each deviation with its reason.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ RULES = ReportRules.load("medslip")
 
 
 def graph(text: str, *entities: tuple[str, str, int, list[list[str]]]) -> Graph:
-    """A graph of entities (tokens, label, start, relations) named "1", "2", ... ."""
+    """Build a graph of entities (tokens, label, start, relations), named "1", "2", ..."""
     return parse_graph("report", data(text, *entities), "graphs.json")
 
 
@@ -37,7 +37,7 @@ def data(text: str, *entities: tuple[str, str, int, list[list[str]]]) -> dict[st
     }  # fmt: skip
 
 
-def test_phrase_is_a_head_and_what_points_at_it() -> None:
+def test_phrase_is_a_head_and_the_entities_that_point_at_it() -> None:
     """ "left lower lobe" would not be one place, or its opacity would be lost."""
     g = graph(
         "opacity in the left lower lobe .",
@@ -61,8 +61,8 @@ def test_a_chain_of_words_is_one_phrase() -> None:
     assert triplets(g, RULES) == [Triplet("lower_left_lobe", "opacity", 1)]
 
 
-def test_words_that_point_at_each_other_end() -> None:
-    """A cycle would hang the preparation."""
+def test_a_cycle_of_relations_ends() -> None:
+    """Two words that point at each other would hang the preparation."""
     g = graph(
         "left lower opacity",
         ("left", "ANAT-DP", 0, [["modify", "2"]]),
@@ -72,8 +72,8 @@ def test_words_that_point_at_each_other_end() -> None:
     assert triplets(g, RULES) == []
 
 
-def test_one_observation_at_two_places_counts_at_both() -> None:
-    """ "effusion in heart and spine" would be told of one of them only."""
+def test_an_observation_at_two_places_counts_for_both() -> None:
+    """ "heart and spine normal" would count for one of them only."""
     g = graph(
         "heart and spine normal .",
         ("heart", "ANAT-DP", 0, []),
@@ -84,7 +84,7 @@ def test_one_observation_at_two_places_counts_at_both() -> None:
 
 
 def test_observation_without_relation_is_unspecified() -> None:
-    """A finding without a place would be lost, beside an anatomy or in a sentence of its own."""
+    """A finding without a place would be lost, with an anatomy in its sentence or without."""
     g = graph(
         "lungs clear edema . pneumonia .",
         ("lungs", "ANAT-DP", 0, []),
@@ -99,7 +99,7 @@ def test_observation_without_relation_is_unspecified() -> None:
     ]
 
 
-def test_modifiers_are_no_findings() -> None:
+def test_modifiers_are_not_findings() -> None:
     """ "small" of "small effusion" would become a finding."""
     g = graph(
         "small effusion suggesting edema",
@@ -115,7 +115,7 @@ def test_modifiers_are_no_findings() -> None:
 
 
 def test_relations_stay_within_their_sentence() -> None:
-    """Work is sentence by sentence: a place of another sentence is none."""
+    """A finding would be placed at an anatomy of another sentence."""
     g = graph(
         "lungs . clear .",
         ("lungs", "ANAT-DP", 0, []),
@@ -125,14 +125,14 @@ def test_relations_stay_within_their_sentence() -> None:
 
 
 def test_report_without_sentences_is_one_sentence() -> None:
-    """A graph file without texts would lose every place."""
+    """In a graph file without texts, every finding would lose its place."""
     g = graph("", ("lungs", "ANAT-DP", 0, []), ("clear", "OBS-DP", 2, [["located_at", "1"]]))
     assert triplets(g, RULES) == [Triplet("lung_volumes", "clear", 1)]
 
 
 @given(st.lists(st.sampled_from(["OBS-DP", "OBS-DA", "OBS-U"]), max_size=6))
 def test_present_beats_absent_beats_nothing(labels: list[str]) -> None:
-    """A cell would depend on which sentence comes last."""
+    """A cell would depend on the order of the sentences."""
     matrix = label_matrix(graph("", *(("edema", label, 0, []) for label in labels)), RULES)
     expected = 1 if "OBS-DP" in labels else 0 if "OBS-DA" in labels else -1
     assert matrix[anatomy_index("unspecified"), pathology_index("edema")] == expected
@@ -143,7 +143,7 @@ def test_present_beats_absent_beats_nothing(labels: list[str]) -> None:
 
 @st.composite
 def reports(draw: st.DrawFn) -> dict[str, Any]:
-    """A report of a few sentences, each with a phrase and observations on it or not."""
+    """A report of a few sentences, each with an anatomy phrase and observations with or without a place."""
     entities: list[tuple[str, str, int, list[list[str]]]] = []
     words: list[str] = []
     for _ in range(draw(st.integers(1, 3))):
@@ -162,7 +162,7 @@ def reports(draw: st.DrawFn) -> dict[str, Any]:
 
 @given(reports(), st.integers(0, 99))
 def test_order_of_entities_does_not_matter(report: dict[str, Any], seed: int) -> None:
-    """The same marks, listed otherwise, would make another matrix."""
+    """The same entities in another order would give another matrix."""
     names = list(report["entities"])
     Random(seed).shuffle(names)
     shuffled = {**report, "entities": {name: report["entities"][name] for name in names}}
@@ -180,14 +180,14 @@ XL_NAMES = {
 
 @given(reports())
 def test_xl_label_names_mean_the_same(report: dict[str, Any]) -> None:
-    """Graphs made by the radgraph package would be refused or read otherwise."""
+    """Graphs made by the radgraph package would be rejected or read differently."""
     renamed = json.loads(json.dumps(report))
     for entity in renamed["entities"].values():
         entity["label"] = XL_NAMES[entity["label"]]
     assert parse_graph("r", report, "f") == parse_graph("r", renamed, "f")
 
 
-def test_measurements_are_no_findings() -> None:
+def test_measurements_are_not_findings() -> None:
     """ "3 cm" would become a rare abnormality, or hide the nodule that it measures."""
     g = graph(
         "nodule 3 cm",
@@ -198,7 +198,7 @@ def test_measurements_are_no_findings() -> None:
 
 
 def test_first_of_two_annotators() -> None:
-    """RadGraph's own test file, marked by two people, could not be read."""
+    """The test file of RadGraph, marked by two annotators, could not be read."""
     marks = data("", ("edema", "OBS-DA", 0, []))
     nested = {"text": "no edema .", "labeler_1": marks, "labeler_2": {"entities": {}}}
     assert triplets(parse_graph("r", nested, "f"), RULES) == [Triplet("unspecified", "edema", 0)]
@@ -222,7 +222,7 @@ def test_first_of_two_annotators() -> None:
     ],
 )  # fmt: skip
 def test_malformed_entity_is_named(entity: Any, fault: str) -> None:
-    """A damaged graph would end in a traceback that names neither report nor entity."""
+    """The error for a damaged graph would name neither the report nor the entity."""
     with pytest.raises(InputError, match=fault) as caught:
         parse_graph("s1.txt", {"text": "", "entities": {"7": entity}}, "graphs.json")
     assert "graphs.json: report s1.txt: entity 7" in str(caught.value)
@@ -230,13 +230,13 @@ def test_malformed_entity_is_named(entity: Any, fault: str) -> None:
 
 @pytest.mark.parametrize("bad", [[], {}, {"entities": []}, {"labeler_1": 3}])
 def test_report_without_entities_is_named(bad: Any) -> None:
-    """A file that is no graph file would end in a traceback."""
+    """A file that is not a graph file would end in a traceback."""
     with pytest.raises(InputError, match=r"graphs\.json: report s1\.txt"):
         parse_graph("s1.txt", bad, "graphs.json")
 
 
 def test_iter_graphs_yields_parsed_reports(tmp_path: Path) -> None:
-    """Names and graphs would come apart."""
+    """A graph would be assigned to the name of another report."""
     path = tmp_path / "graphs.json"
     path.write_text(json.dumps({"a.txt": data("", ("edema", "OBS-DA", 0, [])), "b.txt": data("")}))
     assert [(key, len(g)) for key, g in iter_graphs(path)] == [
@@ -245,7 +245,7 @@ def test_iter_graphs_yields_parsed_reports(tmp_path: Path) -> None:
     ]
 
 
-def test_missing_graph_file_is_refused(tmp_path: Path) -> None:
+def test_missing_graph_file_is_an_error(tmp_path: Path) -> None:
     """A wrong path would end in a traceback."""
     with pytest.raises(InputError, match=r"none\.json: file not found"):
         list(iter_graphs(tmp_path / "none.json"))
