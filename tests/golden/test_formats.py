@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,8 +24,15 @@ from medslip.labels import LabelStore
 from medslip.model.medslip import MeDSLIP
 from medslip.tasks.finetune_seg import FinetuneSegConfig
 from medslip.tasks.pretrain import PretrainConfig
-from medslip.training.criterion import LossConfig, PretrainingObjective
+from medslip.training.criterion import Criterion, LossConfig, PretrainingObjective, loss_terms
 from medslip.training.optim import OptimConfig, make_optimizer
+
+KEYS: list[tuple[str, str]] = [
+    (r"^start:", "init:"),
+    (r"\bnull_patch:", "add_zero_attn:"),
+    (r"\bresidual_start:", "residual_gamma:"),
+]
+"""Pattern in the YAML of a config, as stored -> what it is today; to rename a key, add one line."""
 
 FORMATS = Path(__file__).parent / "formats"
 Write = Callable[[str, Path], Path]
@@ -60,7 +68,9 @@ def test_a_pretrained_checkpoint_is_read(write_recipe: Write, tmp_path: Path) ->
 def test_a_run_is_resumed_from_its_state(write_recipe: Write, tmp_path: Path) -> None:
     """Weights, moments and step: a run that an older version began could not go on."""
     checkpoint = load_checkpoint(write_recipe("pretrained", tmp_path / "best.safetensors"))
-    objective = PretrainingObjective(checkpoint.model, checkpoint.card.transform.normalise, LossConfig())
+    objective = PretrainingObjective(
+        checkpoint.model, checkpoint.card.transform.normalise, Criterion(loss_terms(LossConfig()))
+    )
     optimizer = make_optimizer(objective, OptimConfig())
     progress = load_state(write_recipe("state", tmp_path / "last.safetensors"), objective, optimizer)
     assert (progress.step, progress.steps_per_epoch) == (3, 3)
@@ -110,10 +120,10 @@ KEYS = (("null_patch:", "add_zero_attn:"), ("residual_start:", "residual_gamma:"
 @pytest.mark.parametrize(("name", "config"), [("pretrain", PretrainConfig), ("finetune_seg", FinetuneSegConfig)])
 def test_a_config_of_a_run_can_be_used_again(name: str, config: type, tmp_path: Path) -> None:
     """Every run folder holds one, so that the run can be repeated."""
-    text = (FORMATS / f"{name}.yaml").read_text(encoding="utf-8")
-    for old, new in KEYS:
-        text = text.replace(old, new)
-    (tmp_path / "config.yaml").write_text(text, encoding="utf-8")
+    text = (FORMATS / f"{name}.yaml").read_text()
+    for pattern, replacement in KEYS:
+        text = re.sub(pattern, replacement, text, flags=re.MULTILINE)
+    (tmp_path / "config.yaml").write_text(text)
     read = parse(config, ["--config", str(tmp_path / "config.yaml")])
     assert read.train.batch_size == 8
     assert read.device == "cpu"

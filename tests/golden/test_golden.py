@@ -40,7 +40,7 @@ from PIL import Image
 from medslip.cli import run_task
 from medslip.labels import LabelStore
 
-RENAMES: list[tuple[str, str | None]] = []
+RENAMES: list[tuple[str, str | None]] = [(r"/start/", "/init/")]
 """Pattern in the place of a number, as stored -> what stands there today, or None."""
 
 ARGUMENTS: list[tuple[str, str]] = []
