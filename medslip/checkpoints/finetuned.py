@@ -16,7 +16,7 @@ from medslip.errors import InputError, one_line
 from medslip.files import to_json
 from medslip.model.classifier import Classifier, LinearProbe
 from medslip.model.segmenter import Segmenter
-from medslip.model.trunk import FourthStage, Trunk, check_trunk_name
+from medslip.model.trunk import FourthStage, Trunk
 from medslip.model.weights import load_strictly, read_tensors, write_tensors
 from medslip.version import __version__
 
@@ -80,7 +80,6 @@ def load_finetuned(path: Path | str) -> FineTuned:
             )
         init = card.get("init", card.get("start"))  # version 1 called it "start"
         name, threshold, model = init["trunk"], None, nn.Module()
-        check_trunk_name(name)
         trunk, transform = Trunk(name), EvaluationTransform.from_dict(card["transform"])
         if card["task"] == "segmentation":
             classes, threshold = (card["finding"],), card["validation"]["validation_threshold"]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from medslip.errors import InputError
 from medslip.model.image_encoder import ImageEncoder, Streams
 from medslip.model.query_decoder import QueryDecoder
-from medslip.model.trunk import Trunk, TrunkName, check_residual_gamma, check_trunk_name
+from medslip.model.trunk import Trunk, TrunkName, check_trunk
 
 Similarity = Literal["dot", "cosine"]
 
@@ -56,7 +56,7 @@ class ModelConfig:
     initialisation: Literal["scaled", "authors"] = "scaled"
 
     def __post_init__(self) -> None:
-        check_trunk_name(self.trunk)
+        check_trunk(self.trunk, self.residual_gamma)
         for name in ("width", "decoder_layers", "decoder_heads", "feed_forward"):
             if getattr(self, name) < 1:
                 raise InputError(f"model.{name}: {getattr(self, name)} is less than 1")
@@ -66,13 +66,11 @@ class ModelConfig:
             )
         if not 0 < self.residual_gamma <= 1:
             raise InputError(f"model.residual_gamma: {self.residual_gamma} is not above 0 and at most 1")
-        if self.residual_gamma != 1:
-            check_residual_gamma(self.trunk)
-            if self.trunk_weights is not None:
-                raise InputError(
-                    f"model.residual_gamma: {self.residual_gamma} is for random initialisation, but model.trunk_weights is "
-                    f"{self.trunk_weights}; leave one of them out"
-                )
+        if self.residual_gamma != 1 and self.trunk_weights is not None:
+            raise InputError(
+                f"model.residual_gamma: {self.residual_gamma} is for random initialisation, but model.trunk_weights is "
+                f"{self.trunk_weights}; leave one of them out"
+            )
         if not 0 <= self.dropout < 1:
             raise InputError(f"model.dropout: {self.dropout} is outside 0..1")
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 import torchvision
@@ -82,7 +82,7 @@ _CONVNEXT = Backbone(
     pooled=("classifier.0",),
 )
 
-BACKBONES: dict[TrunkName, Backbone] = {
+BACKBONES: dict[str, Backbone] = {
     "resnet18": _RESNET,
     "resnet34": _RESNET,
     "resnet50": _RESNET,
@@ -108,15 +108,14 @@ class Trunk(nn.Module):
         patch_centre: See ``Backbone.patch_centre``. Attention maps are placed over the image by it.
 
     Raises:
-        InputError: The weights are unknown, cannot be downloaded or read, or do not fit; or the backbone has no residual
-            blocks that ``residual_gamma`` could scale.
+        InputError: The weights are unknown, cannot be downloaded or read, or do not fit; or see ``check_trunk``.
     """
 
     def __init__(self, name: TrunkName = "resnet50", weights: str | None = None, residual_gamma: float = 1.0) -> None:
         super().__init__()
+        check_trunk(name, residual_gamma)
         backbone, model = BACKBONES[name], _torchvision_model(name, weights)
-        if weights is None and residual_gamma != 1:
-            check_residual_gamma(name)
+        if weights is None:
             _scale_residuals(model, residual_gamma)
         for path in chain(*backbone.stages):
             self.add_module(_module_name(path), model.get_submodule(path))
@@ -170,26 +169,16 @@ class FourthStage(nn.Sequential):
         self.width = head.in_features
 
 
-def check_residual_gamma(name: TrunkName) -> None:
-    """Check that ``residual_gamma`` has something to scale.
+def check_trunk(name: str, residual_gamma: float = 1.0) -> None:
+    """Check the options of a trunk.
 
     Raises:
-        InputError: The backbone is not a ResNet.
-    """
-    if BACKBONES[name] is not _RESNET:
-        raise InputError(
-            f"model.residual_gamma: only a ResNet has residual normalisations to scale; leave it at 1 for {name}"
-        )
-
-
-def check_trunk_name(name: str) -> None:
-    """Check the name of a backbone.
-
-    Raises:
-        InputError: It is not in BACKBONES.
+        InputError: The backbone is not in BACKBONES, or has no residual blocks that ``residual_gamma`` could scale.
     """
     if name not in BACKBONES:
-        raise InputError(f"model.trunk: {name!r} is not one of {', '.join(get_args(TrunkName))}")
+        raise InputError(f"model.trunk: {name!r} is not one of {', '.join(BACKBONES)}")
+    if residual_gamma != 1 and BACKBONES[name] is not _RESNET:
+        raise InputError(f"model.residual_gamma: only a ResNet has residual normalisations; leave it at 1 for {name}")
 
 
 def _module_name(path: str) -> str:

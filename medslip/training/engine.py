@@ -1,8 +1,8 @@
-"""The training loop, for every task: an objective (model and loss as one module), batches, validation, saves, logs.
+"""The training loop of every task: an objective (model and loss as one module), batches, validation, saves, logs.
 
-Losses divide by counts of known labels that are summed over processes and accumulation steps before any gradient is
-computed, so that P processes with batch B and K accumulation steps give the gradient of one batch of P x K x B: but
-for batch norm, whose statistics are those of each B.
+Losses are divided by counts of known labels that are summed over processes and accumulation steps before any gradient is
+computed, so that P processes with batch B and K accumulation steps give the gradient of one batch of P x K x B, except
+in batch norm, whose statistics are those of each B.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The loop; defaults are the published recipe where there is one.
+    """The training loop; the defaults are the paper's recipe where it has one.
 
     Attributes:
         epochs: Passes over the training list.
-        batch_size: Images a process and accumulation step.
-        accumulate: Accumulation steps an optimiser step.
-        precision: "bfloat16" computes under autocast; "auto" does so where the hardware has it.
+        batch_size: Images per process and accumulation step.
+        accumulate: Accumulation steps per optimiser step.
+        precision: "bfloat16" computes under autocast; "auto" does so if the hardware supports it.
         channels_last: Memory format of images and convolutions; usually faster.
-        seed: Everything random follows from it.
-        save_every: Also save the resumable state every so many optimiser steps; 0 saves after each epoch alone.
+        seed: Seed of everything random.
+        save_every: Also save the resumable state every so many optimiser steps; 0 saves only after each epoch.
         log_every: Optimiser steps between two lines of the log.
     """
 
@@ -63,20 +63,20 @@ class TrainConfig:
 
 
 class Objective(Protocol):
-    """What is trained: a module that holds the model and turns a batch into losses."""
+    """A module that holds the model and turns a batch into losses."""
 
     def counts(self, batch: Any) -> Tensor:
-        """Known labels of a batch, a vector of float counts, one a loss."""
+        """What each loss of the batch is divided by, a float vector."""
 
     def __call__(self, batch: Any, counts: Tensor, generator: torch.Generator) -> Tensor:
-        """Losses, each divided by its count: a vector, the total first."""
+        """A vector of losses, each divided by its count, the total first."""
 
 
 class Batches(Protocol):
     """The training batches of this process."""
 
     def __len__(self) -> int:
-        """Batches an epoch, the same in every process."""
+        """Batches per epoch, the same in every process."""
 
     def epoch(self, epoch: int, start: int = 0) -> Iterable[Any]:
         """The batches of an epoch from the start-th on; each has to(device)."""
@@ -84,11 +84,11 @@ class Batches(Protocol):
 
 @dataclass(frozen=True)
 class Validation:
-    """What a validation found.
+    """Result of a validation.
 
     Attributes:
         score: Higher is better; chooses the best checkpoint.
-        values: Everything worth logging.
+        values: Everything to log.
     """
 
     score: float
@@ -103,8 +103,8 @@ class Trainer:
         config: The loop.
         optim: The optimiser.
         processes: One or many.
-        folder: The run folder: last.safetensors, log.jsonl and TensorBoard events go there.
-        loss_names: What the objective's loss vector holds, the total first.
+        folder: The run directory: last.safetensors, log.jsonl and TensorBoard events go there.
+        loss_names: Of the objective's losses, the total first.
         validate: Called after each epoch, in every process.
         save_best: Called by the main process when a validation is the best so far, with the progress and its values.
     """
@@ -118,50 +118,61 @@ class Trainer:
     save_best: Callable[[Progress, dict[str, float]], None]
 
     def fit(self, objective: nn.Module, batches: Batches, resume: bool = False) -> Progress:
-        """Train to the last epoch, from the beginning or from the run folder's last state.
+        """Train to the last epoch, from the beginning or from the run directory's last state.
 
         Args:
             objective: An Objective, already on its device.
             batches: Training batches.
-            resume: Whether to go on from folder/last.safetensors.
+            resume: Whether to continue from folder/last.safetensors.
 
         Returns:
-            How far it came and what was best.
+            Steps done and the best score.
 
         Raises:
-            InputError: The list is too short for one step, or the state is of another run.
+            InputError: The list is too short for one step, the state belongs to another run, or the loss is not finite.
         """
-        config = self.config
+        config, is_main = self.config, self.processes.is_main
         steps_per_epoch = len(batches) // config.accumulate
         if steps_per_epoch == 0:
             raise InputError(
                 f"train.batch_size: {config.batch_size} x {config.accumulate} accumulated x {self.processes.world_size} "
                 "processes is more than the training list has; make it smaller"
             )
-        optimizer = make_optimizer(objective, self.optim)
-        progress = Progress(steps_per_epoch=steps_per_epoch)
-        if resume:
-            progress = load_state(self.folder / "last.safetensors", objective, optimizer)
-            if progress.steps_per_epoch != steps_per_epoch:
-                raise InputError(
-                    f"{self.folder}: the run had {progress.steps_per_epoch} steps an epoch, now there are "
-                    f"{steps_per_epoch}; resume with the same list, batch size, accumulation and processes"
-                )
-        wrapped = self.processes.wrap(objective)
-        steps = config.epochs * steps_per_epoch
-        with _Log(self.folder, self.processes.is_main, progress.step) as log, self._bar(steps, progress) as bar:
+        optimizer, state = make_optimizer(objective, self.optim), self.folder / "last.safetensors"
+        progress = load_state(state, objective, optimizer) if resume else Progress(steps_per_epoch=steps_per_epoch)
+        if progress.steps_per_epoch != steps_per_epoch:
+            raise InputError(
+                f"{self.folder}: the run had {progress.steps_per_epoch} steps per epoch, now there are {steps_per_epoch}; "
+                "resume with the same list, batch size, accumulation and processes"
+            )
+        wrapped, steps = self.processes.wrap(objective), config.epochs * steps_per_epoch
+        bar = tqdm(total=steps, initial=progress.step, unit="step", disable=not is_main, smoothing=0.05)
+        with _Log(self.folder, is_main, progress.step) as log, bar:
             while progress.step < steps:
                 epoch, done = divmod(progress.step, steps_per_epoch)
                 bar.set_description(f"epoch {epoch + 1}/{config.epochs}")
                 objective.train()
-                for group in _groups(batches.epoch(epoch, done * config.accumulate), config.accumulate):
+                groups = _groups(batches.epoch(epoch, done * config.accumulate), config.accumulate)
+                for group in itertools.islice(groups, steps_per_epoch - done):
                     rate = learning_rate_at(progress.step, steps, self.optim)
                     losses = self._step(wrapped, objective, optimizer, group, progress.step, rate)
                     progress.step += 1
-                    self._after_step(objective, optimizer, progress, losses, rate, log, bar)
-                    if progress.step % steps_per_epoch == 0:
-                        break
-                self._after_epoch(objective, optimizer, progress, epoch, log, bar)
+                    bar.update()
+                    ends_epoch = progress.step % steps_per_epoch == 0
+                    logs = progress.step % config.log_every == 0 or progress.step == 1
+                    # At the end of an epoch the state is saved after validation, with its score.
+                    saves = config.save_every > 0 and progress.step % config.save_every == 0 and not ends_epoch
+                    if logs or saves or ends_epoch:  # reading the losses waits for the device
+                        values = self._finite(losses, progress.step)
+                    if logs:
+                        bar.set_postfix(loss=f"{values[self.loss_names[0]]:.3f}")
+                        log.write("train", progress.step, values | {"learning_rate": rate})
+                    if saves and is_main:
+                        save_state(state, objective, optimizer, progress)
+                self._validate(objective, progress, epoch, log, bar)
+                if is_main:
+                    save_state(state, objective, optimizer, progress)
+                self.processes.wait()
         return progress
 
     def _step(
@@ -173,7 +184,7 @@ class Trainer:
         step: int,
         rate: float,
     ) -> Tensor:
-        """One optimiser step over the accumulation steps of ``group``; returns the losses of all processes together."""
+        """One optimiser step over the accumulation steps of ``group``; returns the losses over all processes."""
         processes, config = self.processes, self.config
         group = [batch.to(processes.device) for batch in group]
         counts = processes.sum(torch.stack([objective.counts(batch) for batch in group]).sum(dim=0))
@@ -185,7 +196,7 @@ class Trainer:
             with without_sync(wrapped, last=position == len(group) - 1):
                 with self.autocast():
                     losses = wrapped(batch, counts, generator)
-                # Wrapping averages gradients over processes; the losses are already shares of a global mean.
+                # Wrapping averages gradients over processes, but the losses already have the counts of all of them.
                 (losses[0] * processes.world_size).backward()
             total += losses.detach()
         if self.optim.clip_norm is not None:
@@ -196,79 +207,44 @@ class Trainer:
         optimizer.zero_grad(set_to_none=True)
         return processes.sum(total)
 
-    def _after_step(
-        self,
-        objective: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        progress: Progress,
-        losses: Tensor,
-        rate: float,
-        log: _Log,
-        bar: tqdm[Any],
-    ) -> None:
-        step, config = progress.step, self.config
-        bar.update()
-        # The state after the last step of an epoch is saved with what its validation found.
-        ends_epoch = step % progress.steps_per_epoch == 0
-        saves = config.save_every > 0 and step % config.save_every == 0 and not ends_epoch
-        logs = step % config.log_every == 0 or step == 1
-        if not (logs or saves or ends_epoch):
-            return  # reading the losses would wait for the device
+    def _finite(self, losses: Tensor, step: int) -> dict[str, float]:
         values = dict(zip(self.loss_names, losses.tolist(), strict=True))
         total = values[self.loss_names[0]]
         if not math.isfinite(total):
             raise InputError(
-                f"the loss is {total} at step {step}; lower optim.learning_rate, or take train.precision float32, in another "
-                "run folder"
+                f"the loss is {total} at step {step}; lower optim.learning_rate, or use train.precision float32, in another "
+                "run directory"
             )
-        if logs:
-            bar.set_postfix(loss=f"{total:.3f}")
-            log.write("train", step, values | {"learning_rate": rate})
-        if saves and self.processes.is_main:
-            save_state(self.folder / "last.safetensors", objective, optimizer, progress)
+        return values
 
-    def _after_epoch(
-        self,
-        objective: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        progress: Progress,
-        epoch: int,
-        log: _Log,
-        bar: tqdm[Any],
-    ) -> None:
+    def _validate(self, objective: nn.Module, progress: Progress, epoch: int, log: _Log, bar: tqdm[Any]) -> None:
         objective.eval()
         self.processes.same_buffers(objective)
         with torch.inference_mode(), self.autocast():
             found = self.validate()
-        # NaN beats nothing, and nothing would ever beat it.
+        values = found.values | {"epoch": epoch + 1}
+        log.write("validation", progress.step, values)
+        # A NaN as the first best score could never be beaten.
         best = not math.isnan(found.score) and (progress.best_score is None or found.score > progress.best_score)
         if best:
             progress.best_score = found.score
-        values = found.values | {"epoch": epoch + 1}
-        log.write("validation", progress.step, values)
         if self.processes.is_main:
             shown = ", ".join(f"{name} {value:.4f}" for name, value in found.values.items())
             bar.write(f"epoch {epoch + 1}: {shown}{'  (best)' if best else ''}")
             if best:
                 self.save_best(progress, values)
-            save_state(self.folder / "last.safetensors", objective, optimizer, progress)
-        self.processes.wait()
 
     def autocast(self) -> torch.autocast:
-        """The precision that the model computes in."""
-        device, wanted = self.processes.device, self.config.precision
-        enabled = wanted == "bfloat16" or (wanted == "auto" and _computes_bfloat16(device))
+        """The precision in which the model computes."""
+        device, precision = self.processes.device, self.config.precision
+        enabled = precision == "bfloat16" or (precision == "auto" and _has_fast_bfloat16(device))
         return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
-    def _bar(self, steps: int, progress: Progress) -> tqdm[Any]:
-        return tqdm(total=steps, initial=progress.step, unit="step", disable=not self.processes.is_main, smoothing=0.05)
 
-
-def _computes_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 is faster there: a GPU that has it, or a CPU with instructions for it."""
+def _has_fast_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
-    # torch before 2.6 or so cannot tell: float32 there.
+    # Older versions of torch cannot tell.
     capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
@@ -285,7 +261,7 @@ def _mix(*parts: int) -> int:
 
 
 class _Log:
-    """log.jsonl and TensorBoard events, from the main process alone. A resumed run first drops the lines after its state."""
+    """log.jsonl and TensorBoard events of the main process. A resumed run first drops the lines after its state."""
 
     def __init__(self, folder: Path, active: bool, step: int) -> None:
         self._file, self._board = None, None
@@ -294,7 +270,6 @@ class _Log:
             kept = [line for line in read_log(path) if line["step"] <= step] if path.exists() and step else []
             write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
             self._file = path.open("a")
-            # Events at the step of the state were written before it was saved; only later ones are of a future undone.
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
 
     def write(self, kind: str, step: int, values: dict[str, float]) -> None:
