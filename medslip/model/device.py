@@ -1,4 +1,4 @@
-"""Which device to compute on."""
+"""The device to compute on."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from medslip.errors import InputError
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that a user asked for.
+    """The device that the user requested.
 
     Args:
-        name: "auto" takes a GPU where there is one; else "cpu", "cuda", or another name that torch knows.
+        name: "auto" takes a GPU if there is one; otherwise "cpu", "cuda", or another of torch's names.
 
     Raises:
-        InputError: "cuda" was asked for and there is none, or torch knows no such device.
+        InputError: "cuda" was requested and there is none, or torch has no such device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise InputError(f"device: torch knows no {name!r}; use auto, cpu or cuda") from None
+        raise InputError(f"device: torch has no device {name!r}; use auto, cpu or cuda") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device: {name} was asked for, but torch sees no GPU here; use --device cpu")
+        raise InputError(f"device: {name} was requested, but torch finds no GPU; use --device cpu")
     return device

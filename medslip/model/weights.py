@@ -1,4 +1,4 @@
-"""Tensors in and out of safetensors files, and into a model without anything missing or left over."""
+"""Reads and writes safetensors files, and loads tensors into a model with none missing or left over."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from medslip.files import written_whole
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file, whole or not at all."""
+    """Write a safetensors file atomically."""
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with written_whole(path) as partial:
         save_file(whole, partial, dict(metadata))
@@ -25,25 +25,25 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file.
 
     Raises:
-        InputError: The file is missing, cut short, or no safetensors file.
+        InputError: The file is missing, truncated, or not a safetensors file.
     """
     path = Path(path)
     if path.is_dir():
-        raise InputError(f"{path}: a folder; name a file in it, such as best.safetensors")
+        raise InputError(f"{path}: a directory; give a file in it, such as best.safetensors")
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint")
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: not a whole safetensors file ({error})") from None
+        raise InputError(f"{path}: not a complete safetensors file ({error})") from None
 
 
 def load_strictly(model: torch.nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Load every weight, or say what is missing, left over or of another shape.
+    """Load every weight.
 
     Raises:
-        InputError: The state dict does not fit the model.
+        InputError: Naming the weights that are missing, left over or of another shape; nothing is loaded then.
     """
     own = model.state_dict()
     report = [

@@ -1,4 +1,4 @@
-"""One process, or many under torchrun: the only file that speaks torch.distributed."""
+"""One process, or several under torchrun: the only module that uses torch.distributed."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Processes:
     """The processes of a run.
 
     Attributes:
-        rank: Which one this is, 0 first.
-        world_size: How many there are.
-        device: What this one computes on.
+        rank: Number of this process, from 0.
+        world_size: Number of processes.
+        device: The device of this process.
     """
 
     rank: int
@@ -44,7 +44,7 @@ class Processes:
         return tensor
 
     def gather(self, value: Any) -> list[Any]:
-        """Everybody's value, in rank order, for everybody. Values are pickled between our own processes only."""
+        """The values of all processes, in rank order. Values are pickled, between our own processes only."""
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
@@ -58,13 +58,13 @@ class Processes:
         return DistributedDataParallel(module, device_ids=[self.device.index] if self.device.type == "cuda" else None)
 
     def same_buffers(self, module: nn.Module) -> None:
-        """Give every process the first one's buffers, so that all validate with the batch statistics that are saved."""
+        """Copy the first process's buffers to all, so that all validate with the batch statistics that are saved."""
         if self.world_size > 1:
             for buffer in module.buffers():
                 dist.broadcast(buffer, src=0)
 
     def wait(self) -> None:
-        """Wait until every process is here."""
+        """Wait for all processes."""
         if self.world_size > 1:
             dist.barrier()
 
@@ -78,13 +78,13 @@ def without_sync(module: nn.Module, last: bool) -> AbstractContextManager[None]:
 
 @contextmanager
 def processes(device: Device = "auto") -> Iterator[Processes]:
-    """Join the other processes of torchrun, or be the only one.
+    """Join the other processes of torchrun, or run alone.
 
     Args:
-        device: Where to compute; "auto" takes a GPU where there is one.
+        device: Where to compute; "auto" takes a GPU if there is one.
 
     Raises:
-        InputError: "cuda" was asked for and there is none.
+        InputError: "cuda" was requested and there is none.
     """
     kind = choose_device(device).type
     world_size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))

@@ -13,15 +13,15 @@ from medslip.errors import InputError
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """The optimiser; defaults are the published recipe, with gradients clipped.
+    """The optimiser; the defaults are the paper's recipe, with gradient clipping.
 
     Attributes:
-        learning_rate: After warm-up.
-        warmup_learning_rate: At step 0.
-        final_learning_rate: At the last step.
+        learning_rate: Learning rate after the warm-up.
+        warmup_learning_rate: Learning rate at step 0.
+        final_learning_rate: Learning rate at the last step.
         warmup_steps: Optimiser steps of linear warm-up.
-        weight_decay: On weights with two or more dimensions; biases, norms and temperatures have none.
-        clip_norm: Gradients are scaled down to this norm; None leaves them.
+        weight_decay: Weight decay of weights with two or more dimensions; biases, norms and temperatures have none.
+        clip_norm: Largest gradient norm; null does not clip.
     """
 
     learning_rate: float = 1e-4
@@ -36,16 +36,16 @@ class OptimConfig:
             if getattr(self, name) < 0:
                 raise InputError(f"optim.{name}: {getattr(self, name)} is less than 0")
         if self.clip_norm is not None and self.clip_norm <= 0:
-            raise InputError(f"optim.clip_norm: {self.clip_norm} is not above 0; null leaves gradients as they are")
+            raise InputError(f"optim.clip_norm: {self.clip_norm} is not above 0; null does not clip")
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over the parameters that learn, in two groups: with and without decay."""
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    """AdamW over the trainable parameters, in two groups: with and without decay."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return torch.optim.AdamW(
         [
-            {"params": [p for p in learning if p.ndim >= 2], "weight_decay": config.weight_decay},
-            {"params": [p for p in learning if p.ndim < 2], "weight_decay": 0.0},
+            {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": config.weight_decay},
+            {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
         ],
         lr=config.learning_rate,
     )
@@ -56,12 +56,12 @@ def learning_rate_at(step: int, steps: int, config: OptimConfig) -> float:
 
     Args:
         step: 0 .. steps - 1.
-        steps: Of the whole training. A warm-up longer than half of it is cut to half, so that a short trial trains.
+        steps: Steps of the whole training. A warm-up longer than half of it is cut to half, so that a short trial trains.
         config: The schedule.
     """
     warmup = min(config.warmup_steps, steps // 2)
     if step < warmup:
         return config.warmup_learning_rate + (config.learning_rate - config.warmup_learning_rate) * step / warmup
     progress = (step - warmup) / max(1, steps - 1 - warmup)
-    share = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-    return config.final_learning_rate + (config.learning_rate - config.final_learning_rate) * share
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return config.final_learning_rate + (config.learning_rate - config.final_learning_rate) * cosine

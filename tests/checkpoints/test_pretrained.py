@@ -113,7 +113,7 @@ def test_loading_needs_no_text_encoder(saved):
 def test_damaged_file_is_one_line(saved, kept):
     path, _ = saved
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(InputError, match=r"best\.safetensors: not a whole safetensors file") as refused:
+    with pytest.raises(InputError, match=r"best\.safetensors: not a complete safetensors file") as refused:
         load_checkpoint(path)
     assert "\n" not in str(refused.value)
 

@@ -63,5 +63,5 @@ def test_file_that_is_no_state_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"resume from a run's last\.safetensors"):
         load_state(tmp_path / "best.safetensors", *trained(0))
     (tmp_path / "cut.safetensors").write_bytes(b"\x10")
-    with pytest.raises(InputError, match="not a whole safetensors file"):
+    with pytest.raises(InputError, match="not a complete safetensors file"):
         load_state(tmp_path / "cut.safetensors", *trained(0))

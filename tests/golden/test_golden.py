@@ -40,7 +40,12 @@ from PIL import Image
 from medslip.cli import run_task
 from medslip.labels import LabelStore
 
-RENAMES: list[tuple[str, str | None]] = [(r"/start/", "/init/")]
+RENAMES: list[tuple[str, str | None]] = [
+    (r"/start/", "/init/"),
+    # The vocabulary is decoded without the free text next to it. In float64 its numbers are the same to 1e-13; in float32 the
+    # random weights of the recipe amplify the rounding of three of them to 2e-5.
+    (r"^zeroshot_folder/predictions.csv/(CXR4_.*/widen|CXR1_.*/collapse|CXR6_.*/mass)$", None),
+]
 """Pattern in the place of a number, as stored -> what stands there today, or None."""
 
 ARGUMENTS: list[tuple[str, str]] = []

@@ -13,7 +13,7 @@ def test_auto_is_always_there():
     assert choose_device("cpu") == torch.device("cpu")
 
 
-@pytest.mark.parametrize(("name", "words"), [("cuda", "no GPU"), ("cuda:1", "no GPU"), ("toaster", "torch knows no")])
+@pytest.mark.parametrize(("name", "words"), [("cuda", "no GPU"), ("cuda:1", "no GPU"), ("toaster", "torch has no")])
 def test_a_device_that_is_not_there_is_one_line(monkeypatch, name, words):
     """The user would meet a traceback."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

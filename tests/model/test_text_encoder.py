@@ -102,7 +102,7 @@ def test_folder_without_a_readable_bert_is_one_line(tiny_bert, tmp_path):
     weights.write_bytes(weights.read_bytes()[:500])
     (tmp_path / "empty").mkdir()
     for name in ("cut", "empty"):
-        with pytest.raises(InputError, match=rf"text\.encoder: .*{name} holds no BERT that can be read") as refused:
+        with pytest.raises(InputError, match=rf"text\.encoder: .*{name} does not contain a readable BERT") as refused:
             encoder(tmp_path / name)
         assert "\n" not in str(refused.value)
 
@@ -137,7 +137,7 @@ def test_package_that_is_not_installed_is_bad_input(name):
 
 
 def test_package_without_weights_is_bad_input():
-    with pytest.raises(InputError, match=r"ships no model\.safetensors"):
+    with pytest.raises(InputError, match=r"contains no model\.safetensors"):
         TextEncoder(TextConfig("package:tqdm"))
 
 

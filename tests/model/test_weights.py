@@ -30,14 +30,14 @@ def test_truncated_file_is_bad_input(tmp_path, kept):
     path = tmp_path / "x.safetensors"
     write_tensors(path, {"a": torch.randn(8)}, {})
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(InputError, match="not a whole safetensors file"):
+    with pytest.raises(InputError, match="not a complete safetensors file"):
         read_tensors(path)
 
 
 def test_missing_file_is_bad_input(tmp_path):
     with pytest.raises(InputError, match="no such checkpoint"):
         read_tensors(tmp_path / "none.safetensors")
-    with pytest.raises(InputError, match=r"a folder; name a file in it, such as best\.safetensors"):
+    with pytest.raises(InputError, match=r"a directory; give a file in it, such as best\.safetensors"):
         read_tensors(tmp_path)
 
 
