@@ -97,20 +97,18 @@ class Predictor:
         """
         pathologies = [np.empty((0, len(PATHOLOGIES)), np.float32)]
         free = [np.empty((0, len(free_text)), np.float32)]
-        if not len(images):
-            return Predictions(pathologies[0], free[0])
-        prompts = torch.empty(0, 0)
-        if free_text:
+        prompts = None
+        if len(images) and free_text:
             prompts = self.checkpoint.encode_free_text(free_text, text_encoder).to(self.device)
-        for _, output in self.outputs(images):
+        for _, output in self.outputs(images) if len(images) else ():
             pathologies.append(present_probability(output.pathology_logits))
-            if free_text:
+            if prompts is None:
+                free.append(np.empty((len(pathologies[-1]), 0), np.float32))
+            else:
                 with torch.inference_mode():
                     logits, _ = self.model.predict_text(output.patches.pathology, prompts)
                 free.append(present_probability(logits))
-        return Predictions(
-            np.concatenate(pathologies), np.concatenate(free) if free_text else np.empty((len(images), 0), np.float32)
-        )
+        return Predictions(np.concatenate(pathologies), np.concatenate(free))
 
     def outputs(self, images: Sequence[Path], with_attention: bool = False) -> Iterator[tuple[Tensor, MeDSLIPOutput]]:
         """The grey images that the model sees (B x 1 x S x S, uint8) and its output, batch by batch."""

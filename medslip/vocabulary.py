@@ -1,4 +1,4 @@
-"""The words that the model knows: 51 anatomies, 75 pathologies, their prompts, and the classes of public data sets.
+"""The model's vocabulary: 51 anatomies, 75 pathologies, their prompts, and the classes of public data sets.
 
 The order of both lists is the order of rows and columns in every label matrix, the published ones included
 (source: Fan et al., arXiv 2403.10635, and the authors' prepared data).
@@ -104,7 +104,7 @@ MIRRORED_ANATOMY: tuple[int, ...] = tuple(_mirror(name) for name in ANATOMIES)
 
 @dataclass(frozen=True)
 class Prompts:
-    """The texts that the frozen BERT encodes, one per query, in vocabulary order.
+    """The texts that the frozen BERT embeds, one per query, in vocabulary order.
 
     Attributes:
         pathology: P explanations of a sentence or two.
@@ -116,17 +116,17 @@ class Prompts:
 
 
 def load_prompts(pathology_file: Path | None = None, anatomy_file: Path | None = None) -> Prompts:
-    """The prompts: our own, or a user's.
+    """The packaged prompts, or those of a user.
 
-    A prompt file is a JSON object {name: text}, or a JSON list of texts, in vocabulary order. The published
-    "observation explanation.json" can be used as it is: one of its keys is misspelt, so the order is what counts.
+    A prompt file is a JSON object {name: text} or a JSON list of texts, in vocabulary order. The authors'
+    "observation explanation.json" can be used unchanged: one of its keys is misspelt, so the order decides.
 
     Args:
         pathology_file: 75 explanations; None takes the packaged ones.
         anatomy_file: 51 location texts; None takes the packaged ones.
 
     Raises:
-        InputError: A file is missing, not JSON, or has another number of texts.
+        InputError: A file is missing, is not JSON, or has another number or order of texts.
     """
     return Prompts(
         pathology=_read_prompts(pathology_file, "pathology_prompts.json", PATHOLOGIES),
@@ -142,21 +142,14 @@ def _read_prompts(path: Path | None, packaged: str, names: Sequence[str]) -> tup
         raise InputError(f"{source}: prompt file not found") from None
     except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
         raise InputError(f"{source}: not a JSON file of prompts ({error})") from None
-    texts = list(data.values()) if isinstance(data, dict) else data
+    keys, texts = (list(data), list(data.values())) if isinstance(data, dict) else ([], data)
     if not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):
         raise InputError(f"{source}: every prompt must be a text that is not empty")
     if len(texts) != len(names):
         raise InputError(f"{source}: has {len(texts)} prompts, the vocabulary has {len(names)}")
-    if isinstance(data, dict) and path is not None:
-        _refuse_other_order(path, list(data), names)
-    return tuple(texts)
-
-
-def _refuse_other_order(path: Path, keys: list[str], names: Sequence[str]) -> None:
-    """A file whose keys are vocabulary names in another order is a mistake that no count would notice."""
-    for position, (key, name) in enumerate(zip(keys, names, strict=True)):
+    for position, (key, name) in enumerate(zip(keys, names, strict=False), 1):
         if key in names and key != name:
             raise InputError(
-                f"{path}: key {position + 1} is {key!r}, the vocabulary has {name!r} there; "
-                "put the prompts in vocabulary order"
+                f"{source}: key {position} is {key!r} where the vocabulary has {name!r}; put the prompts in vocabulary order"
             )
+    return tuple(texts)

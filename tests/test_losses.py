@@ -71,7 +71,7 @@ def plain_protocl(prototypes, counterparts, present, negatives, scale):
 
 @pytest.mark.parametrize("form", ["dot, drawn", "dot, all", "cosine, drawn", "cosine, all"])
 def test_protocl_equals_a_double_loop(form):
-    """The published form is the dot product with drawn negatives, ours the cosine with all."""
+    """The authors' form is the dot product with drawn negatives, ours the cosine with all."""
     torch.manual_seed(0)
     prototypes, counterparts = torch.randn(3, A, T), torch.randn(P, T)
     present = random_labels(1, 3) == 1
@@ -166,10 +166,10 @@ def test_shards_divided_by_the_global_count_sum_to_the_whole(seed, sizes, known,
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 1000), st.integers(1, 9), st.floats(0, 1))
-def test_drawn_negatives_are_never_present_and_never_twice(seed, number, share):
-    """A negative that is present would push a query away from its own answer."""
+def test_drawn_negatives_are_never_present_and_never_twice(seed, number, fraction):
+    """A negative that is present would push a query away from its own positive."""
     generator = torch.Generator().manual_seed(seed)
-    present = torch.rand(6, 7, generator=generator) < share
+    present = torch.rand(6, 7, generator=generator) < fraction
     drawn = draw_negatives(present, number, generator)
     assert drawn.shape == (6, min(number, 7))
     for row, queries in zip(present, drawn, strict=True):

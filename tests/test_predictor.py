@@ -1,4 +1,4 @@
-"""The predictor: every image answered once, in order, by the transform that is stored with the weights."""
+"""The predictor: each image once, in order, with the transform that is stored with the weights."""
 
 import numpy as np
 import pytest
@@ -30,36 +30,40 @@ def predictor(tiny_checkpoint):
     return Predictor(load_checkpoint(tiny_checkpoint), "cpu", batch=2)
 
 
-def test_answers_are_the_models_in_the_order_of_the_images(predictor, files):
-    """An answer beside the wrong image is worse than none."""
-    answers = predictor.classify(files)
-    assert answers.pathologies.shape == (5, 75)
-    assert answers.pathologies.dtype == np.float32
-    assert answers.free.shape == (5, 0)
+def test_predictions_are_the_models_in_the_order_of_the_images(predictor, files):
+    """A prediction for the wrong image is worse than none."""
+    predictions = predictor.classify(files)
+    assert predictions.pathologies.shape == (5, 75)
+    assert predictions.pathologies.dtype == np.float32
+    assert predictions.free.shape == (5, 0)
     transform = predictor.checkpoint.card.transform
     for index, path in enumerate(files):
         image = transform.normalise(transform(read_image(path))[None])
         with torch.inference_mode():
             expected = predictor.model(image).pathology_logits.softmax(-1)[0, :, 1]
-        np.testing.assert_allclose(answers.pathologies[index], expected.numpy(), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(predictions.pathologies[index], expected.numpy(), rtol=1e-4, atol=1e-6)
 
 
-def test_free_text_is_answered_beside_the_vocabulary(predictor, files):
-    """A free-text query with a prompt's own text is the same question, asked by one more query."""
+def test_free_text_is_predicted_with_the_vocabulary(predictor, files):
+    """A free-text query with a prompt's own text is the same query once more."""
     plain = predictor.classify(files)
     text = predictor.checkpoint.card.prompts.pathology[8]
-    asked = predictor.classify(files, [text, "fibrosis"])
-    assert asked.free.shape == (5, 2)
-    np.testing.assert_allclose(asked.pathologies, plain.pathologies, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(asked.free[:, 0], asked.pathologies[:, 8], rtol=0.05)
+    found = predictor.classify(files, [text, "fibrosis"])
+    assert found.free.shape == (5, 2)
+    np.testing.assert_allclose(found.pathologies, plain.pathologies, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found.free[:, 0], found.pathologies[:, 8], rtol=0.05)
 
 
 def test_columns_pick_pathologies_by_name_and_free_queries_by_index():
-    answers = Predictions(np.arange(150, dtype=np.float32).reshape(2, 75), np.array([[-1, -2], [-3, -4]], np.float32))
+    predictions = Predictions(
+        np.arange(150, dtype=np.float32).reshape(2, 75), np.array([[-1, -2], [-3, -4]], np.float32)
+    )
     effusion = PATHOLOGIES.index("effusion")
-    np.testing.assert_array_equal(answers.columns(["effusion", 1, 0]), [[effusion, -2, -1], [75 + effusion, -4, -3]])
+    np.testing.assert_array_equal(
+        predictions.columns(["effusion", 1, 0]), [[effusion, -2, -1], [75 + effusion, -4, -3]]
+    )
     with pytest.raises(InputError, match="unknown pathology 'Effusion'"):
-        answers.columns(["Effusion"])
+        predictions.columns(["Effusion"])
 
 
 def test_attention_comes_with_the_images_that_the_model_saw(predictor, files):
@@ -73,7 +77,7 @@ def test_attention_comes_with_the_images_that_the_model_saw(predictor, files):
 
 
 def test_present_is_the_second_logit():
-    """Exchanged, every answer would be its opposite."""
+    """Exchanged, every prediction would be its opposite."""
     logits = torch.tensor([[[0.0, np.log(3.0)]]])
     assert present_probability(logits).tolist() == [[pytest.approx(0.75)]]
 
@@ -85,7 +89,7 @@ def test_unreadable_image_is_named(predictor, files, tmp_path):
             predictor.classify([*files[:2], bad])
 
 
-def test_public_door(tiny_checkpoint):
+def test_public_names(tiny_checkpoint):
     """What the README imports: the names at the top of the package."""
     assert isinstance(Predictor.load(str(tiny_checkpoint), "cpu").model, MeDSLIP)
     with pytest.raises(InputError, match="no such checkpoint"):
@@ -94,15 +98,15 @@ def test_public_door(tiny_checkpoint):
         from medslip import Segmenter  # noqa: F401
 
 
-def test_no_images_have_no_answers(predictor):
-    """An empty folder would end in numpy's error."""
-    answers = predictor.classify([], ["a fish"])
-    assert answers.pathologies.shape == (0, 75)
-    assert answers.free.shape == (0, 1)
+def test_no_images_give_no_predictions(predictor):
+    """An empty directory would end in numpy's error."""
+    predictions = predictor.classify([], ["a fish"])
+    assert predictions.pathologies.shape == (0, 75)
+    assert predictions.free.shape == (0, 1)
 
 
 def test_shifted_copies_begin_a_quarter_of_a_patch_before_and_after_the_image(predictor, files, monkeypatch):
-    """A copy that is shifted the other way would lay every fine map beside its place."""
+    """A copy that is shifted the other way would misplace every fine map."""
     seen = []
     plain = predictor.model.forward
 

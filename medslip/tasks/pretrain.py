@@ -1,4 +1,4 @@
-"""Pre-training: list + label store -> batches -> MeDSLIP(images) -> three losses -> a checkpoint that answers zero-shot."""
+"""Pre-training: list and label store -> batches -> MeDSLIP -> losses -> a checkpoint for zero-shot prediction."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ from medslip.vocabulary import FINDINGS, PATHOLOGIES, load_prompts
 
 @dataclass(frozen=True)
 class PretrainDataConfig:
-    """What to train on: what prepare_data.py wrote.
+    """The data set, as written by prepare_data.py.
 
     Attributes:
         train: Training list.
         valid: Validation list; its scores choose the best checkpoint.
         labels: Label store of both lists.
         side: Side of the model's input in pixels, a multiple of 16.
-        preload: Keep all images in memory, decoded once, at an eighth more than the side: for a corpus that fits.
+        preload: Decode all images once, to an eighth more than the side, and keep them in memory.
         workers: Processes that load and augment images.
     """
 
@@ -63,10 +63,10 @@ class PretrainDataConfig:
 
 @dataclass(frozen=True)
 class PromptConfig:
-    """Other prompt files than the packaged ones.
+    """Prompt files; null takes the packaged prompts.
 
     Attributes:
-        pathology: JSON file of 75 explanations, the published "observation explanation.json" included.
+        pathology: JSON file of 75 explanations, such as the authors' "observation explanation.json".
         anatomy: JSON file of 51 location texts.
     """
 
@@ -79,16 +79,16 @@ class PretrainConfig:
     """Pre-train MeDSLIP on a prepared data set.
 
     Attributes:
-        data: What to train on.
-        model: The model's shape.
+        data: The data set.
+        model: Architecture and initialisation.
         text: The frozen text encoder.
-        prompts: Other prompt files than the packaged ones.
+        prompts: Prompt files.
         loss: The losses.
-        augmentation: How training images are varied.
-        train: The loop.
+        augmentation: Augmentation of training images.
+        train: The training loop.
         optim: The optimiser.
-        output: The run folder; {time} in it stands for the date and time.
-        resume: Go on with the run in the output folder, as if it had never stopped.
+        output: The run directory; {time} in it stands for the date and time.
+        resume: Continue the run in the output directory, exactly as if it had not stopped.
         device: Where to compute.
     """
 
@@ -129,7 +129,7 @@ def run(config: PretrainConfig) -> Path:
     with processes(config.device) as world:
         config = replace(config, output=agreed_folder(config.output, "pretrain", world, config.resume))
         if world.is_main:
-            _tell_shared(train, valid)
+            _print_shared(train, valid)
         criterion = Criterion(loss_terms(config.loss))
         objective = PretrainingObjective(model, transform.normalise, criterion, config.train.channels_last)
         objective.to(world.device)
@@ -180,17 +180,17 @@ def run(config: PretrainConfig) -> Path:
 
 
 def fingerprint_of(data: PretrainDataConfig) -> str:
-    """Tells one prepared data set from another, wherever and whenever it was written."""
+    """Identifies a prepared data set, wherever and whenever it was written."""
     return fingerprint([data.train, data.valid, data.labels / "cells.bin"])
 
 
-def _tell_shared(train: StudyList, valid: StudyList) -> None:
-    """Say which patients both lists have: the authors' lists are taken as they are, but nobody should overlook it."""
+def _print_shared(train: StudyList, valid: StudyList) -> None:
+    """Print which patients both lists share: the authors' lists are used unchanged, but this should not go unnoticed."""
     patients = [*train.table["patient"], *valid.table["patient"]]
     if shared := shared_patients(patients, ["train"] * len(train) + ["valid"] * len(valid)):
         patient, _, number = shared
         print(
-            f"{valid.source}: {number} of its patients are in {train.source} too, first {patient}; the validation scores will "
+            f"{valid.source}: {number} of its patients are also in {train.source}, first {patient}; the validation scores will "
             "be too good"
         )
 
@@ -200,10 +200,10 @@ def _preloaded(studies: StudyList, side: int, config: PretrainConfig) -> torch.T
 
 
 class Examiner:
-    """Deterministic validation: losses with seeded negatives, and zero-shot AUROC over the report's own labels.
+    """Deterministic validation: losses with seeded negatives, and zero-shot AUROC against the labels of the reports.
 
-    A pathology is scored where reports of the validation list call it both present and absent at least once.
-    Words of normality and the catch-all for excluded words are not findings: they stay out of the mean.
+    A pathology is scored if at least one report calls it present and one absent. Words of normality and the catch-all for
+    excluded words are not findings, and do not enter the mean.
 
     Args:
         objective: Model and losses.
@@ -214,7 +214,7 @@ class Examiner:
         world: The processes that share the list.
 
     Attributes:
-        scores: Of the last validation; None where no pathology can be scored.
+        scores: Scores of the last validation; None if no pathology can be scored.
     """
 
     def __init__(
@@ -241,7 +241,7 @@ class Examiner:
         self.scores: Scores | None = None
 
     def validate(self) -> Validation:
-        """Score the model as it is."""
+        """Score the model with its present weights."""
         device = self._world.device
         criterion = self._objective.criterion
         summed, known = (

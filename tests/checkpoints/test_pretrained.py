@@ -1,4 +1,4 @@
-"""A checkpoint of ours: everything comes back exactly, or one line says why not. (The published one: tests/parity.)"""
+"""Our checkpoints, and the authors' form: everything comes back exactly, or one line says why not. (Parity: tests/parity.)"""
 
 import json
 import subprocess
@@ -84,10 +84,10 @@ def test_a_score_that_is_nan_is_null_in_the_side_car(saved, card, tmp_path):
     path = tmp_path / "nan.safetensors"
     save_checkpoint(path, saved[1], replace(card, provenance={"validation": {"auroc": float("nan"), "total": 1.5}}))
 
-    def refuse(word):
-        raise AssertionError(f"{word} is no JSON")
+    def fail(word):
+        raise AssertionError(f"{word} is not JSON")
 
-    side_car = json.loads(path.with_suffix(".json").read_text(), parse_constant=refuse)
+    side_car = json.loads(path.with_suffix(".json").read_text(), parse_constant=fail)
     assert side_car["provenance"]["validation"] == {"auroc": None, "total": 1.5}
     assert load_checkpoint(path).card.provenance["validation"]["auroc"] is None
 
@@ -113,9 +113,9 @@ def test_loading_needs_no_text_encoder(saved):
 def test_damaged_file_is_one_line(saved, kept):
     path, _ = saved
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(InputError, match=r"best\.safetensors: not a complete safetensors file") as refused:
+    with pytest.raises(InputError, match=r"best\.safetensors: not a complete safetensors file") as error:
         load_checkpoint(path)
-    assert "\n" not in str(refused.value)
+    assert "\n" not in str(error.value)
 
 
 def rewrite(path, card=None, **change):
@@ -140,12 +140,12 @@ def rewrite(path, card=None, **change):
         ({"anatomy_prompts": torch.ones(51, 11)}, r"shapes \(75, 10\) and \(51, 11\); .* of one width"),
     ],
 )
-def test_weights_of_another_shape_are_refused_by_name(saved, change, words):
-    """Loading what fits and leaving the rest random is the worst answer."""
+def test_weights_of_another_shape_are_named(saved, change, words):
+    """Loading what fits and leaving the rest random is the worst outcome."""
     rewrite(saved[0], **change)
-    with pytest.raises(InputError, match=words) as refused:
+    with pytest.raises(InputError, match=words) as error:
         load_checkpoint(saved[0])
-    assert str(saved[0]) in str(refused.value)
+    assert str(saved[0]) in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -161,9 +161,9 @@ def test_weights_of_another_shape_are_refused_by_name(saved, change, words):
 )
 def test_card_that_cannot_be_read_is_one_line_that_names_the_file(saved, card, change, words):
     rewrite(saved[0], json.dumps(json.loads(card.to_json()) | change))
-    with pytest.raises(InputError, match=words) as refused:
+    with pytest.raises(InputError, match=words) as error:
         load_checkpoint(saved[0])
-    assert str(saved[0]) in str(refused.value)
+    assert str(saved[0]) in str(error.value)
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "3"])
@@ -173,7 +173,7 @@ def test_card_that_is_something_else_is_bad_input(saved, text):
         load_checkpoint(saved[0])
 
 
-def test_safetensors_file_of_somebody_else_is_bad_input(tmp_path):
+def test_safetensors_file_of_another_program_is_bad_input(tmp_path):
     write_tensors(tmp_path / "x.safetensors", {"a": torch.ones(1)}, {})
     with pytest.raises(InputError, match="without a MeDSLIP description"):
         load_checkpoint(tmp_path / "x.safetensors")
@@ -186,7 +186,7 @@ def test_free_text_is_embedded_as_the_prompts_were(tiny_checkpoint):
     torch.testing.assert_close(embedded[0], checkpoint.model.pathology_prompts[8], rtol=1e-5, atol=1e-5)
 
 
-def test_free_text_is_refused_with_another_encoder(tiny_checkpoint, tiny_bert, tmp_path):
+def test_free_text_needs_the_same_encoder(tiny_checkpoint, tiny_bert, tmp_path):
     """Embeddings of another encoder mean nothing to the model, and nothing would show it."""
     other = TextEncoder(TextConfig(str(tiny_bert)))
     for parameter in other._bert.parameters():
@@ -194,13 +194,13 @@ def test_free_text_is_refused_with_another_encoder(tiny_checkpoint, tiny_bert, t
     other._bert.save_pretrained(tmp_path)
     other._tokenizer.save_pretrained(tmp_path)
     checkpoint = load_checkpoint(tiny_checkpoint)
-    with pytest.raises(InputError, match=r"free text: the checkpoint was trained with .* has other weights") as refused:
+    with pytest.raises(InputError, match=r"free text: the checkpoint was trained with .* has other weights") as error:
         checkpoint.encode_free_text(["covid-19"], str(tmp_path))
-    assert "\n" not in str(refused.value)
+    assert "\n" not in str(error.value)
 
 
 def test_free_text_is_accepted_from_another_place(tiny_checkpoint, tiny_bert, tmp_path):
-    """The encoder's folder on another machine is another folder."""
+    """The encoder's directory on another machine is another one."""
     (tmp_path / "bert").symlink_to(tiny_bert)
     assert load_checkpoint(tiny_checkpoint).encode_free_text(["covid-19"], str(tmp_path / "bert")).shape == (1, 32)
 
@@ -219,12 +219,12 @@ def test_free_text_without_a_recorded_encoder_is_bad_input(saved, card, tmp_path
         ({"a": torch.ones(1)}, "not the authors' MeDSLIP"),
     ],
 )
-def test_something_else_than_the_published_state_is_bad_input(state, words):
+def test_something_else_than_the_authors_state_is_bad_input(state, words):
     with pytest.raises(InputError, match=words):
         load_authors(state, torch.ones(75, 8), torch.ones(51, 8))
 
 
-def test_published_prompts_are_both_texts_or_both_embeddings(saved):
+def test_authors_prompts_are_both_texts_or_both_embeddings(saved):
     with pytest.raises(InputError, match="both as texts or both as embeddings"):
         load_authors(
             {
@@ -236,7 +236,7 @@ def test_published_prompts_are_both_texts_or_both_embeddings(saved):
         )
 
 
-def test_published_state_of_impossible_shape_is_named():
+def test_authors_state_of_impossible_shape_is_named():
     """The message would name a key that the user never gave, and no file."""
     state = {"disease_embedding_layer.weight": torch.ones(30, 8)}
     state["decoder_disease.layers.0.linear1.weight"] = torch.ones(16, 30)

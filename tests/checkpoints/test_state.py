@@ -50,14 +50,14 @@ def test_a_state_of_an_earlier_version_is_still_read(tmp_path):
     assert load_state(tmp_path / "last.safetensors", *trained(1)) == progress
 
 
-def test_state_of_another_model_is_refused(tmp_path):
+def test_state_of_another_model_is_bad_input(tmp_path):
     save_state(tmp_path / "last.safetensors", *trained(0), Progress())
     other = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.Linear(5, 1))
     with pytest.raises(InputError, match="the weights do not fit the model"):
         load_state(tmp_path / "last.safetensors", other, make_optimizer(other, OptimConfig()))
 
 
-def test_file_that_is_no_state_is_refused(tmp_path):
+def test_another_file_is_bad_input(tmp_path):
     """best.safetensors has no optimiser: going on with it would be another training."""
     write_tensors(tmp_path / "best.safetensors", {"a": torch.ones(1)}, {"card": "{}"})
     with pytest.raises(InputError, match=r"resume from a run's last\.safetensors"):

@@ -1,4 +1,4 @@
-"""The whole model: shapes for every trunk, side and text width; answers that depend on nothing else that is asked."""
+"""The whole model: shapes for every trunk, side and text width; predictions that do not depend on other queries."""
 
 import pytest
 import torch
@@ -86,7 +86,7 @@ def test_a_free_text_query_sees_the_vocabulary():
         assert (model.predict_text(patches, free)[0] - before).abs().max() > 1e-4
 
 
-def test_an_image_is_answered_alike_whatever_its_batch():
+def test_a_prediction_does_not_depend_on_the_batch():
     model, images = tiny(), torch.randn(3, 3, 64, 64)
     with torch.inference_mode():
         together, alone = model(images).pathology_logits, model(images[1:2]).pathology_logits
@@ -104,7 +104,7 @@ def test_streams_have_their_own_weights_but_share_projection_and_norm():
     assert len({id(parameter) for parameter in parameters}) == len(parameters)
 
 
-def test_linear_weights_start_at_the_published_deviation_and_the_trunk_as_torchvision_has_it():
+def test_linear_weights_start_at_the_authors_deviation_and_the_trunk_at_torchvisions():
     """At torch's own start the existence heads would begin saturated; at 0.02 the trunk would not train."""
     model = tiny(width=64, initialisation="authors")
     weights = {
@@ -134,7 +134,7 @@ def test_scaled_start_lets_the_image_through_and_tells_queries_apart():
     assert output.patches.pathology.std().item() == pytest.approx(output.patches.anatomy.std().item(), rel=0.5)
 
 
-def test_dot_similarity_is_the_published_product_without_temperature():
+def test_dot_similarity_is_a_product_without_temperature():
     model, images = tiny(similarity="dot"), torch.randn(1, 3, 64, 64)
     f = {}
     for name in ("pathology", "anatomy"):

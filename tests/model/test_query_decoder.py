@@ -25,16 +25,16 @@ def test_it_computes_what_torchs_pre_norm_decoder_computes():
 def test_maps_have_every_layer_and_head_and_each_row_sums_to_one():
     with torch.inference_mode():
         queries, patches = torch.randn(3, 5, 16), torch.randn(3, 9, 16)
-        answer, maps = decoder()(queries, patches, with_attention=True)
+        found, maps = decoder()(queries, patches, with_attention=True)
         silent, none = decoder()(queries, patches)
     assert maps.shape == (3, 2, 4, 5, 9)
     torch.testing.assert_close(maps.sum(-1), torch.ones(3, 2, 4, 5))
     assert none is None
-    torch.testing.assert_close(answer, silent, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found, silent, rtol=1e-5, atol=1e-5)
 
 
 def test_a_blocked_query_is_not_seen():
-    """The 75 must not notice a free-text query beside them."""
+    """The vocabulary must not notice a free-text query."""
     blocked = torch.tensor([[False, True], [False, False]])
     queries, patches = torch.randn(1, 2, 16), torch.randn(1, 9, 16)
     other = queries.clone()

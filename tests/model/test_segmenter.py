@@ -17,7 +17,7 @@ def test_skips_follow_the_trunk_and_one_logit_per_pixel_comes_out(name):
         assert model(torch.zeros(2, 3, 48, 48)).shape == (2, 1, 48, 48)
 
 
-def test_blocks_are_as_wide_as_published():
+def test_blocks_are_as_wide_as_in_the_paper():
     model = Segmenter(Trunk("resnet50"))
     assert model.bridge[0].in_channels == 1024
     assert [block.grow.in_channels for block in model.up] == [1024, 512, 256, 128]
@@ -41,8 +41,8 @@ def test_an_untrained_segmenter_marks_little():
     torch.manual_seed(0)
     model = Segmenter(Trunk("resnet18"), bridge=128)
     with torch.inference_mode():
-        share = model(torch.rand(4, 3, 64, 64)).sigmoid().mean()
-    assert 0.005 < share < 0.06
+        fraction = model(torch.rand(4, 3, 64, 64)).sigmoid().mean()
+    assert 0.005 < fraction < 0.06
 
 
 def test_a_pixel_is_told_from_its_neighbour():

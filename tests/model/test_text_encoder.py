@@ -27,7 +27,7 @@ def seen_ids(of, texts):
 
 
 def test_sep_is_a_setting(tiny_bert):
-    """The published tokeniser ends without [SEP], BERT's own with it; embeddings differ."""
+    """The authors' tokeniser ends without [SEP], BERT's own with it; embeddings differ."""
     plain = BertTokenizerFast.from_pretrained(tiny_bert)
     ids = plain("a bc", add_special_tokens=False)["input_ids"]
     with_sep, without = encoder(tiny_bert, sep=True), encoder(tiny_bert, sep=False)
@@ -68,7 +68,7 @@ def test_embedding_is_the_last_hidden_state_at_cls(tiny_bert):
 
 
 def test_identity_follows_the_weights_not_the_folder(tiny_bert, tmp_path):
-    """The same encoder elsewhere must be accepted, another under the same name refused."""
+    """The same encoder elsewhere must be accepted, another under the same name must not."""
     copy = tmp_path / "copy"
     shutil.copytree(tiny_bert, copy)
     first, second = encoder(tiny_bert).identity, encoder(copy).identity
@@ -80,7 +80,7 @@ def test_identity_follows_the_weights_not_the_folder(tiny_bert, tmp_path):
 
 
 def test_identity_of_an_encoder_saved_without_pooler_is_stable(tiny_bert, tmp_path):
-    """Masked language models ship without one, so it is drawn anew at each load; free text would always be refused."""
+    """Masked language models have none, so it is random at each load; free text would never be accepted."""
     config = BertConfig(vocab_size=57, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
     BertTokenizerFast.from_pretrained(tiny_bert).save_pretrained(tmp_path)
     BertForMaskedLM(config).save_pretrained(tmp_path)
@@ -91,9 +91,9 @@ def test_identity_of_an_encoder_saved_without_pooler_is_stable(tiny_bert, tmp_pa
 
 
 def test_unknown_hub_name_offline_is_one_line(capfd):
-    with pytest.raises(InputError, match="'nobody/no-such-bert' is not on this machine") as refused:
+    with pytest.raises(InputError, match="'nobody/no-such-bert' is not on this machine") as error:
         TextEncoder(TextConfig("nobody/no-such-bert"))
-    assert "\n" not in str(refused.value)
+    assert "\n" not in str(error.value)
 
 
 def test_folder_without_a_readable_bert_is_one_line(tiny_bert, tmp_path):
@@ -102,9 +102,9 @@ def test_folder_without_a_readable_bert_is_one_line(tiny_bert, tmp_path):
     weights.write_bytes(weights.read_bytes()[:500])
     (tmp_path / "empty").mkdir()
     for name in ("cut", "empty"):
-        with pytest.raises(InputError, match=rf"text\.encoder: .*{name} does not contain a readable BERT") as refused:
+        with pytest.raises(InputError, match=rf"text\.encoder: .*{name} does not contain a readable BERT") as error:
             encoder(tmp_path / name)
-        assert "\n" not in str(refused.value)
+        assert "\n" not in str(error.value)
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def test_package_that_ships_a_model_is_found_without_running_it(package, tiny_be
     assert "bert_in_a_box" not in sys.modules
 
 
-def test_package_with_other_weights_than_known_is_refused(package, monkeypatch):
+def test_package_with_other_weights_than_known_is_an_error(package, monkeypatch):
     """The demo's weights are checked by SHA-256 before they are loaded."""
     monkeypatch.setitem(TextEncoder.__init__.__globals__["KNOWN_SHA256"], "package:bert_in_a_box", "0" * 64)
     with pytest.raises(InputError, match=r"SHA-256 is .*, expected 0000"):

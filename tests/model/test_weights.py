@@ -1,4 +1,4 @@
-"""Tensor files: whole or refused, and never half into a model."""
+"""Tensor files are read completely or not at all, and never half into a model."""
 
 import pytest
 import torch
@@ -42,7 +42,7 @@ def test_missing_file_is_bad_input(tmp_path):
 
 
 def test_misfit_is_reported_whole_and_changes_nothing():
-    """A weight that stays random unnoticed is the published grounding script's error."""
+    """A weight that stays random unnoticed is the error of the authors' grounding script."""
     model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     wrong = {
@@ -51,9 +51,9 @@ def test_misfit_is_reported_whole_and_changes_nothing():
         "1.weight": torch.zeros(1, 3),
         "2.bias": torch.zeros(1),
     }
-    with pytest.raises(InputError) as refused:
+    with pytest.raises(InputError) as error:
         load_strictly(model, wrong, "x.safetensors")
-    assert str(refused.value) == (
+    assert str(error.value) == (
         "x.safetensors: the weights do not fit the model: 1 missing (1.bias); 1 left over (2.bias); "
         "1 of another shape (0.bias (4,) instead of (3,))"
     )

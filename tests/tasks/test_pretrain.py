@@ -178,7 +178,7 @@ def test_patients_of_both_lists_are_told(config, tmp_path, capsys):
     mixed.write_text("\n".join(lines) + "\n")
     data = replace(config.data, valid=mixed)
     run(replace(config, data=data, train=replace(config.train, epochs=1)))
-    assert f"are in {config.data.train} too, first {cells[2]}; the validation scores" in capsys.readouterr().out
+    assert f"are also in {config.data.train}, first {cells[2]}; the validation scores" in capsys.readouterr().out
 
 
 def test_a_start_that_was_stopped_does_not_lock_the_folder(config):

@@ -79,9 +79,9 @@ class Toy(nn.Module):
 
     def forward(self, batch, counts, generator):
         known = ~batch.y.isnan()
-        answer = self.net(batch.x)[:, 0]
-        answer = answer + self.noise * (torch.randn(len(answer), generator=generator) + torch.randn(len(answer)))
-        loss = (answer[known] - batch.y[known]).square().sum() / counts[0]
+        found = self.net(batch.x)[:, 0]
+        found = found + self.noise * (torch.randn(len(found), generator=generator) + torch.randn(len(found)))
+        loss = (found[known] - batch.y[known]).square().sum() / counts[0]
         return torch.stack([loss, loss])
 
 
@@ -249,7 +249,7 @@ def test_seed_decides_everything_random(tmp_path):
     assert not torch.equal(weights[0], weights[2])
 
 
-def test_resuming_with_other_batches_is_refused(tmp_path):
+def test_resuming_with_other_batches_is_bad_input(tmp_path):
     """The saved step would be another place in the epoch."""
     fit(tmp_path, NOISY)
     with pytest.raises(InputError, match="the run had 3 steps per epoch, now there are 6"):

@@ -1,4 +1,4 @@
-"""The schedule's end points and who is decayed: what the published recipe fixes."""
+"""The schedule's end points and who is decayed, as in the authors' recipe."""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""Our model with the published weights must compute what the published model computes: outputs and all six losses.
+"""Our model with the authors' weights must compute what the authors' model computes: outputs and all six losses.
 
 The figures (numbers only) and the recipe of weights and inputs: tests/parity/README.md.
 """
@@ -19,7 +19,7 @@ from medslip.training import criterion
 HERE = Path(__file__).parent
 
 
-def _published_state(keys: dict[str, list[int]], seed: int) -> dict[str, torch.Tensor]:
+def _authors_state(keys: dict[str, list[int]], seed: int) -> dict[str, torch.Tensor]:
     state = {}
     for name, shape in keys.items():
         rng = np.random.RandomState((zlib.crc32(name.encode()) + seed) % 2**32)
@@ -56,11 +56,11 @@ def inputs(figures):
 
 @pytest.fixture(scope="module")
 def state(figures):
-    return _published_state(json.loads((HERE / "official_keys.json").read_text()), int(figures["seed"]))
+    return _authors_state(json.loads((HERE / "official_keys.json").read_text()), int(figures["seed"]))
 
 
 @pytest.fixture(scope="module")
-def answered(state, inputs):
+def loaded(state, inputs):
     images, pathology, anatomy = inputs
     model = load_authors({"model": state}, pathology, anatomy).model
     with torch.inference_mode():
@@ -79,15 +79,15 @@ def answered(state, inputs):
         ("patches_anatomy_mean", lambda o: o.patches.anatomy.mean(dim=1)),
     ],
 )
-def test_output_equals_the_published_models(figures, answered, figure, ours):
+def test_output_equals_the_authors_models(figures, loaded, figure, ours):
     expected = figures[figure]
-    worst = np.abs(ours(answered[1]).numpy() - expected).max() / np.abs(expected).max()
+    worst = np.abs(ours(loaded[1]).numpy() - expected).max() / np.abs(expected).max()
     print(f"{figure}: {worst:.1e} of the largest magnitude")
     assert worst < 1e-4
 
 
-def test_losses_equal_the_published_models(figures, answered, monkeypatch):
-    model, output = answered
+def test_losses_equal_the_authors_models(figures, loaded, monkeypatch):
+    model, output = loaded
     labels = torch.from_numpy(figures["labels"])
     pathology, anatomy = existence_of(labels)
     assert (pathology.numpy() == figures["label_pathology"]).all()
@@ -110,7 +110,7 @@ def test_losses_equal_the_published_models(figures, answered, monkeypatch):
         "icl": icl_loss(output.icl_logits, labels),
     }
     ours["loss"] = torch.stack(list(ours.values())).sum()
-    # The criterion itself, with the published draw in place of ours.
+    # The criterion itself, with the authors' draw in place of ours.
     draws = iter([drawn("candidates_pathology"), drawn("candidates_anatomy")])
     monkeypatch.setattr(criterion, "draw_negatives", lambda *_: next(draws))
     terms = criterion.loss_terms(criterion.LossConfig(negatives=7))
@@ -122,11 +122,11 @@ def test_losses_equal_the_published_models(figures, answered, monkeypatch):
         assert relative < 1e-4, name
 
 
-def test_other_spelling_and_parallel_prefix_are_read(state, inputs, answered):
+def test_other_spelling_and_parallel_prefix_are_read(state, inputs, loaded):
     """A file saved from DataParallel, or with the older name of the query projection, must load to the same model."""
     renamed = {f"module.{name.replace('pathology_embedding', 'disease_embedding')}": t for name, t in state.items()}
     ours = load_authors(renamed, *inputs[1:]).model.state_dict()
-    assert all(torch.equal(tensor, ours[name]) for name, tensor in answered[0].state_dict().items())
+    assert all(torch.equal(tensor, ours[name]) for name, tensor in loaded[0].state_dict().items())
 
 
 def test_missing_and_left_over_weights_are_named(state, inputs):
@@ -138,10 +138,10 @@ def test_missing_and_left_over_weights_are_named(state, inputs):
         load_authors(state, inputs[1][:, :384], inputs[2])
 
 
-def test_published_file_is_read_with_weights_only(tmp_path, state, inputs, answered):
-    torch.save({"model": state}, tmp_path / "published.pth")
-    ours = load_authors(tmp_path / "published.pth", *inputs[1:]).model
+def test_authors_file_is_read_with_weights_only(tmp_path, state, inputs, loaded):
+    torch.save({"model": state}, tmp_path / "authors.pth")
+    ours = load_authors(tmp_path / "authors.pth", *inputs[1:]).model
     assert torch.equal(ours.query_norm.weight, state["decoder_pathology.norm.weight"])
-    (tmp_path / "cut.pth").write_bytes((tmp_path / "published.pth").read_bytes()[:1000])
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "authors.pth").read_bytes()[:1000])
     with pytest.raises(InputError, match=r"cut\.pth"):
         load_authors(tmp_path / "cut.pth", *inputs[1:])
