@@ -43,7 +43,7 @@ def draw_chest(canvas: Canvas, body: Body, healthy: Body, rng: np.random.Generat
     density += _trunk(canvas, body, outlines)
     density -= 0.5 * body.aeration * air
     _add_breasts(canvas, body, density)
-    # Lungs are never even: the bases are denser, the blood lies there.
+    # Lungs are never uniform: the bases hold more blood, and are denser.
     density += air * (0.05 * (y - 0.5) + 0.015 * canvas.noise(rng, 9) + 0.008 * canvas.noise(rng, 40))
     vessels = _vessels(canvas, body, rng) * air
     density += vessels
@@ -75,7 +75,7 @@ def _soft_tissue(canvas: Canvas, body: Body) -> Field:
 
 
 def _distance(x: Field, y: Field, start: tuple[float, float], end: tuple[float, float]) -> Field:
-    """Distance of points from a straight piece of line."""
+    """Distance of points from a line segment."""
     ahead, down = end[0] - start[0], end[1] - start[1]
     dx, dy = x - start[0], y - start[1]
     along = np.clip((dx * ahead + dy * down) * (1 / (ahead**2 + down**2)), 0, 1)

@@ -229,7 +229,7 @@ def effusion(chest: Chest, plan: Plan, rng: np.random.Generator) -> Mask:
     """Fluid in the costophrenic angle, with a meniscus."""
     canvas, half = chest.canvas, chest.body.half(plan.sign)
     lateral = plan.sign * canvas.x / half.width
-    # The fluid's surface climbs towards the wall: a meniscus.
+    # The surface of the fluid climbs towards the wall.
     top = half.dome + 0.06 - (0.1 + 0.32 * plan.degree)
     surface = top + 0.14 * (1 - lateral) - 0.12 * np.exp((lateral - 1) / 0.1)
     fluid = canvas.edge(canvas.y - surface, 0.05) * (lateral > 0)
@@ -255,7 +255,7 @@ def pneumothorax(chest: Chest, plan: Plan, rng: np.random.Generator) -> Mask:
 
 
 def elevation(chest: Chest, plan: Plan, rng: np.random.Generator) -> Mask:
-    """What lies between the high dome and where it would be."""
+    """The area between the high dome and its healthy level."""
     canvas = chest.canvas
     lung = chest.healthy.outlines(canvas.x, canvas.y).air(0.02)
     return (chest.outlines.above < 0) & (lung > 0.15) & (canvas.x * plan.sign > 0)

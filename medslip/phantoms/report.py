@@ -16,7 +16,7 @@ from medslip.phantoms.markup import Entity, graph, plain
 class Report:
     """A radiology report as text and as RadGraph sees it."""
 
-    text: str  # as a radiologist would hand it in, with headings and line breaks
+    text: str  # as a radiologist writes it, with headings and line breaks
     tokens: tuple[str, ...]  # its words as RadGraph numbers them
     entities: dict[str, Entity]
     absent: tuple[str, ...]  # kinds that it says are absent
