@@ -8,12 +8,14 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from types import NoneType
+from types import NoneType, SimpleNamespace
 from typing import Any, cast, get_args, get_origin, get_type_hints
 
 import jsonargparse
 import yaml
 
+from medslip.data.dataset import DataSet
+from medslip.data_options import has_data_set, is_table, typed, untyped
 from medslip.errors import InputError, one_line
 
 PHANTOM_CONFIGS = Path(__file__).parent / "resources" / "phantom"
@@ -44,28 +46,100 @@ def parse(config_class: Callable[..., Any], arguments: Sequence[str], command: s
     arguments = [_with_underscores(argument, config_class) for argument in arguments]
     arguments = _with_keys(arguments, getattr(config_class, "positional", ()))
     _check_given_once(arguments, config_class)
-    # An abbreviation would be a second spelling of a key, and change its meaning with the next key that starts like it.
-    parser = jsonargparse.ArgumentParser(
-        prog=command, exit_on_error=False, allow_abbrev=False, description=_summary(config_class)
-    )
-    parser.add_argument("--config", action="config", help="A YAML file with the keys that differ from the defaults.")
-    parser.add_class_arguments(config_class, nested_key=None, fail_untyped=True)
 
     def build(given: Sequence[str]) -> Any:
-        parsed = parser.parse_args(list(given))
-        _check_values(parsed.as_dict(), config_class)
-        values = vars(parser.instantiate(parsed))
-        return config_class(**{key: value for key, value in values.items() if key not in ("config", "__path__")})
+        return _build(config_class, given, command)
 
     try:
         return build(arguments)
     except _CONFIG_ERRORS as error:
         message = _readable(str(error))
         if unknown := re.match(r"no key '(.*)'", message):
-            close = difflib.get_close_matches(unknown[1], flat(parser.get_defaults().as_dict()), n=1)
+            defaults = _parser(typed(cast(type, config_class), _given(arguments)), command).get_defaults()
+            close = difflib.get_close_matches(unknown[1], flat(defaults.as_dict()), n=1)
             message += f"; did you mean {close[0]}?" if close else ""
         file = None if message.endswith(": not given") else _file_at_fault(build, arguments, error)
         raise InputError(f"{file or command}: {message}") from None
+
+
+def _parser(config_class: Callable[..., Any], command: str) -> jsonargparse.ArgumentParser:
+    # An abbreviation would be a second spelling of a key, and change its meaning with the next key that starts like it.
+    parser = jsonargparse.ArgumentParser(
+        prog=command, exit_on_error=False, allow_abbrev=False, description=_summary(config_class)
+    )
+    parser.add_argument("--config", action="config", help="A YAML file with the keys that differ from the defaults.")
+    parser.add_class_arguments(config_class, nested_key=None, fail_untyped=True)
+    return parser
+
+
+def _build(config_class: Callable[..., Any], arguments: Sequence[str], command: str) -> Any:
+    hint = cast(type, config_class)
+    given = _given(arguments)
+    options = typed(hint, given)
+    parser = _parser(options, command)
+    # The entries of a dictionary of configs with data sets are built one by one, each with the options of its kind.
+    tables = {
+        key: {
+            str(entry): _build(get_args(kind)[1], ["--config", yaml.safe_dump(keys)], f"{key}.{entry}")
+            for entry, keys in (given.get(key) or {}).items()
+        }
+        for key, kind in get_type_hints(hint).items()
+        if is_table(kind)
+    }
+    parsed = parser.parse_args([each for each in _joined(arguments) if re.split("[.=]", each[2:])[0] not in tables])
+    _check_values(parsed.as_dict(), options)
+    values = {
+        key: value for key, value in vars(parser.instantiate(parsed)).items() if key not in ("config", "__path__")
+    }
+    values |= tables
+    return untyped(hint, SimpleNamespace(**values)) if has_data_set(hint) else config_class(**values)
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """--key value as --key=value."""
+    joined: list[str] = []
+    for argument in arguments:
+        waiting = joined and joined[-1].startswith("--") and "=" not in joined[-1] and joined[-1] != "--help"
+        if waiting and not argument.startswith("--"):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
+def _given(arguments: Sequence[str]) -> dict[str, Any]:
+    """The keys of all --config files and arguments, nested; later ones win. What cannot be read is left to the parser."""
+    given: dict[str, Any] = {}
+    for argument in _joined(arguments):
+        key, _, value = argument.removeprefix("--").partition("=")
+        loaded: Any = _loaded(value) if key == "config" or value.startswith("{") else value
+        for part in [] if key == "config" else reversed(key.split(".")):
+            loaded = {part: loaded}
+        if isinstance(loaded, dict):
+            _merge(given, loaded)
+    return given
+
+
+def _loaded(text: str) -> Any:
+    """A YAML file, or YAML itself; None if it is not YAML."""
+    try:
+        return yaml.safe_load(Path(text).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        pass
+    except yaml.YAMLError:
+        return None
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return None
+
+
+def _merge(values: dict[str, Any], more: Mapping[str, Any]) -> None:
+    for key, value in more.items():
+        if isinstance(value, dict) and isinstance(values.get(key), dict):
+            _merge(values[key], value)
+        else:
+            values[key] = value
 
 
 def phantom_file(task: str) -> Path | None:
@@ -107,7 +181,8 @@ def _moved(values: Any, places: Mapping[Path, Path]) -> Any:
 def config_to_dict(config: Any) -> Any:
     """A config dataclass as plain values, ready for YAML; ``--config`` reads it back."""
     if is_dataclass(config) and not isinstance(config, type):
-        return {field.name: config_to_dict(getattr(config, field.name)) for field in fields(config)}
+        kind = {"kind": config.kind} if isinstance(config, DataSet) else {}
+        return kind | {field.name: config_to_dict(getattr(config, field.name)) for field in fields(config)}
     if isinstance(config, Path):
         return str(config)
     if isinstance(config, list | tuple):

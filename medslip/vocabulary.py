@@ -7,7 +7,7 @@ The order of both lists is the order of rows and columns in every label matrix, 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -47,20 +47,63 @@ FINDINGS: tuple[str, ...] = tuple(name for name in PATHOLOGIES if name not in {*
 NO_PARTNER: frozenset[str] = frozenset({"middle_right_lobe", "right_atrium", "right_ventricle"})
 """One-sided anatomies without a partner on the other side: after a horizontal flip they are unknown."""
 
-CXR14_CLASSES: dict[str, str] = {
+CLASS_PATHOLOGIES: dict[str, str] = {
+    # NIH ChestX-ray14, in the publisher's order; Fibrosis by the authors' catch-all.
     "Atelectasis": "atelectasis", "Cardiomegaly": "cardiomegaly", "Effusion": "effusion",
     "Infiltration": "infiltrate", "Mass": "mass", "Nodule": "nodule", "Pneumonia": "pneumonia",
     "Pneumothorax": "pneumothorax", "Consolidation": "consolidation", "Edema": "edema",
     "Emphysema": "emphysema", "Fibrosis": "tail_abnorm_obs", "Pleural_Thickening": "thicken",
     "Hernia": "hernia",
+    # Other spellings and other data sets.
+    "Pleural Thicken": "thicken", "Pleural Effusion": "effusion", "Lung Opacity": "opacity", "Lung Lesion": "lesion",
+    "Support Devices": "device", "Hiatal Hernia": "hernia",
 }  # fmt: skip
-"""NIH ChestX-ray14 class -> pathology that answers for it; Fibrosis by the published catch-all."""
+"""Class of a public data set -> pathology that answers for it; a class may also be named after a pathology."""
+
+CXR14_CLASSES: tuple[str, ...] = tuple(CLASS_PATHOLOGIES)[:14]
+"""The classes of NIH ChestX-ray14, in the publisher's order."""
 
 CLASS_PROMPTS: dict[str, str] = {
     "Fibrosis": "Fibrosis: scarring of the lung, seen as coarse reticular lines, honeycombing and loss of volume.",
     "COVID-19": "COVID-19: viral pneumonia, seen as hazy ground-glass opacities in both lungs, mostly at the edges and bases.",
 }
 """Free-text queries for classes of public data sets that the vocabulary has no pathology for."""
+
+
+def class_key(name: str) -> str:
+    """A class name without case, blanks and punctuation: "Pleural Effusion" and "pleural_effusion" are one class."""
+    return "".join(character for character in name.lower() if character.isalnum())
+
+
+_PATHOLOGY_OF = {
+    **{class_key(name): name for name in PATHOLOGIES},
+    **{class_key(name): pathology for name, pathology in CLASS_PATHOLOGIES.items()},
+}
+
+
+def pathology_of(name: str) -> str | None:
+    """The pathology that a class name stands for, as effusion for "Pleural Effusion"; None if there is none."""
+    return _PATHOLOGY_OF.get(class_key(name))
+
+
+def class_pathologies(classes: Sequence[str], mapping: Mapping[str, str], source: str) -> list[str]:
+    """The pathology of each class: from the mapping, else by its name.
+
+    Raises:
+        InputError: A class is neither mapped nor known by name, or is mapped to something that is not a pathology.
+    """
+    pathologies = []
+    for name in classes:
+        pathology = mapping.get(name) or pathology_of(name)
+        if pathology is None:
+            raise InputError(
+                f"{source}: unknown class {name!r}; map it to a pathology (key classes), as in {{{name}: opacity}}, or leave "
+                "it out with an empty text"
+            )
+        if pathology not in PATHOLOGIES:
+            raise InputError(f"{source}: class {name!r} is mapped to {pathology!r}, which is not a pathology")
+        pathologies.append(pathology)
+    return pathologies
 
 
 def anatomy_index(name: str) -> int:

@@ -9,11 +9,11 @@ PACKAGE = Path(__file__).parents[1] / "medslip"
 
 LEVELS = (
     {"errors", "files", "version", "resources"},
-    {"config", "vocabulary"},
+    {"vocabulary"},
     {"labels"},
     {"model", "losses", "data"},
-    {"checkpoints"},
-    {"training", "evaluation"},
+    {"checkpoints", "data_options"},
+    {"config", "training", "evaluation"},
     {"predictor"},
     {"phantoms"},
     {"tasks"},

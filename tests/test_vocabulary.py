@@ -7,6 +7,7 @@ import pytest
 from medslip.errors import InputError
 from medslip.vocabulary import (
     ANATOMIES,
+    CLASS_PATHOLOGIES,
     CLASS_PROMPTS,
     CXR14_CLASSES,
     MIRRORED_ANATOMY,
@@ -14,8 +15,10 @@ from medslip.vocabulary import (
     NORMALITY,
     PATHOLOGIES,
     anatomy_index,
+    class_pathologies,
     load_prompts,
     pathology_index,
+    pathology_of,
 )
 
 
@@ -63,7 +66,7 @@ def test_mirroring_exchanges_sides_and_nothing_else():
 
 def test_every_chestxray14_class_can_be_asked():
     assert len(CXR14_CLASSES) == 14
-    assert set(CXR14_CLASSES.values()) <= set(PATHOLOGIES)
+    assert set(CLASS_PATHOLOGIES.values()) <= set(PATHOLOGIES)
     assert all(text.startswith(f"{name}:") for name, text in CLASS_PROMPTS.items())
     assert "Fibrosis" in CLASS_PROMPTS
 
@@ -112,3 +115,19 @@ def test_unusable_prompt_file_is_one_line_that_names_it(tmp_path, content, words
 def test_prompt_file_that_is_none_is_bad_input(tmp_path, name):
     with pytest.raises(InputError, match="prompt"):
         load_prompts(tmp_path / name)
+
+
+def test_class_names_that_stand_for_pathologies() -> None:
+    assert [pathology_of(name) for name in ("Pleural_Thickening", "Pleural Effusion", "EDEMA", "COVID-19")] == [
+        "thicken", "effusion", "edema", None,
+    ]  # fmt: skip
+    for name, pathology in CLASS_PATHOLOGIES.items():
+        assert pathology_of(name) == pathology
+
+
+def test_unknown_classes_and_pathologies_are_refused() -> None:
+    assert class_pathologies(["x", "mass"], {"x": "opacity"}, "t") == ["opacity", "mass"]
+    with pytest.raises(InputError, match="t: unknown class 'x'; map it"):
+        class_pathologies(["x"], {}, "t")
+    with pytest.raises(InputError, match="'shadow', which is not a pathology"):
+        class_pathologies(["x"], {"x": "shadow"}, "t")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from medslip.data.images import Header
 
@@ -24,6 +25,10 @@ class Attributes:
     views: list[str]
     sexes: list[str]
     ages: npt.NDArray[np.float64]
+
+    def __getitem__(self, name: str) -> pd.Series:
+        """One of view, sex and age as a column."""
+        return pd.Series({"view": self.views, "sex": self.sexes, "age": self.ages}[name])
 
     @staticmethod
     def unknown(images: int) -> Attributes:

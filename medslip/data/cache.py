@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from medslip.data.equalise import histogram_equalise
 from medslip.data.images import read_image
 from medslip.data.records import StudyList, read_list, write_list
 from medslip.data.transforms import squash
@@ -37,7 +38,7 @@ def check_cache(size: int | None, workers: int) -> None:
         raise InputError(f"workers: {workers} is less than 0; 0 works in this process")
 
 
-def build_cache(lists: Sequence[Path], folder: Path, size: int, workers: int) -> None:
+def build_cache(lists: Sequence[Path], folder: Path, size: int, workers: int, equalise: bool = False) -> None:
     """Store every image of some lists as a small square and let the lists name these.
 
     An image is squashed to size x size (bilinear, antialiased), as for evaluation, and stored as 8-bit PNG,
@@ -51,6 +52,7 @@ def build_cache(lists: Sequence[Path], folder: Path, size: int, workers: int) ->
         folder: Where the cached images go.
         size: Side of the cached images in pixels.
         workers: Worker processes; 0 works in this one.
+        equalise: Whether to equalise each image's histogram first.
 
     Raises:
         InputError: An image is missing or cannot be read, a list names images cached in another size, or the size or
@@ -59,8 +61,8 @@ def build_cache(lists: Sequence[Path], folder: Path, size: int, workers: int) ->
     check_cache(size, workers)
     folder = Path(folder).resolve()
     opened = [read_list(path) for path in lists]
-    targets = {source: _target(source, folder, size) for studies in opened for source in _sources(studies)}
-    jobs = [(source, target, size) for source, target in targets.items() if not target.exists()]
+    targets = {source: _target(source, folder, size, equalise) for studies in opened for source in _sources(studies)}
+    jobs = [(source, target, size, equalise) for source, target in targets.items() if not target.exists()]
     with _mapper(workers) as run:
         for _ in tqdm(run(jobs), total=len(jobs), desc="caching images", unit="image"):
             pass
@@ -73,7 +75,7 @@ def _sources(studies: StudyList) -> list[Path]:
     return [(studies.folder / str(image)).resolve() for image in studies.table["image"]]
 
 
-def _target(source: Path, folder: Path, size: int) -> Path:
+def _target(source: Path, folder: Path, size: int, equalise: bool) -> Path:
     if source.is_relative_to(folder):
         if source.relative_to(folder).parts[0] != str(size):
             raise InputError(f"{source}: is already a cached image, of another size than {size}; prepare the list anew")
@@ -82,14 +84,19 @@ def _target(source: Path, folder: Path, size: int) -> Path:
         stat = source.stat()
     except OSError as error:
         raise InputError(f"{source}: cannot read the image ({error.strerror}); check the path") from None
-    key = hashlib.blake2b(f"{source}|{stat.st_size}|{stat.st_mtime_ns}".encode(), digest_size=12).hexdigest()
+    about = f"{source}|{stat.st_size}|{stat.st_mtime_ns}{'|equalised' if equalise else ''}"
+    key = hashlib.blake2b(about.encode(), digest_size=12).hexdigest()
     # Many thousands of files in one folder are slow on most file systems.
     return folder / str(size) / key[:2] / f"{source.stem}-{key[2:]}.png"
 
 
-def _store(job: tuple[Path, Path, int]) -> None:
-    source, target, size = job
-    small = squash(read_image(source, at_least=_OVERSAMPLING * size), size)
+_Job = tuple[Path, Path, int, bool]
+
+
+def _store(job: _Job) -> None:
+    source, target, size, equalise = job
+    image = read_image(source, at_least=_OVERSAMPLING * size)
+    small = squash(histogram_equalise(image) if equalise else image, size)
     with written_whole(target) as partial:
         Image.fromarray(small[0].numpy()).save(partial, format="PNG", compress_level=_COMPRESSION)
 
@@ -101,7 +108,7 @@ def _name(target: Path, list_file: Path) -> str:
 
 
 @contextmanager
-def _mapper(workers: int) -> Iterator[Callable[[list[tuple[Path, Path, int]]], Iterator[None]]]:
+def _mapper(workers: int) -> Iterator[Callable[[list[_Job]], Iterator[None]]]:
     if not workers:
         yield lambda jobs: map(_store, jobs)
         return

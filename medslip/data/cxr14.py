@@ -15,10 +15,10 @@ import pandas as pd
 
 from medslip.data.boxes import Box, read_box
 from medslip.data.checks import refuse_duplicates, refuse_repeated_files
+from medslip.data.csv_old import read_cells
 from medslip.data.images import years
 from medslip.data.labelled import LabelledImages
 from medslip.data.lists import read_lines
-from medslip.data.table import read_cells
 from medslip.errors import InputError
 from medslip.labels import ABSENT, PRESENT
 from medslip.vocabulary import CXR14_CLASSES

@@ -1,71 +1,51 @@
 """Class labels of images as triplets, for pre-training without reports.
 
-A label says what is there, not where: every cell lies in the row "unspecified". A class labelled 1 becomes
-present, 0 absent, -1 stays unmentioned. Two rules beyond that:
+A label says what is there, not where, so every cell is in the row "unspecified". A class labelled 1 is present, 0 absent,
+-1 not mentioned. Two rules beyond that:
 
-- An image labelled "No Finding" also has `normal` present. (`normal` is never absent: a finding somewhere
-  does not say that nothing else is normal.)
-- tail_abnorm_obs, which gathers every rarer abnormality, is present where a class that maps to it is, such as
-  Fibrosis, and never absent: no fibrosis does not mean no other rare finding.
+- An image labelled "No Finding" also has `normal` present. (`normal` is never absent: a finding in one place does not say
+  that nothing else is normal.)
+- tail_abnorm_obs, which collects the rarer abnormalities, is present if a class that maps to it is, such as Fibrosis, and
+  never absent: no fibrosis does not mean no other rare finding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
+import pandas as pd
 
-from medslip.data.labelled import LabelledImages
-from medslip.data.prepared import PreparedWriter, StudyImage
-from medslip.data.summary import PreparationSummary
+from medslip.data.table import ImageTable
 from medslip.errors import InputError
 from medslip.labels import ABSENT, PRESENT, UNKNOWN, Cells
-from medslip.vocabulary import CXR14_CLASSES, PATHOLOGIES, anatomy_index, pathology_index
+from medslip.vocabulary import PATHOLOGIES, anatomy_index, class_pathologies, pathology_index
 
 _CATCH_ALL = "tail_abnorm_obs"
 
-_ALIASES = {
-    "pleuralthicken": "thicken", "pleuraleffusion": "effusion", "lungopacity": "opacity",
-    "lunglesion": "lesion", "supportdevices": "device", "hiatalhernia": "hernia",
-}  # fmt: skip
-"""Spellings of other public tables; keys as _key makes them."""
 
+def label_cells(table: ImageTable, mapping: Mapping[str, str]) -> Iterator[tuple[str, Cells]]:
+    """Each study's cells, merged over its images, present before absent.
 
-def _key(name: str) -> str:
-    """A class name without case, blanks and punctuation."""
-    return "".join(character for character in name.lower() if character.isalnum())
+    Args:
+        table: Images with labels.
+        mapping: Class -> pathology, for classes that are not named after one.
 
-
-_BY_NAME = {
-    **{_key(name): name for name in PATHOLOGIES},
-    **{_key(name): pathology for name, pathology in CXR14_CLASSES.items()},
-    **_ALIASES,
-}
-
-
-def pathology_of(name: str) -> str | None:
-    """The pathology that a class name stands for, as effusion for "Pleural Effusion"; None if none."""
-    return _BY_NAME.get(_key(name))
-
-
-def class_pathologies(classes: Sequence[str], mapping: Mapping[str, str], source: str) -> list[str]:
-    """The pathology of each class: from the mapping, else by its name.
+    Yields:
+        Study and cells, in the order of the studies' first images.
 
     Raises:
-        InputError: A class is neither mapped nor known by name, or is mapped to no pathology.
+        InputError: There are no labels, or a class stands for no pathology.
     """
-    pathologies = []
-    for name in classes:
-        pathology = mapping.get(name) or pathology_of(name)
-        if pathology is None:
-            raise InputError(f"{source}: unknown class {name!r}; map it to a pathology, as in {{{name}: opacity}}")
-        if pathology not in PATHOLOGIES:
-            raise InputError(f"{source}: class {name!r} is mapped to {pathology!r}, which is no pathology")
-        pathologies.append(pathology)
-    return pathologies
+    if table.labels is None:
+        raise InputError(f"{table.name}: has neither reports nor labels, so there is nothing to pre-train on")
+    pathologies = class_pathologies(table.classes, mapping, table.name)
+    states = pathology_states(table.label_array, pathologies, table.images["normal"].to_numpy(bool))
+    row = anatomy_index("unspecified")
+    for study, members in table.images.groupby("study", sort=False).indices.items():
+        state = states[members].max(axis=0)
+        yield str(study), {(row, int(column)): int(state[column]) for column in np.flatnonzero(state >= ABSENT)}
 
 
 def pathology_states(
@@ -76,7 +56,7 @@ def pathology_states(
     Args:
         labels: n x C, 1 present, 0 absent, -1 unknown.
         pathologies: The pathology of each of the C classes; of classes that share one, any present wins.
-        normal: n, whether the image is labelled to have no finding.
+        normal: n, whether the image is labelled as having no finding.
 
     Returns:
         int8: 1 present, 0 absent, -1 not mentioned.
@@ -92,73 +72,6 @@ def pathology_states(
     return states
 
 
-def write_image_labels(
-    folder: Path,
-    images: LabelledImages,
-    states: npt.NDArray[np.int8],
-    studies: Sequence[str],
-    splits: Sequence[str | None],
-    left_out: Mapping[str, int],
-    notes: tuple[str, ...],
-) -> PreparationSummary:
-    """Write labelled images as a prepared data set.
-
-    Args:
-        folder: The prepared data set's folder.
-        images: n images; their own labels are not looked at.
-        states: n x P, from pathology_states. One study's images are merged, present before absent.
-        studies: n study names; one belongs to one patient.
-        splits: n split names; None leaves the image out.
-        left_out: For the summary.
-        notes: For the summary.
-
-    Raises:
-        InputError: A study belongs to two patients, or there is no image.
-    """
-    members: dict[str, list[int]] = {}
-    for index, (study, split) in enumerate(zip(studies, splits, strict=True)):
-        if split is not None:
-            members.setdefault(study, []).append(index)
-    with PreparedWriter(folder, images.name) as writer:
-        for study, indices in tqdm(members.items(), desc="labels", unit="study", disable=None):
-            patients = {images.patients[index] for index in indices}
-            if len(patients) > 1:
-                raise InputError(f"{images.name}: study {study} belongs to patients {' and '.join(sorted(patients))}")
-            writer.add(
-                study,
-                patients.pop(),
-                _cells(states[indices].max(axis=0)),
-                [
-                    StudyImage(
-                        images.paths[index],
-                        str(splits[index]),
-                        images.views[index],
-                        images.sexes[index],
-                        float(images.ages[index]),
-                    )
-                    for index in indices
-                ],
-            )
-        return writer.finish(left_out, notes)
-
-
-def join(parts: Sequence[LabelledImages]) -> LabelledImages:
-    """Several sets of labelled images of the same classes as one, in order."""
-    first = parts[0]
-    if any(part.classes != first.classes or part.labels is None for part in parts):
-        raise ValueError("only labelled images of the same classes can be joined")
-    return LabelledImages(
-        name=" and ".join(part.name for part in parts),
-        classes=first.classes,
-        paths=[path for part in parts for path in part.paths],
-        labels=np.concatenate([part.labels for part in parts if part.labels is not None]),
-        patients=[patient for part in parts for patient in part.patients],
-        views=[view for part in parts for view in part.views],
-        sexes=[sex for part in parts for sex in part.sexes],
-        ages=np.concatenate([part.ages for part in parts]),
-    )
-
-
-def _cells(states: npt.NDArray[np.int8]) -> Cells:
-    row = anatomy_index("unspecified")
-    return {(row, int(column)): int(states[column]) for column in np.flatnonzero(states >= ABSENT)}
+def one_class(name: str, marked: Sequence[bool] | npt.NDArray[np.bool_] | pd.Series) -> pd.DataFrame:
+    """Labels of a data set with a single class, present where marked and absent elsewhere."""
+    return pd.DataFrame({name: np.asarray(marked, np.int8)})

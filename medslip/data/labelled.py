@@ -58,6 +58,17 @@ class LabelledImages:
         )
 
     @property
+    def label_array(self) -> npt.NDArray[np.int8]:
+        """The labels."""
+        assert self.labels is not None
+        return self.labels
+
+    @property
+    def metadata(self) -> Attributes:
+        """Views, sexes and ages."""
+        return self.attributes
+
+    @property
     def attributes(self) -> Attributes:
         """Views, sexes and ages."""
         return Attributes(self.views, self.sexes, self.ages)

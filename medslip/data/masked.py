@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 from medslip.data.attributes import Attributes
 from medslip.data.checks import refuse_duplicates
+from medslip.data.csv_old import read_cells
 from medslip.data.images import Header, read_header, read_image
 from medslip.data.phantom_truth import read_findings, table_attributes
-from medslip.data.table import read_cells
 from medslip.errors import InputError
 
 Mask = npt.NDArray[np.bool_]

@@ -1,39 +1,19 @@
-"""The prepared data set: a folder with a label store, a list a split, and a summary."""
+"""The prepared data set: a folder with a label store, a list per split, and a summary."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
 import pandas as pd
 
-from medslip.data.records import write_list
+from medslip.data.records import COLUMNS, write_list
 from medslip.data.splits import SPLITS
 from medslip.data.summary import CellCounter, PreparationSummary
 from medslip.errors import InputError
 from medslip.labels import Cells, LabelStoreWriter
-
-
-@dataclass(frozen=True)
-class StudyImage:
-    """One image of a study, as its list is to name it.
-
-    Attributes:
-        path: The image file.
-        split: "train", "valid" or "test".
-        view: View name, empty where unknown.
-        sex: "M", "F" or empty.
-        age: Years, NaN where unknown.
-    """
-
-    path: Path
-    split: str
-    view: str = ""
-    sex: str = ""
-    age: float = float("nan")
 
 
 class PreparedWriter:
@@ -50,46 +30,46 @@ class PreparedWriter:
         self._is_new = not self.folder.exists()
         self._store = LabelStoreWriter(self.folder / "labels")
         self._counter = CellCounter()
-        self._lines: dict[str, list[dict[str, object]]] = {split: [] for split in SPLITS}
 
-    def add(self, study: str, patient: str, cells: Cells, images: Iterable[StudyImage]) -> int:
-        """Append one study with its images; returns its row in the store."""
+    def add(self, study: str, cells: Cells) -> int:
+        """Append one study's labels; returns its row in the store."""
         anatomy, pathology = [key[0] for key in cells], [key[1] for key in cells]
         state = list(cells.values())
-        row = self._store.add_cells(study, anatomy, pathology, state)
         self._counter.add_cells(anatomy, pathology, state)
-        for image in images:
-            self._lines[image.split].append(
-                {
-                    "image": os.path.abspath(image.path),
-                    "study": study,
-                    "patient": patient,
-                    "view": image.view,
-                    "sex": image.sex,
-                    "age": image.age,
-                    "row": row,
-                }
-            )
-        return row
+        return self._store.add_cells(study, anatomy, pathology, state)
 
-    def finish(self, left_out: Mapping[str, int] | None = None, notes: tuple[str, ...] = ()) -> PreparationSummary:
-        """Write everything; the arguments are PreparationSummary's attributes.
+    def finish(
+        self, images: pd.DataFrame, left_out: Mapping[str, int], notes: tuple[str, ...] = ()
+    ) -> PreparationSummary:
+        """Write everything.
+
+        Args:
+            images: The images of an image table, each with its split and with the row in the store that ``add`` returned.
+            left_out: For the summary.
+            notes: For the summary.
 
         Raises:
-            InputError: No image was left.
+            InputError: There is no image, or a study belongs to two patients.
         """
-        images = {split: len(lines) for split, lines in self._lines.items() if lines}
-        if not images:
-            reasons = "; ".join(f"{count} {reason}" for reason, count in (left_out or {}).items() if count)
+        if not len(images):
+            reasons = "; ".join(f"{count} {reason}" for reason, count in left_out.items() if count)
             raise InputError(f"{self._source}: no image is left to prepare ({reasons or 'there was none'})")
-        if "train" not in images:
+        owners = images[["study", "patient"]].drop_duplicates().sort_values("patient")
+        if len(several := owners[owners["study"].duplicated(keep=False)]):
+            study = several["study"].iat[0]
+            patients = " and ".join(several["patient"][several["study"] == study])
+            raise InputError(f"{self._source}: study {study} belongs to patients {patients}")
+        images = images.assign(image=images["path"].map(os.path.abspath)).sort_values("row", kind="stable")
+        lists = {split: images[images["split"] == split] for split in SPLITS}
+        numbers = {split: len(rows) for split, rows in lists.items() if len(rows)}
+        if "train" not in numbers:
             notes = (*notes, "The train list is empty: there is nothing to pre-train on.")
-        summary = self._counter.summary(self._source, images, left_out, notes)
+        summary = self._counter.summary(self._source, numbers, left_out, notes)
         self._store.__exit__(None, None, None)
-        for split, lines in self._lines.items():
+        for split, rows in lists.items():
             path = self.folder / f"{split}.csv"
-            if lines:
-                write_list(path, pd.DataFrame(lines))
+            if len(rows):
+                write_list(path, rows[list(COLUMNS)])
             else:
                 path.unlink(missing_ok=True)
         summary.write(self.folder)

@@ -11,9 +11,9 @@ from pathlib import Path, PurePosixPath
 
 from medslip.data.boxes import Box, BoxedImages, read_box
 from medslip.data.checks import refuse_duplicates, refuse_repeated_files
+from medslip.data.csv_old import read_cells
 from medslip.data.images import read_headers
 from medslip.data.labelled import LabelledImages, find_images, one_class
-from medslip.data.table import read_cells
 from medslip.errors import InputError
 from medslip.labels import ABSENT, PRESENT
 

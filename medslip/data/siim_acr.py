@@ -16,10 +16,10 @@ from tqdm import tqdm
 
 from medslip.data.attributes import Attributes
 from medslip.data.checks import refuse_duplicates, refuse_repeated_files
+from medslip.data.csv_old import read_cells
 from medslip.data.images import Header, read_headers
 from medslip.data.labelled import LabelledImages, find_images, one_class
 from medslip.data.masked import Mask, MaskedImages, MaskFiles, read_mask, refuse_other_size
-from medslip.data.table import read_cells
 from medslip.errors import InputError
 
 CLASS = "Pneumothorax"

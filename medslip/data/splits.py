@@ -8,7 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from medslip.data.lists import read_lines
+import numpy as np
+
+from medslip.data.reading import read_lines
+from medslip.data.table import ImageTable
 from medslip.errors import InputError
 
 SPLITS = ("train", "valid", "test")
@@ -131,7 +134,7 @@ def _stem(name: str) -> str:
 
 
 def _read_names(path: Path, columns: Sequence[str]) -> set[str]:
-    rows = [row for row in csv.reader(line for _, line in read_lines(path)) if row]
+    rows = [row for row in csv.reader(read_lines(path)) if row]
     column = next((rows[0].index(name) for name in columns if rows and name in rows[0]), None)
     if column is None and any(len(row) > 1 for row in rows):
         raise InputError(f"{path}: has several columns, none called {' or '.join(columns)}")
@@ -140,3 +143,27 @@ def _read_names(path: Path, columns: Sequence[str]) -> set[str]:
     if not names:
         raise InputError(f"{path}: the exclusion file is empty")
     return names
+
+
+def set_aside(table: ImageTable, share: float, seed: int) -> tuple[ImageTable, ImageTable]:
+    """Set images aside to tune on, whole patients at a time.
+
+    Args:
+        table: What to divide.
+        share: Fraction of the patients to set aside, above 0 and below 1.
+        seed: Of the draw.
+
+    Returns:
+        Those to tune on, and the rest. An image of an unknown patient counts as its own patient.
+
+    Raises:
+        InputError: There are fewer than two patients.
+    """
+    owners = [patient or f"\0{index}" for index, patient in enumerate(table.patients)]
+    distinct = sorted(set(owners))
+    if len(distinct) < 2:
+        raise InputError(f"{table.name}: has only one patient; two are needed to set one aside")
+    number = min(max(1, round(share * len(distinct))), len(distinct) - 1)
+    drawn = np.random.default_rng(seed).permutation(len(distinct))[:number]
+    is_aside = np.isin(owners, [distinct[index] for index in drawn])
+    return table.at(np.flatnonzero(is_aside)), table.at(np.flatnonzero(~is_aside))

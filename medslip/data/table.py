@@ -1,304 +1,242 @@
-"""Any CSV table of image paths and labels: one column a class, or one with a list of findings."""
+"""The image table: what every data set is read into and every task works on, and the checks on its splits."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from zipfile import BadZipFile
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from medslip.data.checks import refuse_repeated_files
-from medslip.data.image_labels import pathology_of
-from medslip.data.images import years
-from medslip.data.labelled import LabelledImages
-from medslip.data.splits import split_name
+from medslip.data.masks import Mask, MaskSource, bounding_box, decode_mask
 from medslip.errors import InputError
-from medslip.labels import ABSENT, PRESENT, UNKNOWN
-from medslip.vocabulary import CXR14_CLASSES, PATHOLOGIES
+from medslip.labels import ABSENT, PRESENT
 
-_CODES = {
-    "1": PRESENT, "1.0": PRESENT, "true": PRESENT,
-    "0": ABSENT, "0.0": ABSENT, "false": ABSENT,
-    "-1": UNKNOWN, "-1.0": UNKNOWN, "": UNKNOWN, "nan": UNKNOWN,
+METADATA = ("view", "sex", "age")
+"""Columns by which scores are broken down."""
+
+_BLANKS: dict[str, Any] = {
+    "patient": "", "study": "", "view": "", "sex": "", "age": math.nan, "split": "", "normal": False,
+    "height": 0, "width": 0,
 }  # fmt: skip
+
+_BOX = ("x", "y", "width", "height")
+FINDING_COLUMNS = ("image", "class", *_BOX, "mask")
+
+Rectangle = tuple[float, float, float, float]
+"""x, y, width, height in pixels."""
 
 
 @dataclass(frozen=True)
-class TableLayout:
-    """Which column of a table holds what.
-
-    A column that is None is taken where the table has one of that very name, and left empty otherwise; a
-    column that is named must be there.
+class Finding:
+    """Where an image shows a class.
 
     Attributes:
-        image: Column of image paths.
-        findings: Column with a separated list of findings ("Edema|Effusion"). None: one column a class, with
-            1, 0, and -1 or nothing for unknown.
-        separator: What separates the findings of that list.
-        no_finding: The word, in that list or as a column, for an image in which nothing was found.
-        classes: Class -> pathology, for classes that are not named after a pathology or a ChestX-ray14 class.
-            An empty text leaves the class out.
-        patient: Column of patients.
-        study: Column of studies. Without one, every image is a study of its own.
-        split: Column of splits (train, valid, test).
-        view: Column of view names.
-        sex: Column of sexes: M or male, F or female, in any case; anything else is unknown.
-        age: Column of ages in years, such as 43 or 43.5, or as DICOM writes them (043Y, 006M); nothing, "nan" or "unknown"
-            is unknown.
+        label: The class.
+        boxes: x, y, width, height in pixels of the image's frame, clipped at its edges; of a mask without a box, the
+            smallest box around it.
+        masks: As the data set gives them; empty if it only has boxes.
     """
 
-    image: str = "image"
-    findings: str | None = None
-    separator: str = "|"
-    no_finding: str = "No Finding"
-    classes: dict[str, str] = field(default_factory=dict)
-    patient: str | None = None
-    study: str | None = None
-    split: str | None = None
-    view: str | None = None
-    sex: str | None = None
-    age: str | None = None
+    label: str
+    boxes: tuple[Rectangle, ...]
+    masks: tuple[MaskSource, ...] = ()
 
 
 @dataclass(frozen=True)
 class ImageTable:
-    """What a table says of its n images, in file order.
+    """n images with whatever is known of them.
 
     Attributes:
-        images: Paths, labels and patients.
-        studies: n study names.
-        splits: n of train, valid, test; None where the table has no split column.
-        normal: n, whether the image is labelled to have no finding.
+        name: Of the data set, for tables and figures.
+        images: One row per image, index 0 to n - 1. Columns: ``path``; ``patient``, ``study``, ``view``, ``split``, empty
+            where unknown; ``sex``, "M", "F" or empty; ``age`` in years, NaN where unknown; ``normal``, whether the image is
+            labelled as having no finding; ``height`` and ``width``, the frame in pixels that its boxes and masks are given
+            in, 0 where it has neither. Missing columns are filled in; data sets may add their own.
+        labels: n x C, int8, one column per class: 1 present, 0 absent, -1 unknown. None if the data set has no labels.
+        findings: One row per box or mask, columns FINDING_COLUMNS: ``image`` is the row number in ``images``; the box is in
+            pixels of the image's frame; ``mask`` is a picture's path or run lengths (see masks.py), None if there is only a
+            box. None if the data set localises nothing.
+        source: The file that row i of ``images`` was listed in, at line i + 2, for messages. Empty if there is none.
+        left_out: Reason -> number of images (or reports) that were not read.
+        notes: Further remarks for the reader, one sentence each.
     """
 
-    images: LabelledImages
-    studies: list[str]
-    splits: list[str] | None
-    normal: npt.NDArray[np.bool_]
+    name: str
+    images: pd.DataFrame
+    labels: pd.DataFrame | None = None
+    findings: pd.DataFrame | None = None
+    source: str = ""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        blanks = {column: blank for column, blank in _BLANKS.items() if column not in self.images}
+        object.__setattr__(self, "images", self.images.reset_index(drop=True).assign(**blanks))
+        if self.labels is not None:
+            object.__setattr__(self, "labels", self.labels.reset_index(drop=True).astype(np.int8))
+            if len(self.labels) != len(self.images):
+                raise ValueError(f"{len(self.labels)} rows of labels for {len(self.images)} images")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def paths(self) -> list[Path]:
+        """The n image files."""
+        return [Path(path) for path in self.images["path"]]
+
+    @property
+    def patients(self) -> list[str]:
+        """N patient names, empty where unknown."""
+        return self.images["patient"].tolist()
+
+    @property
+    def metadata(self) -> pd.DataFrame:
+        """The columns ``view``, ``sex`` and ``age``."""
+        return self.images[list(METADATA)]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes of the labels."""
+        return () if self.labels is None else tuple(self.labels.columns)
+
+    @property
+    def finding_classes(self) -> tuple[str, ...]:
+        """The classes of the findings, in alphabetical order."""
+        return () if self.findings is None else tuple(sorted(set(self.findings["class"])))
+
+    @property
+    def label_array(self) -> npt.NDArray[np.int8]:
+        """The labels, n x C.
+
+        Raises:
+            InputError: There are none.
+        """
+        if self.labels is None:
+            raise InputError(f"{self.name}: has no labels")
+        return self.labels.to_numpy(np.int8)
+
+    def at(self, indices: Sequence[int] | npt.NDArray[np.intp]) -> ImageTable:
+        """The images at these positions, in the order given; each position at most once."""
+        taken = np.asarray(indices, np.intp)
+        findings = self.findings
+        if findings is not None:
+            place = np.full(len(self), -1)
+            place[taken] = np.arange(len(taken))
+            findings = findings.assign(image=place[findings["image"].to_numpy(np.intp)])
+            findings = findings[findings["image"] >= 0].sort_values("image", kind="stable").reset_index(drop=True)
+        return replace(
+            self,
+            images=self.images.iloc[taken],
+            labels=None if self.labels is None else self.labels.iloc[taken],
+            findings=findings,
+        )
+
+    def where(self, index: int) -> str:
+        """Where an image is listed, to begin a message with; empty if it is in no list."""
+        return f"{self.source}: line {index + 2}: " if self.source else ""
+
+    @cached_property
+    def _rows(self) -> dict[int, dict[str, list[int]]]:
+        """Image -> class -> rows of the findings, in their order."""
+        rows: dict[int, dict[str, list[int]]] = {}
+        if self.findings is not None:
+            for row, (image, label) in enumerate(zip(self.findings["image"], self.findings["class"], strict=True)):
+                rows.setdefault(image, {}).setdefault(label, []).append(row)
+        return rows
+
+    def found(self, label: str | None = None) -> npt.NDArray[np.bool_]:
+        """Whether each of the n images has a box or mask of a class, or of any."""
+        found = np.zeros(len(self), bool)
+        found[[image for image, rows in self._rows.items() if label is None or label in rows]] = True
+        return found
+
+    def findings_of(self, index: int) -> list[Finding]:
+        """What an image shows and where, one entry per class.
+
+        Raises:
+            InputError: A mask without a box cannot be read.
+        """
+        if self.findings is None:
+            return []
+        height, width = self.frame(index)
+        found = []
+        for label, rows in self._rows.get(index, {}).items():
+            boxes: list[Rectangle] = []
+            masks: list[MaskSource] = []
+            for x, y, w, h, mask in self.findings[[*_BOX, "mask"]].iloc[rows].itertuples(index=False, name=None):
+                if mask is not None:
+                    masks.append(mask)
+                box = bounding_box(decode_mask(mask, height, width)) if math.isnan(x) else (x, y, x + w, y + h)
+                left, top, right, bottom = np.clip(box, 0, (width, height, width, height)).tolist()
+                boxes.append((left, top, right - left, bottom - top))
+            found.append(Finding(label, tuple(boxes), tuple(masks)))
+        return found
+
+    def mask(self, index: int, label: str) -> Mask:
+        """The union of the masks of one class in one image, height x width of its frame.
+
+        Raises:
+            InputError: A mask cannot be read, or does not fit the frame.
+        """
+        union = np.zeros(self.frame(index), bool)
+        rows = self._rows.get(index, {}).get(label, [])
+        for mask in [] if self.findings is None else self.findings["mask"].iloc[rows]:
+            union |= decode_mask(mask, *union.shape)
+        return union
+
+    def frame(self, index: int) -> tuple[int, int]:
+        """Height and width, in pixels, that an image's boxes and masks are given in."""
+        height, width = self.images[["height", "width"]].to_numpy(int)[index].tolist()
+        return height, width
 
 
-def read_cells(path: Path) -> pd.DataFrame:
-    """A CSV file with every cell as text, empty where nothing stands; the first line names the columns.
-
-    Raises:
-        InputError: The file is missing, not CSV, has no row, or two columns of one name.
-    """
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, header=None, skipinitialspace=True)
-    except FileNotFoundError:
-        raise InputError(f"{path}: file not found") from None
-    except (
-        pd.errors.ParserError,
-        pd.errors.EmptyDataError,
-        UnicodeDecodeError,
-        EOFError,
-        OSError,
-        BadZipFile,
-    ) as error:
-        raise InputError(f"{path}: not a table in CSV form ({str(error).strip()})") from None
-    if len(table) < 2:
-        raise InputError(f"{path}: the table has no rows")
-    header = table.iloc[0].str.lstrip("\ufeff").tolist()
-    repeated = [name for name in header if name and header.count(name) > 1]
-    if repeated:
-        raise InputError(f"{path}: has several columns {repeated[0]!r}; rename all but one")
-    return table.iloc[1:].set_axis(header, axis=1).reset_index(drop=True)
-
-
-def read_table(
-    path: Path,
-    layout: TableLayout | None = None,
-    images: Path | None = None,
-    split: str | None = None,
-    asked: Collection[str] = (),
-) -> ImageTable:
-    """Read a table of images and labels.
+def check_shared(splits: Mapping[str, ImageTable]) -> None:
+    """Check that no image and no patient is in two splits: the test would be on what was trained on.
 
     Args:
-        path: The CSV file.
-        layout: Which column holds what; None takes the layout's defaults.
-        images: Folder that the image paths start from; None takes the table's own folder.
-        split: Keep only the rows of this split.
-        asked: Classes that something else than a pathology answers for, in any case.
+        splits: Split name -> its images. Unknown patients share nothing.
 
     Raises:
-        InputError: A column, class, label or image file cannot be used; the message names the file and line.
+        InputError: Naming what is shared, and an image of it in each of the two splits.
     """
-    path, layout = Path(path), layout or TableLayout()
-    table = read_cells(path)
-    columns = _columns(table, layout, path)
-    known = frozenset(name.lower() for name in asked)
-    # Of all rows: the splits of a table have the same classes, whatever each happens to hold.
-    classes, labels, normal = (
-        _listed_findings(table, layout, path, known) if layout.findings else _class_columns(table, layout, path, known)
-    )
-    if split is not None:
-        kept = _rows_of_split(table, columns, split, path)
-        table, labels, normal = table[kept], labels[kept], normal[kept]
-    names = table[layout.image].tolist()
-    splits = None
-    if columns["split"]:
-        splits = [split_name(text, f"{path}: line {line}") for line, text in _lines(table[columns["split"]])]
-    return ImageTable(
-        images=LabelledImages(
-            name=path.stem if split is None else f"{path.stem} ({split})",
-            classes=classes,
-            paths=_image_paths(table, layout.image, Path(images) if images else path.parent, path),
-            labels=labels,
-            patients=_texts(table, columns["patient"]),
-            views=_texts(table, columns["view"]),
-            sexes=[_SEXES.get(text.lower(), "") for text in _texts(table, columns["sex"])],
-            ages=_ages(table, columns["age"], path),
-        ),
-        studies=_texts(table, columns["study"]) if columns["study"] else names,
-        splits=splits,
-        normal=normal,
-    )
+    owners: dict[tuple[str, str], tuple[str, Path]] = {}
+    for split, table in splits.items():
+        for path, patient in zip(table.paths, table.patients, strict=True):
+            for what in (("image", os.path.normpath(path)), ("patient", patient)):
+                if not what[1]:
+                    continue
+                owner, first = owners.setdefault(what, (split, path))
+                if owner != split:
+                    where = f" ({first.name} and {path.name})" if what[0] == "patient" else ""
+                    raise InputError(
+                        f"{table.name}: {' '.join(what)} is in {owner} and in {split}{where}; keep it in one of them"
+                    )
 
 
-_SEXES = {"m": "M", "male": "M", "f": "F", "female": "F"}
-_NO_AGE = frozenset({"", "nan", "unknown"})
+def check_scorable(table: ImageTable) -> None:
+    """Check that at least one class is both present and absent somewhere; the scores skip single classes that are not.
 
-
-def _ages(table: pd.DataFrame, column: str, path: Path) -> npt.NDArray[np.float64]:
-    """Years, NaN where unknown."""
-    found = np.full(len(table), np.nan)
-    if not column:
-        return found
-    for row, (line, text) in enumerate(_lines(table[column].str.strip().str.lower())):
-        if text in _NO_AGE:
-            continue
-        found[row] = years(text)
-        if np.isnan(found[row]):
-            raise InputError(
-                f"{path}: line {line}, column {column!r}: {text!r} is no age; write years, or leave it empty where unknown"
-            )
-    return found
-
-
-_OPTIONAL = ("patient", "study", "split", "view", "sex", "age")
-
-
-def _columns(table: pd.DataFrame, layout: TableLayout, path: Path) -> dict[str, str]:
-    """The table's column for each of the optional ones, empty where it has none."""
-    has = ", ".join(repr(name) for name in table.columns[:20])
-    columns = {}
-    for what in _OPTIONAL:
-        name = getattr(layout, what)
-        if name is not None and name not in table.columns:
-            raise InputError(f"{path}: has no column {name!r} for the {what}; it has {has}")
-        columns[what] = name or (what if what in table.columns else "")
-    for what, name in (("image path", layout.image), ("findings", layout.findings)):
-        if name is not None and name not in table.columns:
-            raise InputError(f"{path}: has no column {name!r} for the {what}; it has {has}")
-    return columns
-
-
-def _rows_of_split(table: pd.DataFrame, columns: Mapping[str, str], split: str, path: Path) -> npt.NDArray[np.bool_]:
-    """Which rows are of a split."""
-    if not columns["split"]:
-        raise InputError(f"{path}: has no column 'split' to choose {split!r} from")
-    wanted = split_name(split, "split")
-    kept = [split_name(text, f"{path}: line {line}") == wanted for line, text in _lines(table[columns["split"]])]
-    if not any(kept):
-        raise InputError(f"{path}: no row is of the split {split!r}")
-    return np.asarray(kept)
-
-
-def _lines(column: pd.Series) -> list[tuple[int, str]]:
-    """(line of the file, cell) of every row, also after rows were left out."""
-    return list(zip((int(index) + 2 for index in column.index), column.tolist(), strict=True))
-
-
-def _texts(table: pd.DataFrame, column: str) -> list[str]:
-    return table[column].str.strip().tolist() if column else [""] * len(table)
-
-
-def _image_paths(table: pd.DataFrame, column: str, folder: Path, source: Path) -> list[Path]:
-    cells = _lines(table[column])
-    paths = [folder / name for _, name in cells]
-    for (line, name), image in zip(cells, paths, strict=True):
-        if not name or not image.is_file():
-            raise InputError(
-                f"{source}: line {line}: image {image} not found; name the folder of the images (key images)"
-            )
-    refuse_repeated_files(paths, [line for line, _ in cells], source)
-    return paths
-
-
-_Labels = tuple[tuple[str, ...], npt.NDArray[np.int8], npt.NDArray[np.bool_]]
-
-
-def _listed_findings(table: pd.DataFrame, layout: TableLayout, path: Path, asked: Collection[str]) -> _Labels:
-    """Classes, labels, "no finding" from lists of findings: what one omits is absent; empty is unknown."""
-    listed = []
-    for line, text in _lines(table[str(layout.findings)]):
-        findings = [word for word in (part.strip() for part in text.split(layout.separator)) if word]
-        for name in findings:
-            mapped = name in (*layout.classes, layout.no_finding) or name.lower() in asked
-            if not mapped and pathology_of(name) is None:
-                raise InputError(
-                    f"{path}: line {line}: unknown class {name!r}; map it to a pathology (key classes), as in "
-                    f"{{{name}: opacity}}, or leave it out with an empty text"
-                )
-        if layout.no_finding in findings and len(findings) > 1:
-            raise InputError(f"{path}: line {line}: {layout.no_finding!r} stands beside other findings")
-        listed.append(findings)
-    found = {name for findings in listed for name in findings} - {layout.no_finding}
-    classes = _in_order([name for name in found if layout.classes.get(name) != ""])
-    labels = np.zeros((len(listed), len(classes)), np.int8)
-    for row, findings in enumerate(listed):
-        labels[row] = [PRESENT if name in findings else ABSENT for name in classes]
-        if not findings:
-            labels[row] = UNKNOWN
-    return classes, labels, np.array([layout.no_finding in findings for findings in listed], bool)
-
-
-def _in_order(classes: Sequence[str]) -> tuple[str, ...]:
-    """ChestX-ray14 classes as published, then pathologies as in the vocabulary, then others by name."""
-    order = {name: index for index, name in enumerate((*CXR14_CLASSES, *PATHOLOGIES))}
-    return tuple(sorted(classes, key=lambda name: (order.get(name, len(order)), name)))
-
-
-def _class_columns(table: pd.DataFrame, layout: TableLayout, path: Path, asked: Collection[str]) -> _Labels:
-    """Classes, labels and "no finding" from one column a class."""
-    for name in layout.classes:
-        if name not in table.columns:
-            raise InputError(f"{path}: has no column {name!r} for that class")
-    taken = {layout.image, layout.no_finding, *(getattr(layout, what) or what for what in _OPTIONAL)}
-    classes = []
-    for name in (column for column in table.columns if column not in taken):
-        if layout.classes.get(name) or (name not in layout.classes and (pathology_of(name) or name.lower() in asked)):
-            classes.append(name)
-        elif name not in layout.classes and name and _looks_like_labels(table[name]):
-            raise InputError(
-                f"{path}: column {name!r} holds labels of an unknown class; map it to a pathology (key classes), as in "
-                f"{{{name}: opacity}}, or leave it out with an empty text"
-            )
-    if not classes:
+    Raises:
+        InputError: Naming the first class.
+    """
+    labels = table.label_array
+    missing = {
+        name: "absent" if (labels[:, column] == PRESENT).any() else "present"
+        for column, name in enumerate(table.classes)
+        if not {PRESENT, ABSENT} <= set(labels[:, column].tolist())
+    }
+    if len(missing) == len(table.classes):
+        name, what = next(iter(missing.items()))
+        others = f", and {len(missing) - 1} more classes have the same problem" if len(missing) > 1 else ""
         raise InputError(
-            f"{path}: no column is named after a class; map columns to pathologies, or name the column "
-            "with the list of findings"
+            f"{table.name}: class {name} is {what} in none of the {len(table)} images{others}; nothing can be learnt or "
+            "scored, take more images"
         )
-    labels = np.stack([_codes(table[name], path) for name in classes], axis=1)
-    normal = np.zeros(len(table), bool)
-    if layout.no_finding in table.columns:
-        normal = _codes(table[layout.no_finding], path) == PRESENT
-    return tuple(classes), labels, normal
-
-
-def _looks_like_labels(column: pd.Series) -> bool:
-    cells = set(column.str.strip().str.lower())
-    return cells <= _CODES.keys() and bool(cells & {"1", "1.0", "true", "0", "0.0", "false"})
-
-
-def _codes(column: pd.Series, path: Path) -> npt.NDArray[np.int8]:
-    codes = column.str.strip().str.lower().map(_CODES)
-    if codes.isna().any():
-        line, text = _lines(column)[int(codes.isna().to_numpy().argmax())]
-        raise InputError(f"{path}: line {line}, column {column.name!r}: {text!r} is not 1, 0, -1 or empty")
-    return np.asarray(codes, np.int8)

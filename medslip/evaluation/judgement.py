@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medslip.data.labelled import LabelledImages
+from medslip.data.table import ImageTable
 from medslip.evaluation.bootstrap import Interval, count_patients, patient_index
 from medslip.evaluation.calibration import (
     BINS,
@@ -98,9 +99,9 @@ def _calibration_entry(entry: ClassCalibration) -> dict[str, Any]:
 
 
 def judge(
-    images: LabelledImages,
+    images: ImageTable | LabelledImages,
     probabilities: npt.NDArray[np.floating],
-    validation: tuple[LabelledImages, npt.NDArray[np.floating]] | None,
+    validation: tuple[ImageTable | LabelledImages, npt.NDArray[np.floating]] | None,
     specificity: float = 0.9,
     resamples: int = 1000,
     seed: int = 0,
@@ -116,14 +117,14 @@ def judge(
         resamples: Bootstrap resamples of patients; 0 for no intervals.
         seed: Of the resamples and of the simulated chance levels.
     """
-    labels, classes, patients = _labels(images), images.classes, images.patients
+    labels, classes, patients = images.label_array, images.classes, images.patients
     platt: tuple[Platt | None, ...] = ()
     recalibrated: tuple[ClassCalibration, ...] = ()
     points: tuple[ClassPoints, ...] = ()
     about = None
     if validation is not None:
         others, answers = validation
-        known = _labels(others)
+        known = others.label_array
         about = {"name": others.name, "images": len(others), "patients": count_patients(patient_index(others.patients))}
         platt = tuple(fit_platt(known[:, k], answers[:, k]) for k in range(len(classes)))
         recalibrated = calibration(classes, labels, recalibrate(probabilities, platt), patients, resamples, seed)
@@ -141,7 +142,7 @@ def judge(
             labels,
             probabilities,
             patients,
-            groups_of(images.attributes),
+            groups_of(images.metadata),
             [entry.at_specificity.chosen.threshold for entry in points] or None,
             resamples,
             seed,
@@ -160,9 +161,3 @@ def recalibrate(probabilities: npt.NDArray[np.floating], platt: Sequence[Platt |
         column if fitted is None else fitted(column) for fitted, column in zip(platt, probabilities.T, strict=True)
     ]
     return np.stack(columns, axis=1).astype(np.float64)
-
-
-def _labels(images: LabelledImages) -> npt.NDArray[np.int8]:
-    if images.labels is None:
-        raise ValueError(f"{images.name}: has no labels")
-    return images.labels

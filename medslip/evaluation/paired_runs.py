@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from medslip.data.table import read_cells
+from medslip.data.reading import read_cells
 from medslip.errors import InputError
 from medslip.evaluation.run_folder import read_metrics
 
@@ -107,7 +107,7 @@ def open_run(folder: Path) -> Run:
 
 
 def _read_table(path: Path) -> Table:
-    cells = read_cells(path)
+    cells = read_cells(path).reset_index(drop=True)
     for column in ("image", "patient"):
         if column not in cells.columns:
             raise InputError(f"{path}: has no column {column!r}")

@@ -186,7 +186,7 @@ def write_predictions(
     classes: Sequence[str],
     probabilities: npt.NDArray[np.floating],
     labels: npt.NDArray[np.int8] | None = None,
-    attributes: Attributes | None = None,
+    attributes: pd.DataFrame | Attributes | None = None,
 ) -> None:
     """Write predictions.csv, one line an image.
 
@@ -201,28 +201,27 @@ def write_predictions(
         classes: C names.
         probabilities: n x C.
         labels: n x C; None where there are none.
-        attributes: Of the n images.
+        attributes: View, sex and age of the n images.
     """
     columns: dict[str, Any] = {"image": [str(image) for image in images], "patient": list(patients)}
     columns |= {name: probabilities[:, k] for k, name in enumerate(classes)}
     if labels is not None:
         columns |= {f"label_{name}": labels[:, k] for k, name in enumerate(classes)}
-    columns |= attribute_columns(attributes or Attributes.unknown(len(images)))
+    columns |= {} if attributes is None else attribute_columns(attributes)
     with written_whole(Path(folder) / "predictions.csv") as partial:
         pd.DataFrame(columns).to_csv(partial, index=False)
 
 
-def attribute_columns(attributes: Attributes) -> dict[str, Any]:
+def attribute_columns(attributes: pd.DataFrame | Attributes) -> dict[str, Any]:
     """The columns ``view``, ``sex`` and ``age`` (years) of a table of images or findings, without those that nobody knows.
 
     Args:
-        attributes: Of n lines.
+        attributes: View, sex and age of n lines.
 
     Returns:
         Name -> n entries, NaN where unknown.
     """
-    every = {"view": attributes.views, "sex": attributes.sexes, "age": attributes.ages}
-    columns = {name: pd.Series(values).replace("", np.nan) for name, values in every.items()}
+    columns = {name: attributes[name].replace("", np.nan).reset_index(drop=True) for name in ("view", "sex", "age")}
     return {name: column for name, column in columns.items() if column.notna().any()}
 
 

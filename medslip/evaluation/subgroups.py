@@ -17,6 +17,7 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from tqdm import tqdm
 
 from medslip.data.attributes import Attributes
@@ -145,9 +146,10 @@ def age_groups(ages: npt.NDArray[np.floating]) -> list[str]:
     return ["" if np.isnan(age) else names[max(k, 0)] for age, k in zip(ages, place, strict=True)]
 
 
-def groups_of(attributes: Attributes) -> dict[str, list[str]]:
+def groups_of(metadata: pd.DataFrame | Attributes) -> dict[str, list[str]]:
     """Attribute -> the group of each image, "" where unknown."""
-    return {"sex": attributes.sexes, "age": age_groups(attributes.ages), "view": attributes.views}
+    ages = age_groups(metadata["age"].to_numpy(float))
+    return {"sex": metadata["sex"].tolist(), "age": ages, "view": metadata["view"].tolist()}
 
 
 def subgroups(

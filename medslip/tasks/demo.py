@@ -6,14 +6,11 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from medslip.config import PHANTOM, PHANTOM_PREPARED, phantom_config
+from medslip.data.datasets.csv_table import CsvTable
 from medslip.data.images import read_image
-from medslip.data.labelled import LabelledImages
 from medslip.data.loading import preload
 from medslip.data.phantom_truth import PhantomFinding, read_findings
-from medslip.data.table import read_table
 from medslip.errors import InputError
 from medslip.evaluation.classification import Scores, score, summarise
 from medslip.evaluation.figures import Tile, overview
@@ -90,7 +87,7 @@ def _prepare(config: DemoConfig) -> None:
     if made.is_file() and made.stat().st_mtime >= drawn.stat().st_mtime:
         print(f"{config.prepared}: already prepared")
         return
-    prepare_data.run_mimic(phantom_config(prepare_data.MimicConfig, "prepare_data", config.corpus, config.prepared))
+    prepare_data.run(phantom_config(prepare_data.PrepareConfig, "prepare_data", config.corpus, config.prepared))
 
 
 def _pretrain(config: DemoConfig) -> Path:
@@ -170,19 +167,14 @@ def _discard(folder: Path) -> None:
 
 def _thumbnail_scores(config: DemoConfig) -> Scores:
     splits = {
-        split: read_table(config.corpus / "findings.csv", split=split).images for split in ("train", "valid", "test")
+        split: CsvTable(config.corpus / "findings.csv", split=split).read() for split in ("train", "valid", "test")
     }
-
-    def labels(images: LabelledImages) -> np.ndarray:
-        assert images.labels is not None, "phantoms have labels"
-        return images.labels
-
     pixels = {name: preload(images.paths, THUMBNAIL, workers=0)[:, 0].numpy() for name, images in splits.items()}
     probabilities = thumbnail_regression(
-        (pixels["train"], labels(splits["train"])), (pixels["valid"], labels(splits["valid"])), pixels["test"]
+        (pixels["train"], splits["train"].label_array), (pixels["valid"], splits["valid"].label_array), pixels["test"]
     )
     test = splits["test"]
-    return score(test.classes, labels(test), probabilities, test.patients, resamples=0)
+    return score(test.classes, test.label_array, probabilities, test.patients, resamples=0)
 
 
 def draw_answers(path: Path, corpus: Path, checkpoint: Path, columns: int = 4, rows: int = 2) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from medslip.data.dataset import DataSet
 from medslip.errors import InputError
 from medslip.evaluation.report import write_report
 from medslip.evaluation.results_table import Classified, Grounded, results_page
@@ -16,10 +17,10 @@ from medslip.evaluation.run_folder import METRICS_FORMAT, METRICS_VERSION, envir
 from medslip.files import write_text, written_whole
 from medslip.model.device import choose_device
 from medslip.tasks import ground, zeroshot_cls
-from medslip.tasks.ground import GroundConfig, GroundedDataConfig
+from medslip.tasks.ground import GroundConfig
 from medslip.tasks.run_start import RUNS, begin_run, discard_start, refuse_less, refuse_used, timestamp
 from medslip.tasks.weights import AuthorsConfig, newest, open_weights
-from medslip.tasks.zeroshot_cls import ImagesConfig, ZeroshotConfig
+from medslip.tasks.zeroshot_cls import ZeroshotConfig
 from medslip.training.distributed import Device
 
 
@@ -34,8 +35,8 @@ class ClassificationSet:
         fibrosis: ChestX-ray14's Fibrosis has no pathology of its own: ask the "published" catch-all, or by its own "prompt".
     """
 
-    data: ImagesConfig
-    validation: ImagesConfig | None = None
+    data: DataSet
+    validation: DataSet | None = None
     prompt: dict[str, str] | str = field(default_factory=dict)
     fibrosis: Literal["published", "prompt"] = "published"
 
@@ -45,7 +46,10 @@ class GroundingSet:
     """A data set to ground.
 
     Attributes:
-        data: Which images.
+        data: The images, which have boxes or masks.
+        validation: Other images that the thresholds are chosen on. None: a part of the patients is set aside for that.
+        prior: Images whose boxes make the prior; None takes the validation images.
+        aside: Fraction of the patients that is set aside if there are no validation images, 0 to 1.
         layers: Decoder layers whose attention is averaged, from 0; none named means all.
         heads: Attention heads of these layers, from 0; none named means all.
         shifts: K: maps of K x K copies, shifted by parts of a patch, are averaged; 1 takes the image as it is.
@@ -54,7 +58,10 @@ class GroundingSet:
         box_iou: IoU, 0 to 1, at which a predicted box finds a true one.
     """
 
-    data: GroundedDataConfig
+    data: DataSet
+    validation: DataSet | None = None
+    prior: DataSet | None = None
+    aside: float = 0.2
     layers: list[int] = field(default_factory=list)
     heads: list[int] = field(default_factory=list)
     shifts: Literal[1, 2, 4, 8] = 2
@@ -64,7 +71,7 @@ class GroundingSet:
 
     def __post_init__(self) -> None:
         # What grounding would refuse is refused here, before any other data set is evaluated.
-        GroundConfig(Path(), self.data, threshold=self.threshold, box_iou=self.box_iou)
+        GroundConfig(Path(), self.data, aside=self.aside, threshold=self.threshold, box_iou=self.box_iou)
 
 
 @dataclass(frozen=True)
@@ -215,9 +222,8 @@ def _classify(
 def _ground(
     config: EvaluateAllConfig, name: str, entry: GroundingSet
 ) -> Callable[[Path], Classified | Grounded | None]:
-    options: dict[str, Any] = {
-        key: getattr(entry, key) for key in ("layers", "heads", "shifts", "anatomy", "threshold", "box_iou")
-    }
+    keys = ("validation", "prior", "aside", "layers", "heads", "shifts", "anatomy", "threshold", "box_iou")
+    options: dict[str, Any] = {key: getattr(entry, key) for key in keys}
 
     def look(folder: Path) -> Grounded:
         asked = GroundConfig(**_common(config), **options, data=entry.data, output=folder)

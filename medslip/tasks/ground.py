@@ -11,18 +11,11 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from medslip.data.boxes import Rectangle
-from medslip.data.grounded import (
-    GroundedFinding,
-    GroundedImages,
-    read_cxr14,
-    read_phantoms,
-    read_region,
-    read_rsna,
-    split_patients,
-)
-from medslip.data.image_labels import class_pathologies
+from medslip.data.dataset import DataSet
 from medslip.data.images import read_image
+from medslip.data.masks import decode_mask
+from medslip.data.splits import set_aside
+from medslip.data.table import Finding, ImageTable, Rectangle, check_shared
 from medslip.errors import InputError
 from medslip.evaluation.estimates import subgroup_entries
 from medslip.evaluation.figures import BoxCurve, Tile, box_curves, overview
@@ -64,7 +57,7 @@ from medslip.predictor import Predictor, present_probability
 from medslip.tasks.run_start import RUNS, begin_run, refuse_less, refuse_used, timestamp
 from medslip.tasks.weights import AuthorsConfig, newest, open_weights
 from medslip.training.distributed import Device
-from medslip.vocabulary import pathology_index
+from medslip.vocabulary import class_pathologies, pathology_index
 
 Grid = npt.NDArray[np.float64]
 
@@ -75,44 +68,17 @@ _TILES = 4
 
 
 @dataclass(frozen=True)
-class GroundedDataConfig:
-    """Which images with boxes.
-
-    Attributes:
-        kind: "phantom": a phantom corpus, its test split, with masks; "cxr14": the publisher's ChestX-ray14 folder;
-            "rsna": RSNA Pneumonia, the publisher's folder or the authors' CSV.
-        path: The folder, or the CSV.
-        list: "cxr14": which images, a file of names in the folder or elsewhere.
-        images: "rsna": the folder of the images, where it is not the CSV's own, or not where the publisher has it.
-        equalise: Spread the grey values of each image first (histogram equalisation), as published for RSNA.
-        aside: "cxr14", "rsna": share of the patients with boxes, 0 to 1, that is not scored, but gives thresholds and prior.
-            Phantoms have a validation split for the thresholds, and training boxes for the prior.
-        classes: Class -> pathology, for classes that are not named after one.
-    """
-
-    kind: Literal["phantom", "cxr14", "rsna"]
-    path: Path
-    list: Path = Path("test_list.txt")
-    images: Path | None = None
-    equalise: bool = False
-    aside: float = 0.2
-    classes: dict[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if not 0 < self.aside < 1:
-            raise InputError(f"data.aside: {self.aside} is not between 0 and 1")
-        if self.images is not None and self.kind != "rsna":
-            raise InputError(f"data.images: not read for data.kind {self.kind}; leave it out")
-
-
-@dataclass(frozen=True)
 class GroundConfig:
     """Compare where the model looks with where the findings are.
 
     Attributes:
         checkpoint: The weights: ours, or the authors' .pth; a pattern such as runs/*/best.safetensors takes the newest
             file that matches.
-        data: Which images.
+        data: The images, which have boxes or masks.
+        validation: Other images, no patient of which is among the scored ones, that the thresholds are chosen on. None: a part
+            of the patients is set aside for that.
+        prior: Images whose boxes make the prior; None takes the validation images.
+        aside: Fraction of the patients that is set aside if there are no validation images, 0 to 1.
         layers: Decoder layers whose attention is averaged, from 0; none named means all.
         heads: Attention heads of these layers, from 0; none named means all.
         shifts: K: the maps of K x K copies of an image, each shifted by parts of a patch, are laid over it and averaged, which
@@ -132,7 +98,10 @@ class GroundConfig:
     """
 
     checkpoint: Path
-    data: GroundedDataConfig
+    data: DataSet
+    validation: DataSet | None = None
+    prior: DataSet | None = None
+    aside: float = 0.2
     layers: list[int] = field(default_factory=list)
     heads: list[int] = field(default_factory=list)
     shifts: Literal[1, 2, 4, 8] = 2
@@ -149,6 +118,8 @@ class GroundConfig:
 
     def __post_init__(self) -> None:
         refuse_less(self, resamples=0, seed=0, batch_size=1, workers=0)
+        if not 0 < self.aside < 1:
+            raise InputError(f"aside: {self.aside} is not between 0 and 1")
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise InputError(f"threshold: {self.threshold} is outside 0..1")
         if not 0 < self.box_iou <= 1:
@@ -165,9 +136,9 @@ class Splits:
         scored: What the scores are of.
     """
 
-    prior: GroundedImages
-    tuning: GroundedImages
-    scored: GroundedImages
+    prior: ImageTable
+    tuning: ImageTable
+    scored: ImageTable
 
 
 @dataclass(frozen=True)
@@ -187,7 +158,7 @@ class Case:
 
     image: Path
     patient: str
-    finding: GroundedFinding
+    finding: Finding
     frame: tuple[int, int]
     grid: Grid
     centre: float
@@ -200,9 +171,14 @@ class Case:
         Raises:
             InputError: Its mask cannot be used.
         """
-        if self.finding.mask is None:
+        if not self.finding.masks:
             return Truth(self.finding.boxes, box_region(self.finding.boxes, *self.frame))
-        return Truth(self.finding.boxes, read_region(self.finding.mask, self.frame))
+        region = np.logical_or.reduce([decode_mask(mask, *self.frame) for mask in self.finding.masks])
+        if not region.any():
+            raise InputError(
+                f"{self.image}: the mask of {self.finding.label} is empty; draw what the finding covers, or remove it"
+            )
+        return Truth(self.finding.boxes, region)
 
 
 def run(config: GroundConfig, show: bool = True) -> Mapping[str, Sequence[GroupScores]]:
@@ -225,7 +201,7 @@ def run(config: GroundConfig, show: bool = True) -> Mapping[str, Sequence[GroupS
     model = weights.card.model
     _check_numbers("layers", config.layers, model.decoder_layers)
     _check_numbers("heads", config.heads, model.decoder_heads)
-    splits = read_splits(config.data, config.seed)
+    splits = read_splits(config)
     config = replace(config, checkpoint=checkpoint, output=output)
     device = None if config.device == "auto" else config.device
     predictor = Predictor(weights, device, config.batch_size, config.workers, config.data.equalise)
@@ -254,44 +230,50 @@ def _check_numbers(name: str, chosen: Sequence[int], number: int) -> None:
             raise InputError(f"{name}: {value} is not one of the checkpoint's, 0 to {number - 1}")
 
 
-def read_splits(config: GroundedDataConfig, seed: int) -> Splits:
-    """The images that the config names.
-
-    Args:
-        config: Which.
-        seed: Of the patients set aside.
+def read_splits(config: GroundConfig) -> Splits:
+    """The images that the config names, each with at least one finding.
 
     Raises:
-        InputError: They cannot be read, or a film is missing.
+        InputError: They cannot be read, have no boxes or masks, or share a patient.
     """
-    if config.kind == "phantom":
-        train, valid, test = (read_phantoms(config.path, split) for split in ("train", "valid", "test"))
-        return Splits(train, valid, test)
-    images = read_cxr14(config.path, config.list) if config.kind == "cxr14" else read_rsna(config.path, config.images)
-    aside, scored = split_patients(images, config.aside, seed)
-    return Splits(aside, aside, scored)
+    scored = _localised(config.data)
+    if config.validation is None:
+        tuning, scored = set_aside(scored, config.aside, config.seed)
+    else:
+        tuning = _localised(config.validation)
+        check_shared({"validation": tuning, "data": scored})
+    prior = tuning if config.prior is None else _localised(config.prior)
+    return Splits(prior, tuning, scored)
 
 
-def look(predictor: Predictor, images: GroundedImages, config: GroundConfig) -> list[Case]:
+def _localised(data: DataSet) -> ImageTable:
+    images = data.read()
+    if not images.found().any():
+        raise InputError(f"{images.name}: no image has a box or mask")
+    return images.at(np.flatnonzero(images.found()))
+
+
+def look(predictor: Predictor, images: ImageTable, config: GroundConfig) -> list[Case]:
     """Where the model looks for each finding of each image.
 
     Raises:
         InputError: An image cannot be read, or a class stands for no pathology.
     """
-    pathologies = class_pathologies(images.classes, config.data.classes, str(config.data.path))
-    column = {name: pathology_index(pathology) for name, pathology in zip(images.classes, pathologies, strict=True)}
+    classes = images.finding_classes
+    pathologies = class_pathologies(classes, config.data.classes, str(config.data.path))
+    column = {name: pathology_index(pathology) for name, pathology in zip(classes, pathologies, strict=True)}
     asked = sorted(set(column.values()))
     cases: list[Case] = []
     for index, seen in enumerate(maps(predictor, images.paths, config, asked)):
         path, patient = images.paths[index], images.patients[index] or str(images.paths[index])
-        for finding in images.findings[index]:
+        for finding in images.findings_of(index):
             k = asked.index(column[finding.label])
             cases.append(
                 Case(
                     path,
                     patient,
                     finding,
-                    images.frame,
+                    images.frame(index),
                     seen.grids[k],
                     seen.centre,
                     seen.patches[k],
@@ -356,17 +338,22 @@ def _grids(output: MeDSLIPOutput, columns: list[int], config: GroundConfig) -> G
 def _uniform(splits: Splits, side: int) -> dict[str, MapPair]:
     """A map that is the same everywhere, for every class."""
     level = MapPair(np.ones((1, 1)), np.ones((side, side)))
-    return dict.fromkeys((*splits.scored.classes, *splits.tuning.classes), level)
+    return dict.fromkeys((*splits.scored.finding_classes, *splits.tuning.finding_classes), level)
 
 
 def _prior(splits: Splits, side: int) -> dict[str, MapPair]:
     """Each class's mean box as a map; that of all boxes for a class that has none to learn from."""
-    height, width = splits.prior.frame
-    boxes: dict[str, list[Rectangle]] = {name: [] for name in (*splits.scored.classes, *splits.tuning.classes)}
+    height, width = splits.prior.frame(0)
+    classes = (*splits.scored.finding_classes, *splits.tuning.finding_classes)
+    boxes: dict[str, list[Rectangle]] = {name: [] for name in classes}
     every: list[Rectangle] = []
-    for finding in (finding for findings in splits.prior.findings for finding in findings):
-        boxes.setdefault(finding.label, []).extend(finding.boxes)
-        every.extend(finding.boxes)
+    for index in range(len(splits.prior)):
+        own_height, own_width = splits.prior.frame(index)
+        down, across = height / own_height, width / own_width
+        for finding in splits.prior.findings_of(index):
+            scaled = [(x * across, y * down, w * across, h * down) for x, y, w, h in finding.boxes]
+            boxes.setdefault(finding.label, []).extend(scaled)
+            every.extend(scaled)
     return {
         name: MapPair(
             mean_box_grid(found or every, height, width, PRIOR_SIDE), mean_box_grid(found or every, height, width, side)
@@ -419,13 +406,13 @@ def _groups(
     return groups
 
 
-def _image_of(images: GroundedImages) -> npt.NDArray[np.intp]:
+def _image_of(images: ImageTable) -> npt.NDArray[np.intp]:
     """The image of each finding."""
-    return np.repeat(np.arange(len(images)), [len(found) for found in images.findings])
+    return np.repeat(np.arange(len(images)), [len(images.findings_of(index)) for index in range(len(images))])
 
 
 def _subgroups(
-    images: GroundedImages, larger: npt.NDArray[np.bool_], answers: Sequence[CaseScores], config: GroundConfig
+    images: ImageTable, larger: npt.NDArray[np.bool_], answers: Sequence[CaseScores], config: GroundConfig
 ) -> dict[str, AttributeScores]:
     """The pointing game of larger findings, of the model, by sex, age and view."""
     image_of = _image_of(images)
@@ -434,7 +421,7 @@ def _subgroups(
         {"pointing": pointing[larger]},
         image_of[larger],
         images.patients,
-        groups_of(images.attributes),
+        groups_of(images.metadata),
         config.resamples,
         config.seed,
     )
@@ -458,7 +445,7 @@ def _write(
         "class": [case.finding.label for case in cases],
         "probability": [case.probability for case in cases],
         "larger_than_a_patch": larger.astype(int).tolist(),
-        **attribute_columns(splits.scored.attributes.at(_image_of(splits.scored))),
+        **attribute_columns(splits.scored.metadata.iloc[_image_of(splits.scored)]),
     }
     write_case_scores(output, columns, answers)
     data = {
@@ -468,9 +455,9 @@ def _write(
         "images": len(splits.scored),
         "patients": len({case.patient for case in cases}),
         "findings": len(cases),
-        "prior_boxes": sum(len(finding.boxes) for found in splits.prior.findings for finding in found),
+        "prior_boxes": 0 if splits.prior.findings is None else len(splits.prior.findings),
         "tuning_images": len(splits.tuning),
-        "frame": splits.scored.frame,
+        "frame": frames.pop() if len(frames := {case.frame for case in cases}) == 1 else None,
     }
     extra = {
         "subgroups": subgroup_entries(parts),

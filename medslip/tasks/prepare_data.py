@@ -1,147 +1,45 @@
-"""Preparation: a publisher's layout -> lists, a label store and a summary, ready for pre-training. One run a source."""
+"""Preparation: a data set -> lists, a label store and a summary, ready for pre-training."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
-from medslip.data import cxr14
 from medslip.data.cache import build_cache, check_cache
-from medslip.data.image_labels import class_pathologies, join, pathology_states, write_image_labels
-from medslip.data.labelled import LabelledImages
-from medslip.data.mimic_cxr import FRONTAL_VIEWS
-from medslip.data.mimic_cxr import prepare as prepare_mimic
-from medslip.data.openi import prepare_openi
-from medslip.data.published import prepare_published
+from medslip.data.dataset import DataSet
+from medslip.data.prepared import PreparedWriter
 from medslip.data.splits import check_fractions, read_exclusion, shared_patients, split_of
 from medslip.data.summary import PreparationSummary
-from medslip.data.table import TableLayout, read_table
+from medslip.data.table import ImageTable
 from medslip.errors import InputError
-from medslip.labels import ABSENT
-from medslip.labels.report_rules import RuleMapping
-from medslip.vocabulary import CXR14_CLASSES
 
 
 @dataclass(frozen=True)
-class MimicConfig:
-    """Prepare MIMIC-CXR-JPG with RadGraph's graphs.
+class PrepareConfig:
+    """Prepare a data set for pre-training: triplets from its reports, or else from its class labels.
 
     Attributes:
-        root: MIMIC-CXR-JPG's folder: metadata, split, files/.
-        graphs: RadGraph's MIMIC-CXR_graphs.json, or one in RadGraph-XL's form.
-        output: The prepared data set's folder.
-        views: View positions to take.
-        mapping: Rules from a report's words to the vocabulary: ours, or as published.
-        cache_size: Also store every image once as a square of this many pixels, in output/cache; the lists then
-            name these. None leaves the images as they are.
-        workers: Processes that fill the cache.
-    """
-
-    root: Path
-    graphs: Path
-    output: Path = Path("data_file/mimic")
-    views: tuple[str, ...] = FRONTAL_VIEWS
-    mapping: RuleMapping = "medslip"
-    cache_size: int | None = None
-    workers: int = 2
-
-    def __post_init__(self) -> None:
-        check_cache(self.cache_size, self.workers)
-
-
-@dataclass(frozen=True)
-class OpenIConfig:
-    """Prepare OpenI's XML reports with their MeSH tags, and its images.
-
-    Attributes:
-        reports: Folder with the reports (ecgen-radiology).
-        images: Folder with the images.
-        output: The prepared data set's folder.
-        views: CSV file with columns image and view (or filename and projection): only frontal images (PA, AP,
-            Frontal) are taken. None takes all.
-        valid_fraction: Share of the reports for validation.
-        test_fraction: Share of the reports for testing.
+        data: The data set, with the images of all of its splits; ``prepare_data KIND`` is short for --data.kind KIND.
+        output: The prepared data set's folder; None takes data_file/KIND_prepared.
+        valid_fraction: Fraction of the patients for validation, if the data set has no validation images of its own. If it has
+            a test split, a fraction of the patients in its training split.
+        test_fraction: Fraction of the patients for testing, if the data set has no splits.
         seed: Of the split.
-        cache_size: Also store every image once as a square of this many pixels, in output/cache; the lists then
-            name these. None leaves the images as they are.
+        exclude_patients: File of patients to leave out, one per line.
+        exclude_images: File of image names, one per line, whose patients are left out, such as those that another data set
+            tests on. Suffixes do not count: a.png names a.jpg.
+        cache_size: Also store every image once as a square of this many pixels, in output/cache; the lists then name these.
+            None leaves the images where they are.
         workers: Processes that fill the cache.
     """
 
-    reports: Path
-    images: Path
-    output: Path = Path("data_file/openi")
-    views: Path | None = None
-    valid_fraction: float = 0.1
-    test_fraction: float = 0.2
-    seed: int = 0
-    cache_size: int | None = None
-    workers: int = 2
+    positional: ClassVar[tuple[str, ...]] = ("data.kind",)
 
-    def __post_init__(self) -> None:
-        check_cache(self.cache_size, self.workers)
-
-
-@dataclass(frozen=True)
-class Cxr14Config:
-    """Prepare ChestX-ray14's image labels as triplets, for pre-training without reports.
-
-    Attributes:
-        root: The publisher's folder: Data_Entry_2017_v2020.csv, images_*/.
-        output: The prepared data set's folder.
-        train_list: Images for training and validation, a file of names in root or elsewhere.
-        test_list: Images for testing; its patients are kept out of training. None makes no test list.
-        valid_fraction: Share of the training list's patients for validation.
-        seed: Of the split.
-        exclude_patients: File of further patients to leave out, one a line.
-        exclude_images: File of image names, one a line, whose patients are left out.
-        cache_size: Also store every image once as a square of this many pixels, in output/cache; the lists then
-            name these. None leaves the images as they are.
-        workers: Processes that fill the cache.
-    """
-
-    root: Path
-    output: Path = Path("data_file/cxr14_prepared")
-    train_list: Path = Path("train_val_list.txt")
-    test_list: Path | None = Path("test_list.txt")
-    valid_fraction: float = 0.1
-    seed: int = 0
-    exclude_patients: Path | None = None
-    exclude_images: Path | None = None
-    cache_size: int | None = None
-    workers: int = 2
-
-    def __post_init__(self) -> None:
-        check_cache(self.cache_size, self.workers)
-
-
-@dataclass(frozen=True)
-class CsvConfig:
-    """Prepare any CSV table of image paths and labels.
-
-    Attributes:
-        table: The CSV file.
-        images: Folder that its image paths start from; None takes the table's own.
-        columns: Which column holds what.
-        output: The prepared data set's folder; None takes data_file/ and the table's name.
-        valid_fraction: Share of the patients for validation; without a split column.
-        test_fraction: Share of the patients for testing; without a split column.
-        seed: Of the split.
-        exclude_patients: File of patients to leave out, one a line.
-        exclude_images: File of image names, one a line, whose patients are left out: those that another set tests
-            on. Suffixes do not count: a.png names a.jpg.
-        cache_size: Also store every image once as a square of this many pixels, in output/cache; the lists then
-            name these. None leaves the images as they are.
-        workers: Processes that fill the cache.
-    """
-
-    table: Path
-    images: Path | None = None
-    columns: TableLayout = field(default_factory=TableLayout)
+    data: DataSet
     output: Path | None = None
     valid_fraction: float = 0.1
     test_fraction: float = 0.2
@@ -152,153 +50,33 @@ class CsvConfig:
     workers: int = 2
 
     def __post_init__(self) -> None:
+        check_fractions(self.valid_fraction, self.test_fraction)
         check_cache(self.cache_size, self.workers)
+        if self.data.equalise and self.cache_size is None:
+            raise InputError("data.equalise: preparation only lists the images; give a cache_size, or leave this out")
 
 
-@dataclass(frozen=True)
-class PublishedFilesConfig:
-    """Convert the authors' prepared files: train.json, valid.json, test.json and the dense label matrix.
+def run(config: PrepareConfig) -> PreparationSummary:
+    """Prepare; the output folder then holds train.csv, valid.csv, test.csv (those with images), labels/ and summary.json.
 
-    Attributes:
-        folder: Where these files are.
-        images: Where the images are, if not where the lists say, such as MIMIC-CXR-JPG's folder.
-        output: The prepared data set's folder.
-        cache_size: Also store every image once as a square of this many pixels, in output/cache; the lists then
-            name these. None leaves the images as they are.
-        workers: Processes that fill the cache.
+    Raises:
+        InputError: The data set cannot be read, has a patient in two splits, or nothing is left to prepare.
     """
-
-    folder: Path
-    images: Path | None = None
-    output: Path = Path("data_file/published")
-    cache_size: int | None = None
-    workers: int = 2
-
-    def __post_init__(self) -> None:
-        check_cache(self.cache_size, self.workers)
-
-
-def run_mimic(config: MimicConfig) -> PreparationSummary:
-    """Prepare MIMIC-CXR-JPG."""
-    summary = prepare_mimic(config.root, config.graphs, config.output, config.views, config.mapping)
-    return _finish(summary, config.output, config.cache_size, config.workers)
-
-
-def run_openi(config: OpenIConfig) -> PreparationSummary:
-    """Prepare OpenI."""
-    check_fractions(config.valid_fraction, config.test_fraction)
-    summary = prepare_openi(
-        config.reports,
-        config.images,
-        config.output,
-        config.views,
-        config.valid_fraction,
-        config.test_fraction,
-        config.seed,
-    )
-    return _finish(summary, config.output, config.cache_size, config.workers)
-
-
-def run_cxr14(config: Cxr14Config) -> PreparationSummary:
-    """Prepare ChestX-ray14."""
-    check_fractions(config.valid_fraction, 0.0)
-    train = cxr14.read_labelled(config.root, config.train_list)
-    test = cxr14.read_labelled(config.root, config.test_list) if config.test_list else None
-    tested = frozenset(test.patients if test else ())
-    splits: list[str | None] = [
-        None if patient in tested else split_of(patient, config.seed, config.valid_fraction, 0.0)
-        for patient in train.patients
-    ]
-    images = join([train, test]) if test else train
-    summary = _prepare_images(
-        images,
-        class_pathologies(images.classes, CXR14_CLASSES, images.name),
-        normal=(_labels(images) == ABSENT).all(axis=1),  # "No Finding" is published as no class at all
-        studies=[path.stem for path in images.paths],
-        splits=splits + ["test"] * (len(images) - len(train)),
-        left_out={"training images of patients of the test list": splits.count(None)},
-        config=config,
-        output=config.output,
-    )
-    return _finish(summary, config.output, config.cache_size, config.workers)
-
-
-def run_csv(config: CsvConfig) -> PreparationSummary:
-    """Prepare a table."""
-    check_fractions(config.valid_fraction, config.test_fraction)
-    output = config.output or Path("data_file") / config.table.stem
-    table = read_table(config.table, config.columns, config.images)
-    images = table.images
-    # Where the patient is unknown, the study stands for one.
-    patients = [patient or study for patient, study in zip(images.patients, table.studies, strict=True)]
-    summary = _prepare_images(
-        images,
-        class_pathologies(images.classes, config.columns.classes, str(config.table)),
-        normal=table.normal,
-        studies=table.studies,
-        splits=table.splits
-        or [split_of(name, config.seed, config.valid_fraction, config.test_fraction) for name in patients],
-        left_out={},
-        config=config,
-        output=output,
-    )
-    return _finish(summary, output, config.cache_size, config.workers)
-
-
-def run_published(config: PublishedFilesConfig) -> PreparationSummary:
-    """Convert the authors' files."""
-    summary = prepare_published(config.folder, config.output, config.images)
-    return _finish(summary, config.output, config.cache_size, config.workers)
-
-
-def _prepare_images(
-    images: LabelledImages,
-    pathologies: Sequence[str],
-    normal: npt.NDArray[np.bool_],
-    studies: Sequence[str],
-    splits: Sequence[str | None],
-    left_out: Mapping[str, int],
-    config: Cxr14Config | CsvConfig,
-    output: Path,
-) -> PreparationSummary:
-    """Labels -> triplets -> prepared data set, without the patients that the config leaves out."""
-    exclusion = read_exclusion(
-        images.patients, [path.name for path in images.paths], config.exclude_patients, config.exclude_images
-    )
-    kept = [
-        None if patient in exclusion.patients else split for patient, split in zip(images.patients, splits, strict=True)
-    ]
-    if shared := shared_patients(images.patients, kept):
-        patient, (first, second), number = shared
-        more = f" ({number} patients are in several splits)" if number > 1 else ""
-        raise InputError(
-            f"{images.name}: patient {patient} is in {first} and in {second}{more}; keep each patient in one of them"
-        )
-    excluded = kept.count(None) - list(splits).count(None)
-    notes = [*exclusion.notes]
-    if unknown := images.patients.count(""):
-        notes.append(f"{unknown} images have no patient: images of one patient may be in different lists.")
-    return write_image_labels(
-        output,
-        images,
-        pathology_states(_labels(images), pathologies, normal),
-        studies,
-        kept,
-        {**left_out, "images of excluded patients": excluded},
-        tuple(notes),
-    )
-
-
-def _labels(images: LabelledImages) -> npt.NDArray[np.int8]:
-    assert images.labels is not None, "the table readers give labels"
-    return images.labels
-
-
-def _finish(summary: PreparationSummary, output: Path, cache_size: int | None, workers: int) -> PreparationSummary:
-    """Fill the image cache if asked for, then say what was made and where it is."""
-    if cache_size is not None:
+    output = config.output or Path("data_file") / f"{config.data.kind}_prepared"
+    data = config.data.all_splits()
+    table = data.read()
+    left_out = Counter(table.left_out)
+    table, notes = _divided(table, config, left_out)
+    members = table.images.groupby("study", sort=False).indices
+    with PreparedWriter(output, table.name) as writer:
+        row = np.full(len(table), -1)
+        for study, cells in data.triplets(table, left_out):
+            row[members.get(study, [])] = writer.add(study, cells)
+        summary = writer.finish(table.images.assign(row=row)[row >= 0], left_out, (*table.notes, *notes))
+    if config.cache_size is not None:
+        lists = [output / f"{split}.csv" for split in summary.images]
         try:
-            build_cache([output / f"{split}.csv" for split in summary.images], output / "cache", cache_size, workers)
+            build_cache(lists, output / "cache", config.cache_size, config.workers, config.data.equalise)
         except InputError as error:
             raise InputError(f"{error}; {output} is prepared, but without the cache") from None
     print(summary)
@@ -308,11 +86,36 @@ def _finish(summary: PreparationSummary, output: Path, cache_size: int | None, w
     return summary
 
 
-SUBCOMMANDS: dict[str, tuple[type, Callable[[Any], PreparationSummary]]] = {
-    "mimic": (MimicConfig, run_mimic),
-    "openi": (OpenIConfig, run_openi),
-    "cxr14": (Cxr14Config, run_cxr14),
-    "csv": (CsvConfig, run_csv),
-    "published": (PublishedFilesConfig, run_published),
-}
-"""Source -> its config and what prepares it."""
+def _divided(table: ImageTable, config: PrepareConfig, left_out: Counter[str]) -> tuple[ImageTable, list[str]]:
+    """The images that are not left out, each with its split; and notes for the summary."""
+    images = table.images
+    split = images["split"].to_numpy(str)
+    # If the patient is unknown, the study counts as one.
+    owner = images["patient"].where(images["patient"] != "", images["study"])
+    if not images["split"].any():
+        split = np.array([split_of(name, config.seed, config.valid_fraction, config.test_fraction) for name in owner])
+    elif "valid" not in set(split):
+        train = split == "train"
+        tested = owner.isin(set(owner[split == "test"])).to_numpy()
+        left_out["training images of patients of the test list"] += int((train & tested).sum())
+        split[train] = [split_of(name, config.seed, config.valid_fraction, 0.0) for name in owner[train]]
+        split[train & tested] = ""
+    exclusion = read_exclusion(
+        table.patients, [path.name for path in table.paths], config.exclude_patients, config.exclude_images
+    )
+    excluded = images["patient"].isin(exclusion.patients).to_numpy()
+    left_out["images of excluded patients"] += int((excluded & (split != "")).sum())
+    kept = (split != "") & ~excluded
+    table = replace(table, images=images.assign(split=split)).at(np.flatnonzero(kept))
+    if shared := shared_patients(table.patients, table.images["split"].tolist()):
+        patient, (first, second), number = shared
+        more = f" ({number} patients are in several splits)" if number > 1 else ""
+        raise InputError(
+            f"{table.name}: patient {patient} is in {first} and in {second}{more}; keep each patient in one of them"
+        )
+    unknown = (table.images["patient"] == "").sum()
+    notes = [f"{unknown} images have no patient: images of one patient may be in different lists."] if unknown else []
+    return table, [*exclusion.notes, *notes]
+
+
+COMMAND = (PrepareConfig, run)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -10,12 +10,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from medslip.data import covidx, rsna, siim_acr
-from medslip.data.checks import refuse_shared
-from medslip.data.cxr14 import read_authors_list, read_labelled
-from medslip.data.image_labels import class_pathologies, pathology_of
-from medslip.data.labelled import LabelledImages, read_folder
-from medslip.data.table import TableLayout, read_table
+from medslip.data.dataset import DataSet
+from medslip.data.datasets.cxr14 import Cxr14
+from medslip.data.old_images import ImagesConfig, read_images  # noqa: F401  fine-tuning takes them from here
+from medslip.data.table import ImageTable, check_shared
 from medslip.errors import InputError
 from medslip.evaluation.classification import Scores, score
 from medslip.evaluation.figures import precision_recall_curves, reliability_diagrams, roc_curves, subgroup_forest
@@ -33,56 +31,12 @@ from medslip.predictor import Predictor
 from medslip.tasks.run_start import RUNS, begin_run, refuse_less, refuse_used, timestamp
 from medslip.tasks.weights import AuthorsConfig, newest, open_weights
 from medslip.training.distributed import Device
-from medslip.vocabulary import CLASS_PROMPTS, FINDINGS
+from medslip.vocabulary import CLASS_PROMPTS, FINDINGS, class_key, class_pathologies, pathology_of
 
 TASK = "zero-shot classification"
 
 _SHOWN = 5
 """Images that are named of those without labels."""
-
-Kind = Literal["cxr14", "authors", "rsna", "siim_acr", "covidx", "table", "folder"]
-
-
-_READ_BY = {
-    "images": ("authors", "rsna", "siim_acr", "table"),
-    "masks": ("siim_acr",),
-    "split": ("table", "covidx"),
-    "table": ("table",),
-}
-"""Key -> the kinds of data that it means something for."""
-
-
-@dataclass(frozen=True)
-class ImagesConfig:
-    """Which images to classify.
-
-    Attributes:
-        kind: "cxr14": the publisher's ChestX-ray14 folder; "authors": the authors' ChestX-ray14 CSV; "rsna": RSNA
-            Pneumonia, the publisher's folder or the authors' CSV; "siim_acr": SIIM-ACR Pneumothorax, the publisher's folder
-            or a CSV of pictures with masks; "covidx": COVIDx CXR-4, the publisher's folder; "table": any CSV of image paths
-            and labels; "folder": every image below a folder, without labels.
-        path: The folder, or the CSV.
-        list: "cxr14": which images, a file of names in the folder or elsewhere.
-        images: The folder of the images, where it is not the CSV's own, or not where the publisher has it.
-        masks: "siim_acr": the folder of mask pictures; None takes a folder "masks" beside the CSV.
-        split: "table": keep only the rows of this split. "covidx": which list, test unless given.
-        table: "table": which column holds what.
-        equalise: Spread the grey values of each image first (histogram equalisation), as published for RSNA.
-    """
-
-    kind: Kind
-    path: Path
-    list: Path = Path("test_list.txt")
-    images: Path | None = None
-    masks: Path | None = None
-    split: str | None = None
-    table: TableLayout = field(default_factory=TableLayout)
-    equalise: bool = False
-
-    def __post_init__(self) -> None:
-        for name, kinds in _READ_BY.items():
-            if self.kind not in kinds and getattr(self, name) not in (None, TableLayout()):
-                raise InputError(f"data.{name}: not read for data.kind {self.kind}; leave it out")
 
 
 @dataclass(frozen=True)
@@ -92,7 +46,7 @@ class ZeroshotConfig:
     Attributes:
         checkpoint: The weights: ours, or the authors' .pth; a pattern such as runs/*/best.safetensors takes the newest
             file that matches.
-        data: Which images.
+        data: The images to classify.
         validation: Other labelled images of the same classes, no patient of which is among the scored ones: they choose the
             operating points and fit a recalibration. None: neither.
         specificity: Operating points: the highest sensitivity at this specificity, 0..1.
@@ -110,8 +64,8 @@ class ZeroshotConfig:
     """
 
     checkpoint: Path
-    data: ImagesConfig
-    validation: ImagesConfig | None = None
+    data: DataSet
+    validation: DataSet | None = None
     specificity: float = 0.9
     prompt: dict[str, str] | str = field(default_factory=dict)
     fibrosis: Literal["published", "prompt"] = "published"
@@ -151,12 +105,12 @@ class Questions:
     queries: tuple[str | int, ...]
     free_text: tuple[str, ...]
 
-    def labels(self, images: LabelledImages) -> npt.NDArray[np.int8] | None:
+    def labels(self, images: ImageTable) -> npt.NDArray[np.int8] | None:
         """The data set's labels, n x C; -1 (unknown) for the classes that only the user asked for."""
         if images.labels is None:
             return None
         added = len(self.classes) - len(images.classes)
-        return np.pad(images.labels, ((0, 0), (0, added)), constant_values=UNKNOWN)
+        return np.pad(images.label_array, ((0, 0), (0, added)), constant_values=UNKNOWN)
 
     def described(self) -> dict[str, str]:
         """Class -> the pathology or text that answers for it."""
@@ -183,7 +137,7 @@ def run(config: ZeroshotConfig, show: bool = True) -> Scores | None:
     refuse_used(output)
     checkpoint = newest(config.checkpoint)
     weights = open_weights(checkpoint, config.authors)
-    images = read_images(config.data, free_text_queries(config.prompt))
+    images = config.data.read()
     questions = ask(images, config)
     validation = _read_validation(images, config)
     config = replace(config, checkpoint=checkpoint, output=output)
@@ -196,16 +150,14 @@ def run(config: ZeroshotConfig, show: bool = True) -> Scores | None:
     )
     answers = predictor.classify(images.paths, questions.free_text, config.text_encoder)
     probabilities = answers.columns(questions.queries)
-    scored = len(images.classes)
+    scored = 0 if images.labels is None else len(images.classes)
     chosen_on = None
     if validation is not None:
         others = predictor.classify(validation.paths, questions.free_text, config.text_encoder)
         chosen_on = validation, others.columns(questions.queries)[:, :scored]
     begin_run(output, config)
     labels = questions.labels(images)
-    write_predictions(
-        output, images.paths, images.patients, questions.classes, probabilities, labels, images.attributes
-    )
+    write_predictions(output, images.paths, images.patients, questions.classes, probabilities, labels, images.metadata)
     about = {
         "checkpoint": str(checkpoint),
         "provenance": weights.card.provenance,
@@ -219,13 +171,13 @@ def run(config: ZeroshotConfig, show: bool = True) -> Scores | None:
         print(f"report: {write_report(output)}")
         return None
     scores = score(
-        images.classes, images.labels, probabilities[:, :scored], images.patients, config.resamples, config.seed
+        images.classes, images.label_array, probabilities[:, :scored], images.patients, config.resamples, config.seed
     )
     leave_out = second_mean_without(config.data)
     judgement = judge(images, probabilities[:, :scored], chosen_on, config.specificity, config.resamples, config.seed)
     write_metrics(output, TASK, data, scores, leave_out, str(predictor.device), about, judgement)
-    roc_curves(output / "roc.png", scores, images.labels, probabilities[:, :scored])
-    precision_recall_curves(output / "precision_recall.png", scores, images.labels, probabilities[:, :scored])
+    roc_curves(output / "roc.png", scores, images.label_array, probabilities[:, :scored])
+    precision_recall_curves(output / "precision_recall.png", scores, images.label_array, probabilities[:, :scored])
     draw_judgement(output, judgement, scores)
     if show:
         print(f"{score_table(scores, leave_out)}\n\n{judgement_table(judgement)}")
@@ -262,50 +214,25 @@ def draw_judgement(folder: Path, judgement: Judgement, scores: Scores) -> None:
         subgroup_forest(folder / "subgroups.png", judgement.subgroups, scores)
 
 
-def second_mean_without(config: ImagesConfig) -> tuple[str, ...]:
+def second_mean_without(data: DataSet) -> tuple[str, ...]:
     """Classes that papers leave out of a second mean: ChestX-ray14's Fibrosis, which has no pathology of its own."""
-    return ("Fibrosis",) if config.kind in ("cxr14", "authors") else ()
+    return ("Fibrosis",) if isinstance(data, Cxr14) else ()
 
 
-def _read_validation(images: LabelledImages, config: ZeroshotConfig) -> LabelledImages | None:
+def _read_validation(images: ImageTable, config: ZeroshotConfig) -> ImageTable | None:
     """The validation images, with the classes of the others and no patient of theirs."""
     if config.validation is None:
         return None
     if images.labels is None:
         raise InputError(f"validation: {images.name} has no labels, so nothing is scored; leave validation out")
-    validation = read_images(config.validation, free_text_queries(config.prompt))
+    validation = config.validation.read()
     if validation.labels is None:
         raise InputError(f"{validation.name}: the validation images have no labels")
     if validation.classes != images.classes:
         has, needed = ", ".join(validation.classes), ", ".join(images.classes)
         raise InputError(f"{validation.name}: the validation images have the classes {has} instead of {needed}")
-    refuse_shared({"validation": validation, "data": images})
+    check_shared({"validation": validation, "data": images})
     return validation
-
-
-def read_images(config: ImagesConfig, asked: Collection[str] = ()) -> LabelledImages:
-    """The images and labels that the config names.
-
-    Args:
-        config: Which.
-        asked: Classes that a prompt answers for: a table may have them though they are no pathology.
-
-    Raises:
-        InputError: They cannot be read.
-    """
-    if config.kind == "cxr14":
-        return read_labelled(config.path, config.list)
-    if config.kind == "authors":
-        return read_authors_list(config.path, config.images)
-    if config.kind == "rsna":
-        return rsna.read_labelled(config.path, config.images)
-    if config.kind == "siim_acr":
-        return siim_acr.read_labelled(config.path, config.images, config.masks)
-    if config.kind == "covidx":
-        return covidx.read_labelled(config.path, config.split or "test")
-    if config.kind == "folder":
-        return read_folder(config.path)
-    return read_table(config.path, config.table, config.images, config.split, asked).images
 
 
 def free_text_queries(prompt: dict[str, str] | str) -> dict[str, str]:
@@ -325,34 +252,30 @@ def free_text_queries(prompt: dict[str, str] | str) -> dict[str, str]:
     return {name: text if text.lower().startswith(name.lower()) else f"{name}: {text}" for name, text in prompt.items()}
 
 
-def ask(images: LabelledImages, config: ZeroshotConfig) -> Questions:
+def ask(images: ImageTable, config: ZeroshotConfig) -> Questions:
     """How each class of the data set is asked; without classes, every finding of the vocabulary is.
 
     Raises:
         InputError: A class is neither a pathology, nor mapped to one, nor given a prompt.
     """
-    spelt = {name.lower(): name for name in images.classes}
-    prompts = {spelt.get(name.lower(), name): text for name, text in free_text_queries(config.prompt).items()}
-    if config.fibrosis == "prompt" and "Fibrosis" in images.classes:
-        prompts.setdefault("Fibrosis", CLASS_PROMPTS["Fibrosis"])
-    for name in images.classes:
-        if name in CLASS_PROMPTS and pathology_of(name) is None:
-            prompts.setdefault(name, CLASS_PROMPTS[name])
-    classes = images.classes or FINDINGS
+    labelled = () if images.labels is None else images.classes
+    spelt = {class_key(name): name for name in labelled}
+    prompts = {spelt.get(class_key(name), name): text for name, text in free_text_queries(config.prompt).items()}
+    packaged = {class_key(name): text for name, text in CLASS_PROMPTS.items()}
+    for key, name in spelt.items():
+        by_prompt = config.fibrosis == "prompt" if key == "fibrosis" else pathology_of(name) is None
+        if by_prompt and key in packaged and name not in config.data.classes:
+            prompts.setdefault(name, packaged[key])
+    classes = labelled or FINDINGS
     by_pathology = [name for name in classes if name not in prompts]
-    source = f"{config.data.path}"
-    pathologies = dict(zip(by_pathology, _pathologies(by_pathology, config, source), strict=True))
+    found = class_pathologies(by_pathology, config.data.classes, str(config.data.path))
+    pathologies = dict(zip(by_pathology, found, strict=True))
     added = tuple(name for name in prompts if name not in classes)
     # Scored classes first, as their labels; of images without labels, what the user asks comes before the vocabulary.
-    names = (*classes, *added) if images.classes else (*added, *classes)
+    names = (*classes, *added) if labelled else (*added, *classes)
     asked = list(prompts)
     queries = tuple(asked.index(name) if name in prompts else pathologies[name] for name in names)
     return Questions(names, queries, tuple(prompts.values()))
-
-
-def _pathologies(classes: Sequence[str], config: ZeroshotConfig, source: str) -> list[str]:
-    mapping = config.data.table.classes if config.data.kind == "table" else {}
-    return class_pathologies(classes, mapping, source)
 
 
 COMMAND = (ZeroshotConfig, run)

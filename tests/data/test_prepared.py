@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from medslip.data.prepared import PreparedWriter, StudyImage
+from medslip.data.prepared import PreparedWriter
 from medslip.data.records import read_list
+from medslip.data.table import ImageTable
 from medslip.errors import InputError
 from medslip.labels import Cells, LabelStore, mention
 
 
-def write(folder: Path, splits: list[str]) -> None:
+def write(folder: Path, splits: list[str], patients: list[str] | None = None) -> None:
     with PreparedWriter(folder, "test") as writer:
-        for index, split in enumerate(splits):
-            image = StudyImage(folder / f"{index}.png", split, "PA", "M", 40)
-            writer.add(f"s{index}", f"p{index}", {(0, index): 1}, [image])
-        writer.finish()
+        rows = [writer.add(f"s{index}", {(0, index): 1}) for index in range(len(splits))]
+        images = pd.DataFrame({"path": [folder / f"{row}.png" for row in rows], "row": rows, "split": splits})
+        images["study"] = [f"s{row}" for row in rows] if patients is None else "s"
+        images["patient"] = patients or [f"p{row}" for row in rows]
+        writer.finish(ImageTable("test", images.assign(view="PA", sex="M", age=40.0)).images, {})
 
 
 def test_lists_and_store_fit(tmp_path: Path) -> None:
@@ -39,15 +42,15 @@ def test_a_second_preparation_leaves_no_list_of_the_first(tmp_path: Path) -> Non
 def test_an_error_leaves_the_earlier_preparation_as_it_was(tmp_path: Path) -> None:
     write(tmp_path, ["train", "test"])
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(KeyError):
-        write(tmp_path, ["train", "no split"])
+    with pytest.raises(InputError, match="study s belongs to patients p and q"):
+        write(tmp_path, ["train", "train"], ["p", "q"])
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_nothing_left_says_why(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no image is left to prepare \\(3 images not found\\)"):  # noqa: SIM117
         with PreparedWriter(tmp_path / "new", "test") as writer:
-            writer.finish({"images not found": 3})
+            writer.finish(pd.DataFrame({"path": []}), {"images not found": 3})
     assert list(tmp_path.iterdir()) == []
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medslip.data.splits import check_fractions, read_exclusion, split_name, split_of
+from medslip.data.splits import check_fractions, read_exclusion, set_aside, split_name, split_of
+from medslip.data.table import ImageTable
 from medslip.errors import InputError
 
 
@@ -81,3 +83,16 @@ def test_a_useless_exclusion_file_is_refused(tmp_path: Path, text: str, message:
         read_exclusion(PATIENTS, IMAGES, tmp_path / "patients.txt", None)
     with pytest.raises(InputError, match="not found"):
         read_exclusion(PATIENTS, IMAGES, tmp_path / "none.txt", None)
+
+
+def test_patients_are_set_aside_whole() -> None:
+    """A threshold would be chosen on a patient who is scored."""
+    patients = [name for index in range(20) for name in (f"p{index}", f"p{index}")] + ["", ""]
+    images = ImageTable("x", pd.DataFrame({"path": map(str, range(42)), "patient": patients}))
+    aside, rest = set_aside(images, 0.25, 1)
+    assert not set(aside.patients) & set(rest.patients) - {""}
+    assert sorted([*aside.paths, *rest.paths]) == sorted(images.paths)
+    assert aside.paths == set_aside(images, 0.25, 1)[0].paths
+    assert 5 <= len(aside) <= 12
+    with pytest.raises(InputError, match="only one patient"):
+        set_aside(images.at([0, 1]), 0.25, 1)

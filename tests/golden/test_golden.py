@@ -10,7 +10,7 @@ A number that changes here changed for every user: these files are not rewritten
   column). The pattern is a regular expression that is searched for anywhere in the place; all lines apply, in order, so
   ``(r"/null_patch", "/add_zero_attn")`` or ``(r"/interval/(low|high)$", r"/\\1")`` are enough. The replacement None
   drops the places that match: for what is left out on purpose.
-- ``ARGUMENTS``: the same for the arguments of the commands in ``CASES``, each of which is matched alone.
+- ``ARGUMENTS``: the same for the commands in ``CASES``, with one argument per line.
 
 What is there today and was not stored is not looked at; what was stored and is missing fails. A table whose rows are named by
 another column needs that column in ``ROW_NAMES``.
@@ -48,8 +48,21 @@ RENAMES: list[tuple[str, str | None]] = [
 ]
 """Pattern in the place of a number, as stored -> what stands there today, or None."""
 
-ARGUMENTS: list[tuple[str, str]] = []
-"""Pattern in an argument of a command in CASES -> what it is today."""
+ARGUMENTS: list[tuple[str, str]] = [
+    (r"^--(data|validation)[.]kind\ntable$", r"--\1.kind\ncsv"),
+    (r"kind: table", "kind: csv"),
+    (r"^prepare_data\npublished$", "prepare_data\nauthors"),
+    (r"^--(root|table|folder|reports)$", "--data.path"),
+    (r"^--(graphs|images|columns[.]findings)$", r"--data.\1"),
+    (r"^--validation[.]list\ntrain_val_list[.]txt$", "--validation.split\ntrain"),
+    (r"\A(ground\n[^\0]*)^--data[.]kind\nphantom\n--data[.]path\ncorpus$", r"\1@data@validation@prior"),
+    *(
+        (f"@{key}", f"\n--{key}.kind\ncoco\n--{key}.path\ncorpus/coco\n--{key}.split\n{split}")
+        for key, split in (("data", "test"), ("validation", "valid"), ("prior", "train"))
+    ),
+    (r"\n\n", "\n"),
+]
+"""Pattern in a command of CASES, one argument per line -> what it is today."""
 
 EXPECTED = Path(__file__).parent / "expected"
 TOLERANCE = 1e-6
@@ -213,9 +226,10 @@ def run(workspace: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def _today(arguments: list[str]) -> list[str]:
+    text = "\n".join(arguments)
     for pattern, replacement in ARGUMENTS:
-        arguments = [re.sub(pattern, replacement, argument) for argument in arguments]
-    return arguments
+        text = re.sub(pattern, replacement, text, flags=re.MULTILINE)
+    return text.split("\n")
 
 
 def _draw_nothing(figure: Any, file: Any, **options: Any) -> None:

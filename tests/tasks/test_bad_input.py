@@ -18,7 +18,7 @@ from medslip.tasks.make_phantom import run as make_phantom
 
 DATA = {
     "zeroshot_cls": {"data": "cxr14"},
-    "ground": {"data": "phantom"},
+    "ground": {"data": "coco"},
     "finetune_seg": {"data": "siim_acr"},
     "finetune_cls": {"data.train": "cxr14", "data.test": "cxr14"},
 }
@@ -121,14 +121,27 @@ def test_box_outside_a_chestxray14_image(corpus, refused):
     assert "outside the image of 1024 x 1024" in error
 
 
-@pytest.mark.parametrize("box", [[60, 2, 8, 8], [-1, 2, 8, 8], [2, 2, 0, 8]])
-def test_box_outside_a_phantom(corpus, refused, box):
-    findings = corpus / "findings.jsonl"
-    line = line_with(findings, '"split": "valid"')
-    edit(findings, r'"box": \[.*?\]', f'"box": {json.dumps(box)}', line=line)
-    error = refused("ground", "--data.path", corpus)
-    assert f"{findings}: line {line}: the box {box}" in error
-    assert "make the corpus again" in error
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"bbox": [60, 2, 8, 8]}, "the box 60, 2, 8, 8 (x, y, width, height) lies outside the image of 64 x 64 pixels"),
+        ({"bbox": [2, 2, 0, 8]}, "the box 2, 2, 0, 8 is empty"),
+        ({"bbox": None, "segmentation": None}, "has neither a box nor a mask"),
+        ({"segmentation": {"size": [60, 64], "counts": [60 * 64]}}, "the mask is not run lengths of 64 x 64 pixels"),
+        ({"segmentation": {"size": [64, 64], "counts": [1, 2]}}, "the run lengths end at pixel 3"),
+        ({"segmentation": [[1, 2, 3, 4]]}, "a polygon is not x, y of three or more points"),
+        ({"image_id": 999}, "no image 999"),
+    ],
+)
+def test_bad_annotation_of_coco(corpus, refused, change, words):
+    """Pixels would be compared with those of another place."""
+    path = corpus / "coco" / "test.json"
+    data = json.loads(path.read_text())
+    data["annotations"][2] |= change
+    path.write_text(json.dumps(data))
+    error = refused("ground", "--data.kind", "coco", "--data.path", path)
+    assert f"{path}: annotation {data['annotations'][2]['id']}: " in error
+    assert words in error
 
 
 def marked(corpus: Path, split: str, pathology: str = "") -> tuple[int, dict[str, str]]:
@@ -140,11 +153,8 @@ def marked(corpus: Path, split: str, pathology: str = "") -> tuple[int, dict[str
 
 def test_mask_of_another_size_than_a_phantom(corpus, refused):
     """Pixels would be compared with those of another place."""
-    line, finding = marked(corpus, "test")
+    _, finding = marked(corpus, "test")
     Image.new("1", (64, 60), 1).save(corpus / finding["mask"])
-    error = refused("ground", "--data.path", corpus)
-    assert f"{corpus}/findings.jsonl: line {line}: the mask {corpus / finding['mask']} has 64 x 60 pixels" in error
-    assert "make them the same size" in error
     error = refused(
         "finetune_seg", "--data.kind", "phantom", "--data.path", corpus, "--data.pathology", finding["pathology"]
     )
@@ -203,9 +213,9 @@ def test_dicom_without_pixels_in_a_folder(corpus, refused):
     [
         ("covidx", "covidx/test.txt", "covidx", "listed twice, also in line 4"),
         ("cxr14", "cxr14/test_list.txt", "cxr14", "listed twice, also in line 4"),
-        ("siim_acr", "siim_acr/train-rle.csv", "siim_acr", "stands in line 4 too, and not as another mask"),
+        ("siim_acr", "siim_acr/train-rle.csv", "siim_acr", "is in line 4 too, and not as another mask"),
         ("rsna", "rsna/stage_2_train_labels.csv", "rsna", "has the same box twice"),
-        ("table", "findings.csv", "findings.csv", "listed twice, also in line 4"),
+        ("csv", "findings.csv", "findings.csv", "listed twice, also in line 4"),
     ],
 )
 def test_image_listed_twice(corpus, refused, kind, name, path, words):
@@ -251,7 +261,7 @@ def test_patient_of_the_scored_images_among_the_validation_images(corpus, refuse
     arguments = [
         f"--{part}.{key}={value}"
         for part in ("data", "validation")
-        for key, value in (("kind", "table"), ("path", table))
+        for key, value in (("kind", "csv"), ("path", table))
     ]
     patient = table.read_text().splitlines()[line_with(table, ",test,") - 1].split(",")[2]
     edit(table, r",p\d+,valid,", f",{patient},valid,")
@@ -292,7 +302,7 @@ def test_masks_that_are_all_empty(corpus, refused):
 KEYS = [
     ("ground", "threshold"),
     ("ground", "box_iou"),
-    ("ground", "data.aside"),
+    ("ground", "aside"),
     ("zeroshot_cls", "specificity"),
     ("finetune_cls", "specificity"),
     ("finetune_cls", "data.fraction"),
@@ -306,7 +316,8 @@ KEYS = [
 @pytest.mark.parametrize("value", ["1.5", "-0.1", "nan", ".nan"])
 def test_share_outside_0_to_1(refused, task, key, value):
     """Every comparison with nan is false: it would pass for a threshold, and every score would be of nothing."""
-    error = refused(task, f"--{key}={value}")
+    data = () if task.startswith("finetune") else ("--data.kind=folder", "--data.path=x")
+    error = refused(task, *data, f"--{key}={value}")
     assert key.rpartition(".")[2] in error
     assert value.lstrip(".") in error
     assert "Union" not in error
@@ -320,18 +331,18 @@ def test_fewer_resamples_than_none(refused, task):
 
 
 @pytest.mark.parametrize(
-    ("task", "kind", "key", "value"),
-    [("zeroshot_cls", "rsna", "split", "valid"), ("zeroshot_cls", "folder", "images", "here"),
-     ("zeroshot_cls", "table", "masks", "here"), ("ground", "cxr14", "images", "here")],
+    ("task", "kind", "key"),
+    [("zeroshot_cls", "rsna", "split"), ("zeroshot_cls", "folder", "images"), ("prepare_data", "csv", "masks"),
+     ("ground", "coco", "list")],
 )  # fmt: skip
-def test_key_that_the_kind_of_data_does_not_read(refused, task, kind, key, value):
+def test_option_that_a_kind_of_data_does_not_have(refused, task, kind, key):
     """Who asks for the validation split would be given all images."""
-    error = refused(task, "--data.kind", kind, f"--data.{key}={value}")
-    assert f"data.{key}: not read for data.kind {kind}; leave it out" in error
+    error = refused(task, f"--data.kind={kind}", f"--data.{key}=valid")
+    assert f"data.{key}: data of kind {kind} has no such option; it has path, " in error
 
 
 def test_threshold_outside_0_to_1_in_a_yaml(refused, tmp_path):
-    (tmp_path / "all.yaml").write_text("grounding: {phantom: {data: {kind: phantom, path: x}, threshold: 1.5}}\n")
+    (tmp_path / "all.yaml").write_text("grounding: {phantom: {data: {kind: folder, path: x}, threshold: 1.5}}\n")
     error = refused("evaluate_all", "--config", tmp_path / "all.yaml")
     assert f"{tmp_path}/all.yaml: " in error
     assert "threshold: 1.5 is outside 0..1" in error

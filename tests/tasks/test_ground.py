@@ -14,10 +14,12 @@ import pytest
 import torch
 
 from medslip.cli import run_task
-from medslip.data.attributes import Attributes
-from medslip.data.grounded import GroundedFinding, GroundedImages, read_cxr14, read_rsna
+from medslip.config import phantom_config
+from medslip.data.datasets.coco import Coco
 from medslip.data.images import read_image
 from medslip.data.phantom_truth import read_findings
+from medslip.data.registry import data_set
+from medslip.data.table import FINDING_COLUMNS, ImageTable
 from medslip.errors import InputError
 from medslip.evaluation import subgroup_means
 from medslip.evaluation.grounding import mean_box_grid
@@ -25,7 +27,7 @@ from medslip.evaluation.grounding_scores import SCORES, CaseScores
 from medslip.model.image_encoder import Streams
 from medslip.predictor import Predictor
 from medslip.tasks import ground
-from medslip.tasks.ground import GroundConfig, GroundedDataConfig
+from medslip.tasks.ground import GroundConfig
 from medslip.tasks.make_phantom import MakePhantomConfig
 from medslip.tasks.make_phantom import run as make_phantom
 
@@ -40,14 +42,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def config(corpus: Path, tiny_checkpoint: Path, tmp_path: Path) -> GroundConfig:
-    return GroundConfig(
-        tiny_checkpoint,
-        GroundedDataConfig("phantom", corpus),
-        resamples=20,
-        workers=0,
-        device="cpu",
-        output=tmp_path / "run",
-    )
+    made = phantom_config(GroundConfig, "ground", corpus, checkpoint=tiny_checkpoint, output=tmp_path / "run")
+    return replace(made, resamples=20, workers=0, device="cpu")
 
 
 def test_run_folder_holds_scores_of_every_finding(config, corpus, capsys, estimates_of):
@@ -79,11 +75,11 @@ def test_run_folder_holds_scores_of_every_finding(config, corpus, capsys, estima
 
 def test_an_images_map_does_not_depend_on_its_batch(config, corpus, tiny_checkpoint):
     """A map scaled by its batch would change with the images beside it, and boxes with it."""
-    images = ground.read_splits(config.data, 0).scored
+    images = ground.read_splits(config).scored
     predictor = Predictor.load(tiny_checkpoint, "cpu")
     together = ground.look(predictor, images, config)
     alone = ground.look(predictor, images.at([2]), config)
-    start = sum(len(found) for found in images.findings[:2])
+    start = sum(len(images.findings_of(index)) for index in (0, 1))
     for case, other in zip(alone, together[start:], strict=False):
         assert (case.image, case.finding) == (other.image, other.finding)
         assert np.allclose(case.grid, other.grid, atol=1e-6)
@@ -91,7 +87,7 @@ def test_an_images_map_does_not_depend_on_its_batch(config, corpus, tiny_checkpo
 
 def test_the_product_with_the_anatomy_stream_is_another_map(config, tiny_checkpoint):
     """The option would do nothing."""
-    images = ground.read_splits(config.data, 0).scored.at([0])
+    images = ground.read_splits(config).scored.at([0])
     predictor = Predictor.load(tiny_checkpoint, "cpu")
     plain, product = (
         ground.look(predictor, images, replace(config, anatomy=anatomy))[0].grid for anatomy in (False, True)
@@ -105,7 +101,7 @@ def test_the_product_with_the_anatomy_stream_is_another_map(config, tiny_checkpo
 
 def test_the_published_rule_and_the_probability_are_of_the_image_as_it_is(config, tiny_checkpoint):
     """With shifted copies the published rule would be of another map, and a probability not that of classification."""
-    images = ground.read_splits(config.data, 0).scored.at([0, 1])
+    images = ground.read_splits(config).scored.at([0, 1])
     predictor = Predictor.load(tiny_checkpoint, "cpu")
     shifted, plain = (ground.look(predictor, images, replace(config, shifts=shifts)) for shifts in (2, 1))
     for fine, coarse in zip(shifted, plain, strict=True):
@@ -124,8 +120,9 @@ def test_the_published_rule_and_the_probability_are_of_the_image_as_it_is(config
 )
 def test_boxes_of_publishers_layouts_are_grounded(config, corpus, layout, classes):
     """Boxes could not be scored, or their frame would be taken for the image's pixels."""
-    data = GroundedDataConfig(layout, corpus / layout, aside=0.5, equalise=True)
-    groups = ground.run(replace(config, data=data, threshold=0.25), show=False)
+    data = data_set(layout)(corpus / layout, equalise=True)
+    config = replace(config, data=data, validation=None, prior=None, aside=0.5, threshold=0.25)
+    groups = ground.run(config, show=False)
     metrics = json.loads((config.output / "metrics.json").read_text())
     assert metrics["thresholds"]["model"] == 0.25
     assert metrics["data"]["frame"] == [1024, 1024]
@@ -139,13 +136,13 @@ def test_boxes_of_publishers_layouts_are_grounded(config, corpus, layout, classe
         (["--heads", "[-1]"], "heads: -1"),
         (["--threshold", "1.5"], "threshold: 1.5 is outside 0..1"),
         (["--box_iou", "0"], "box_iou"),
-        (["--data.aside", "1"], "data.aside: 1.0 is not between 0 and 1"),
-        (["--data.path", "nowhere"], "nowhere/findings.csv: no phantom corpus"),
+        (["--aside", "1"], "aside: 1.0 is not between 0 and 1"),
+        (["--data.path", "nowhere"], "nowhere: cannot be read"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(config, tiny_checkpoint, corpus, arguments, message, capsys):
     """A traceback, or a run folder that is half-written."""
-    given = ["--checkpoint", str(tiny_checkpoint), "--data.kind=phantom", f"--data.path={corpus}"]
+    given = ["--checkpoint", str(tiny_checkpoint), "--data.kind=coco", f"--data.path={corpus}/coco/test.json"]
     given += ["--output", str(config.output)]
     assert run_task("ground", [*given, "--workers", "0", *arguments]) == 2
     error = capsys.readouterr().err
@@ -155,9 +152,8 @@ def test_bad_input_is_one_line_and_status_2(config, tiny_checkpoint, corpus, arg
 
 
 def test_a_class_that_no_pathology_answers_for_is_refused(config, corpus):
-    images = ground.read_splits(config.data, 0).scored.at([0])
-    finding = replace(images.findings[0][0], label="glow")
-    wrong = replace(images, findings=[(finding,)])
+    images = ground.read_splits(config).scored.at([0])
+    wrong = replace(images, findings=images.findings.assign(**{"class": "glow"}))
     with pytest.raises(InputError, match="unknown class 'glow'"):
         ground.look(Predictor.load(config.checkpoint, "cpu"), wrong, config)
 
@@ -176,9 +172,9 @@ def test_thresholds_are_chosen_on_images_that_are_not_scored(config, corpus, mon
     assert sorted(chosen_on) == sorted(finding.image for finding in read_findings(corpus, "valid"))
 
 
-def test_phantoms_are_divided_by_what_they_are_for(corpus):
+def test_phantoms_are_divided_by_what_they_are_for(config, corpus):
     """The prior, or a threshold, would know the boxes that it is scored on."""
-    splits = ground.read_splits(GroundedDataConfig("phantom", corpus), 0)
+    splits = ground.read_splits(config)
     for images, split in ((splits.prior, "train"), (splits.tuning, "valid"), (splits.scored, "test")):
         assert set(images.paths) == {finding.image for finding in read_findings(corpus, split)}
 
@@ -186,9 +182,10 @@ def test_phantoms_are_divided_by_what_they_are_for(corpus):
 @pytest.mark.parametrize("layout", ["cxr14", "rsna"])
 def test_patients_with_boxes_are_set_aside_for_prior_and_thresholds(corpus, layout):
     """The prior, or a threshold, would know the boxes of a patient who is scored."""
-    data = GroundedDataConfig(layout, corpus / layout, aside=0.5)
-    splits = ground.read_splits(data, 0)
-    everything = read_cxr14(data.path, data.list) if layout == "cxr14" else read_rsna(data.path)
+    data = data_set(layout)(corpus / layout)
+    splits = ground.read_splits(GroundConfig(Path(), data, aside=0.5))
+    everything = data.read()
+    everything = everything.at(np.flatnonzero(everything.found()))
     scored = set(splits.scored.patients)
     for aside in (splits.prior, splits.tuning):
         assert len(aside)
@@ -200,9 +197,9 @@ def test_the_prior_is_of_the_boxes_set_aside_for_it():
     """The chance level would be made from the boxes that it is scored on, and be out of reach."""
 
     def at(box):
-        return GroundedImages(
-            "x", (32, 32), [Path("x.png")], ["p"], [(GroundedFinding("mass", (box,)),)], Attributes.unknown(1)
-        )
+        images = pd.DataFrame({"path": ["x.png"], "height": 32, "width": 32})
+        found = pd.DataFrame([(0, "mass", *box, None)], columns=FINDING_COLUMNS)
+        return ImageTable("x", images, findings=found)
 
     boxes = [(0, 0, 8, 8), (8, 8, 8, 8), (16, 16, 8, 8)]
     prior = ground._prior(ground.Splits(*map(at, boxes)), 4)["mass"]
@@ -213,7 +210,7 @@ def test_the_prior_is_of_the_boxes_set_aside_for_it():
 @pytest.mark.parametrize("shifts", [1, 2])
 def test_the_map_is_highest_where_the_patch_is_centred(config, corpus, shifts):
     """Every map, scored and drawn, would lie half a patch too far down and to the right."""
-    images = ground.read_splits(config.data, 0).scored.at([0])
+    images = ground.read_splits(config).scored.at([0])
     attention = torch.full((1, 1, 1, 75, 16), 0.01)
     attention[..., 1 * 4 + 2] = 1.0  # in each copy the same patch: their mean is highest around its place in the image
     output = SimpleNamespace(
@@ -231,10 +228,12 @@ def test_the_map_is_highest_where_the_patch_is_centred(config, corpus, shifts):
 def test_findings_of_one_patient_are_resampled_together(config, corpus, tmp_path):
     """Two films of a patient would count as two patients, and intervals be too narrow."""
     shared = shutil.copytree(corpus, tmp_path / "corpus")
-    table = pd.read_csv(shared / "findings.csv", dtype=str)
-    table["patient"] = [f"p{index // 2}" for index in range(len(table))]
-    table.to_csv(shared / "findings.csv", index=False)
-    groups = ground.run(replace(config, data=GroundedDataConfig("phantom", shared)), show=False)
+    data = json.loads((shared / "coco" / "test.json").read_text())
+    for index, image in enumerate(data["images"]):
+        image["patient"] = f"q{index // 2}"
+    (shared / "coco" / "test.json").write_text(json.dumps(data))
+    table = pd.DataFrame(data["images"]).rename(columns={"file_name": "image"})
+    groups = ground.run(replace(config, data=Coco(shared / "coco", split="test")), show=False)
     patient = table.set_index("image")["patient"]
     scores = pd.read_csv(config.output / "scores.csv")
     scores["patient"] = [patient[str(Path(image).relative_to(shared))] for image in scores["image"]]
@@ -247,7 +246,7 @@ def test_findings_of_one_patient_are_resampled_together(config, corpus, tmp_path
 def test_larger_findings_are_told_apart_by_what_is_known_of_their_own_images(config, corpus, monkeypatch):
     """A group's pointing game would be that of other images, and a weakness in one group be laid to another."""
     monkeypatch.setattr(subgroup_means, "LEAST", 1)
-    images = ground.read_splits(config.data, 0).scored
+    images = ground.read_splits(config).scored
     known = pd.read_csv(corpus / "findings.csv").set_index("image")
     of_case = known.loc[[str(f.image.relative_to(corpus)) for f in read_findings(corpus, "test")]]
     larger = np.arange(len(of_case)) % 3 > 0

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from medslip.data.mimic_cxr import prepare
 from PIL import Image
 
 from medslip.data.cxr14 import read_boxes, read_labelled
-from medslip.data.mimic_cxr import prepare
 from medslip.data.records import read_list
 from medslip.errors import InputError
 from medslip.phantoms.findings import KINDS

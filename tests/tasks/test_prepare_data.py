@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from medslip.data.datasets.csv_table import Columns, CsvTable
+from medslip.data.datasets.cxr14 import Cxr14
 from medslip.data.records import StudyList, read_list
-from medslip.data.table import TableLayout
+from medslip.data.summary import PreparationSummary
 from medslip.errors import InputError
 from medslip.labels import LabelStore
-from medslip.tasks.prepare_data import SUBCOMMANDS, CsvConfig, Cxr14Config, run_csv, run_cxr14
+from medslip.tasks.prepare_data import PrepareConfig, run
 from medslip.vocabulary import ANATOMIES, PATHOLOGIES
 
 HEADER = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position\n"
@@ -44,14 +47,16 @@ def table(tmp_path: Path) -> Path:
     return tmp_path / "table.csv"
 
 
-def config_of(table: Path, **more: object) -> CsvConfig:
-    layout = TableLayout(image="file", findings="findings")
-    output = table.parent / "out"
-    return CsvConfig(table, table.parent / "images", layout, output, 0.2, 0.3, **more)  # type: ignore[arg-type]
+COLUMNS = Columns(image="file", findings="findings")
+
+
+def prepare(table: Path, **more: object) -> PreparationSummary:
+    data = CsvTable(table, columns=COLUMNS, images=table.parent / "images")
+    return run(PrepareConfig(data, table.parent / "out", 0.2, 0.3, **more))  # type: ignore[arg-type]
 
 
 def test_csv_splits_by_patient(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run_csv(config_of(table))
+    prepare(table)
     lists = read_all(table.parent / "out")
     assert set(lists) == {"train", "valid", "test"}
     assert sum(map(len, lists.values())) == 40
@@ -65,20 +70,20 @@ def test_csv_refuses_a_patient_in_two_splits(table: Path) -> None:
     splits = ["split", *(["train"] * 19 + ["valid"] * 21)]
     table.write_text("".join(f"{line},{split}\n" for line, split in zip(lines, splits, strict=True)))
     with pytest.raises(InputError, match=r"patient p9 is in train and in valid; keep each patient in one of them"):
-        run_csv(config_of(table))
+        prepare(table)
     assert not (table.parent / "out").exists()
 
 
 def test_csv_leaves_out_the_patients_of_another_sets_images(table: Path) -> None:
     (table.parent / "tested.txt").write_text("i0.jpg\ni5.jpg\n")
-    summary = run_csv(config_of(table, exclude_images=table.parent / "tested.txt"))
+    summary = prepare(table, exclude_images=table.parent / "tested.txt")
     assert summary.left_out["images of excluded patients"] == 4
     everyone = set().union(*(patients(studies) for studies in read_all(table.parent / "out").values()))
     assert everyone == {f"p{index}" for index in range(20)} - {"p0", "p2"}
 
 
 def test_csv_labels_reach_the_store(table: Path) -> None:
-    run_csv(config_of(table))
+    prepare(table)
     lists = read_all(table.parent / "out")
     row = next(
         int(entry.row) for studies in lists.values() for entry in studies.table.itertuples() if entry.study == "i3.png"
@@ -89,7 +94,7 @@ def test_csv_labels_reach_the_store(table: Path) -> None:
 
 
 def test_the_cache_takes_the_images_place(table: Path) -> None:
-    run_csv(config_of(table, cache_size=32, workers=0))
+    prepare(table, cache_size=32, workers=0)
     studies = read_all(table.parent / "out")["train"]
     with Image.open(studies.image_path(0)) as image:
         assert image.size == (32, 32)
@@ -97,7 +102,7 @@ def test_the_cache_takes_the_images_place(table: Path) -> None:
 
 def test_impossible_fractions_are_refused(table: Path) -> None:
     with pytest.raises(InputError, match="less than 1"):
-        run_csv(CsvConfig(table, valid_fraction=0.5, test_fraction=0.6))
+        PrepareConfig(CsvTable(table), valid_fraction=0.5, test_fraction=0.6)
 
 
 def test_cxr14_keeps_patients_of_the_test_list_out_of_training(tmp_path: Path) -> None:
@@ -110,7 +115,7 @@ def test_cxr14_keeps_patients_of_the_test_list_out_of_training(tmp_path: Path) -
     (tmp_path / "Data_Entry_2017_v2020.csv").write_text(HEADER + "\n".join(rows) + "\n")
     (tmp_path / "train_val_list.txt").write_text("\n".join(names[:13]))
     (tmp_path / "test_list.txt").write_text("\n".join(names[13:]))
-    summary = run_cxr14(Cxr14Config(tmp_path, tmp_path / "out", valid_fraction=0.4))
+    summary = run(PrepareConfig(Cxr14(tmp_path), tmp_path / "out", valid_fraction=0.4))
     lists = read_all(tmp_path / "out")
     assert summary.left_out["training images of patients of the test list"] == 1  # the 13th, of patient 7
     assert patients(lists["test"]) == {"7", "8"}
@@ -120,24 +125,10 @@ def test_cxr14_keeps_patients_of_the_test_list_out_of_training(tmp_path: Path) -
     assert unspecified[PATHOLOGIES.index("normal")] == -1
 
 
-def test_every_source_has_a_documented_config() -> None:
-    assert set(SUBCOMMANDS) == {"mimic", "openi", "cxr14", "csv", "published"}
-    for config, run in SUBCOMMANDS.values():
-        assert callable(run)
-        attributes = str(config.__doc__).split("Attributes:")[1]
-        for name in config.__dataclass_fields__:
-            assert f"        {name}: " in attributes, (config, name)
-
-
 def test_real_small_set_without_the_patients_of_the_real_test_list(shared: Path, tmp_path: Path) -> None:
     small, whole = shared / "real" / "cxr14_small", shared / "real" / "cxr14"
-    layout = TableLayout(image="file", findings="findings")
-    run_csv(
-        CsvConfig(
-            small / "labels.csv", small / "images", layout, tmp_path,
-            test_fraction=0, exclude_images=whole / "test_list.txt",
-        )
-    )  # fmt: skip
+    data = CsvTable(small / "labels.csv", columns=COLUMNS, images=small / "images")
+    run(PrepareConfig(data, tmp_path, test_fraction=0, exclude_images=whole / "test_list.txt"))
     tested = {f"nih:{int(name[:8])}" for name in (whole / "test_list.txt").read_text().split()}
     lists = read_all(tmp_path)
     assert set(lists) == {"train", "valid"}
@@ -148,6 +139,17 @@ def test_real_small_set_without_the_patients_of_the_real_test_list(shared: Path,
 @pytest.mark.parametrize("wrong", [{"cache_size": 0}, {"workers": -1}])
 def test_an_impossible_cache_is_refused_before_anything_is_prepared(tmp_path: Path, wrong: dict[str, int]) -> None:
     """Hours of preparation would end in an error, or in a traceback."""
-    for config in (CsvConfig, Cxr14Config):
-        with pytest.raises(InputError, match=next(iter(wrong))):
-            config(tmp_path, output=tmp_path / "out", **wrong)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        PrepareConfig(CsvTable(tmp_path), **wrong)  # type: ignore[arg-type]
+
+
+def test_equalising_without_a_cache_is_refused(table: Path) -> None:
+    """The lists would name the images as they are, and the option would do nothing."""
+    data = CsvTable(table, columns=COLUMNS, images=table.parent / "images", equalise=True)
+    with pytest.raises(InputError, match=r"data\.equalise"):
+        PrepareConfig(data)
+    run(PrepareConfig(data, table.parent / "out", cache_size=16, workers=0))
+    plain = table.parent / "plain"
+    run(PrepareConfig(replace(data, equalise=False), plain, cache_size=16, workers=0))
+    equalised, grey = (read_all(folder)["train"].image_path(0).read_bytes() for folder in (table.parent / "out", plain))
+    assert equalised != grey

@@ -12,11 +12,12 @@ from PIL import Image
 from medslip.checkpoints import load_checkpoint
 from medslip.cli import main
 from medslip.config import parse
-from medslip.data.table import TableLayout
+from medslip.data.datasets.csv_table import CsvTable
+from medslip.data.datasets.folder import Folder
 from medslip.errors import InputError
 from medslip.predictor import Predictor
 from medslip.tasks import zeroshot_cls
-from medslip.tasks.zeroshot_cls import ImagesConfig, ZeroshotConfig, ask, read_images, run
+from medslip.tasks.zeroshot_cls import ZeroshotConfig, ask, run
 from medslip.vocabulary import CLASS_PROMPTS, NORMALITY, PATHOLOGIES
 
 
@@ -43,7 +44,7 @@ def write_table(folder, path, classes=("Effusion", "Mass")):
 @pytest.fixture
 def config(folder, tmp_path, tiny_checkpoint):
     path = write_table(folder, tmp_path / "table.csv")
-    data = ImagesConfig("table", path, images=folder, split="test")
+    data = CsvTable(path, images=folder, split="test")
     return ZeroshotConfig(
         tiny_checkpoint, data, resamples=20, batch_size=4, workers=0, device="cpu", output=tmp_path / "run"
     )
@@ -67,7 +68,7 @@ def results(config):
 
 def expected(config, pathology):
     """The probabilities that the model itself gives."""
-    paths = read_images(config.data).paths
+    paths = config.data.read().paths
     return Predictor(load_checkpoint(config.checkpoint), "cpu").classify(paths).columns([pathology])[:, 0]
 
 
@@ -84,7 +85,7 @@ def test_table_gives_predictions_scores_and_figures(config, capsys, estimates_of
     assert [entry["name"] for entry in metrics["classes"]] == ["Effusion", "Mass"]
     places = estimates_of(config.output)
     assert places["/classes/0/scores/auroc"]["value"] == pytest.approx(scores.classes[0].auroc)
-    assert (metrics["data"]["images"], metrics["data"]["patients"], metrics["data"]["kind"]) == (10, 5, "table")
+    assert (metrics["data"]["images"], metrics["data"]["patients"], metrics["data"]["kind"]) == (10, 5, "csv")
     assert metrics["queries"] == {"Effusion": "effusion", "Mass": "mass"}
     assert metrics["provenance"] == {"made": "for tests"}
     assert metrics["checkpoint"] == str(config.checkpoint)
@@ -108,7 +109,7 @@ def test_table_gives_predictions_scores_and_figures(config, capsys, estimates_of
 
 
 def test_folder_gives_predictions_of_every_finding_without_scores(config, folder, capsys):
-    config = with_data(config, kind="folder", path=folder, images=None, split=None)
+    config = replace(config, data=Folder(folder))
     assert run(config) is None
     predictions, metrics = results(config)
     findings = [name for name in PATHOLOGIES if name not in (*NORMALITY, "excluded_obs")]
@@ -127,7 +128,7 @@ def test_folder_gives_predictions_of_every_finding_without_scores(config, folder
 @pytest.mark.usefixtures("no_figures")
 def test_classes_are_mapped_to_pathologies(config, folder, tmp_path):
     path = write_table(folder, tmp_path / "other.csv", ("Wasser", "Infiltration"))
-    config = with_data(config, path=path, table=TableLayout(classes={"Wasser": "effusion"}))
+    config = with_data(config, path=path, classes={"Wasser": "effusion"})
     run(config)
     predictions, metrics = results(config)
     assert metrics["queries"] == {"Wasser": "effusion", "Infiltration": "infiltrate"}
@@ -138,14 +139,14 @@ def test_classes_are_mapped_to_pathologies(config, folder, tmp_path):
     ("classes", "mapping", "words"),
     [
         (("Effusion", "Grippe"), {}, "unknown class"),
-        (("Grippe",), {"Grippe": "influenza"}, "class 'Grippe' is mapped to 'influenza', which is no pathology"),
+        (("Grippe",), {"Grippe": "influenza"}, "class 'Grippe' is mapped to 'influenza', which is not a pathology"),
         (("Effusion",), {"Grippe": "effusion"}, "has no column 'Grippe'"),
     ],
 )
 def test_unknown_class_is_bad_input_and_nothing_is_written(config, folder, tmp_path, classes, mapping, words):
     path = write_table(folder, tmp_path / "other.csv", classes)
     with pytest.raises(InputError, match=words) as refused:
-        run(with_data(config, path=path, table=TableLayout(classes=mapping)))
+        run(with_data(config, path=path, classes=mapping))
     assert "other.csv" in str(refused.value)
     assert not config.output.exists()
 
@@ -221,12 +222,12 @@ def test_unreadable_image_leaves_no_run_folder(config, folder, tmp_path):
     (tmp_path / "films").mkdir()
     (tmp_path / "films" / "cut.png").write_bytes((folder / "i00.png").read_bytes()[:100])
     with pytest.raises(InputError, match=r"cut\.png"):
-        run(with_data(config, kind="folder", path=tmp_path / "films", images=None, split=None))
+        run(replace(config, data=Folder(tmp_path / "films")))
     assert not config.output.exists()
 
 
 def test_all_classes_of_a_folder_and_a_prompt_are_asked_once(config, folder):
-    images = read_images(replace(config.data, kind="folder", path=folder, images=None, split=None))
+    images = Folder(folder).read()
     questions = ask(images, replace(config, prompt={"edema": "wet lungs", "covid-19": "text"}))
     assert len(set(questions.classes)) == len(questions.classes) == 66 + 1
     assert questions.classes[0] == "covid-19", "what the user asks comes before the vocabulary"
@@ -283,11 +284,10 @@ def test_operating_points_come_from_the_validation_images(validated, capsys):
     run(validated)
     predictions, metrics = results(validated)
     (effusion, _) = metrics["operating_points"]["classes"]
-    others = read_images(validated.validation)
-    assert others.labels is not None
+    others = validated.validation.read()
     scores = Predictor(load_checkpoint(validated.checkpoint), "cpu").classify(others.paths).columns(["effusion"])[:, 0]
     threshold = effusion["at_max_f1"]["chosen"]["threshold"]
-    assert np.isclose(scores[others.labels[:, 0] == 1], threshold, rtol=1e-4).any()
+    assert np.isclose(scores[others.label_array[:, 0] == 1], threshold, rtol=1e-4).any()
     reached = predictions["Effusion"][predictions["label_Effusion"] == 1] >= threshold
     assert effusion["at_max_f1"]["scores"]["sensitivity"]["value"] == pytest.approx(reached.mean())
     assert len(predictions) == 6
@@ -311,12 +311,12 @@ def test_a_patient_in_validation_and_in_the_scored_images_is_refused(validated):
 def test_validation_that_does_not_fit_is_refused(validated, folder, tmp_path):
     """Thresholds of other classes, of nothing, or of images treated otherwise."""
     with pytest.raises(InputError, match="validation images have no labels"):
-        run(replace(validated, validation=ImagesConfig("folder", folder)))
+        run(replace(validated, validation=Folder(folder)))
     with pytest.raises(InputError, match="leave validation out"):
-        run(with_data(validated, kind="folder", path=folder, images=None, split=None))
+        run(replace(validated, data=Folder(folder)))
     other = write_table(folder, tmp_path / "other.csv", ("Edema", "Mass"))
     with pytest.raises(InputError, match="have the classes Edema, Mass instead of Effusion, Mass"):
-        run(replace(validated, validation=ImagesConfig("table", other, images=folder)))
+        run(replace(validated, validation=CsvTable(other, images=folder)))
     with pytest.raises(InputError, match=r"validation\.equalise"):
         replace(validated, validation=replace(validated.validation, equalise=True))
     assert not validated.output.exists()
@@ -326,14 +326,14 @@ def test_validation_that_does_not_fit_is_refused(validated, folder, tmp_path):
 def test_a_specificity_outside_0_to_1_is_refused(specificity):
     """A percentage typed for a share would find no threshold, after hours."""
     with pytest.raises(InputError, match=r"specificity: .* is not within"):
-        ZeroshotConfig(Path("x"), ImagesConfig("folder", Path("x")), specificity=specificity)
+        ZeroshotConfig(Path("x"), Folder(Path("x")), specificity=specificity)
 
 
 @pytest.mark.parametrize("name", ["resamples", "seed", "batch_size", "workers"])
 def test_impossible_numbers_are_refused(name):
     """A mistyped option would end in a traceback."""
     with pytest.raises(InputError, match=f"{name}: -1"):
-        ZeroshotConfig(Path("x"), ImagesConfig("folder", Path("x")), **{name: -1})
+        ZeroshotConfig(Path("x"), Folder(Path("x")), **{name: -1})
 
 
 @pytest.mark.parametrize("prompt", [{"fish": ""}, {"fish": " "}, {"": "fish"}])
@@ -348,6 +348,6 @@ def test_a_class_that_a_prompt_answers_for_can_be_validated(validated):
     table = pd.read_csv(validated.data.path).assign(Novel=[0, 1] * 6)
     table.to_csv(validated.data.path, index=False)
     asked = replace(validated, prompt={"Novel": "a new kind of haze"})
-    others = zeroshot_cls._read_validation(read_images(asked.data, ["Novel"]), asked)
+    others = zeroshot_cls._read_validation(asked.data.read(), asked)
     assert others is not None
     assert "Novel" in others.classes

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from medslip.data.images import Header, uid_of, write_dicom
-from medslip.tasks.zeroshot_cls import ImagesConfig, Kind, ZeroshotConfig, ask, read_images, run
+from medslip.data.registry import data_set
+from medslip.tasks.zeroshot_cls import ZeroshotConfig, ask, run
 from medslip.vocabulary import CLASS_PROMPTS
 
 GREY = np.random.default_rng(0).integers(0, 99, (4, 40, 40), dtype=np.uint8)
@@ -53,11 +54,11 @@ def write_covidx(root: Path) -> None:
     ],
 )
 def test_a_layout_is_classified_and_scored(
-    kind: Kind, write: Callable[[Path], None], label: str, query: str, tmp_path: Path, tiny_checkpoint: Path
+    kind: str, write: Callable[[Path], None], label: str, query: str, tmp_path: Path, tiny_checkpoint: Path
 ) -> None:
     """A publisher's data set could not be evaluated, or COVID-19 would need a prompt of the user's."""
     write(tmp_path)
-    data = ImagesConfig(kind=kind, path=tmp_path, equalise=kind == "rsna")
+    data = data_set(kind)(tmp_path, equalise=kind == "rsna")
     run(
         ZeroshotConfig(tiny_checkpoint, data, resamples=5, workers=0, device="cpu", output=tmp_path / "run"), show=False
     )
@@ -69,5 +70,5 @@ def test_a_layout_is_classified_and_scored(
 def test_a_prompt_answers_for_a_class_whatever_its_case(tmp_path: Path) -> None:
     """A user's own text for covid-19 would stand beside COVID-19, unscored."""
     write_covidx(tmp_path)
-    config = ZeroshotConfig(tmp_path, ImagesConfig(kind="covidx", path=tmp_path), prompt={"covid-19": "hazy"})
-    assert ask(read_images(config.data), config).described() == {"COVID-19": "covid-19: hazy"}
+    config = ZeroshotConfig(tmp_path, data_set("covidx")(tmp_path), prompt={"covid-19": "hazy"})
+    assert ask(config.data.read(), config).described() == {"COVID-19": "covid-19: hazy"}

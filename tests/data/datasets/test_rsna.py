@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from medslip.data.datasets.rsna import Rsna
 from medslip.data.images import Header, uid_of, write_dicom
-from medslip.data.rsna import read_boxes, read_labelled
 from medslip.errors import InputError
 
 ROWS = ["p1,,,,,0", "p2,10.0,20,30.5,40,1", "p3,1,2,3,4,1", "p2,500,20,30,40,1"]
@@ -31,14 +31,13 @@ def write_layout(root: Path, rows: list[str] = ROWS) -> Path:
 
 def test_one_image_a_patient_with_all_its_boxes(tmp_path: Path) -> None:
     """Images would count once for each box, or lose boxes."""
-    boxed = read_boxes(write_layout(tmp_path))
-    assert [path.name for path in boxed.images.paths] == ["p1.dcm", "p2.dcm", "p3.dcm"]
-    assert boxed.images.labels is not None
-    assert boxed.images.labels.tolist() == [[0], [1], [1]]
-    assert [len(boxes) for boxes in boxed.boxes] == [0, 2, 1]
-    assert boxed.boxes[1][0].width == 30.5
-    assert boxed.images.patients == ["p1", "p2", "p3"]
-    assert (boxed.images.sexes[0], boxed.images.views[0], boxed.images.ages[0]) == ("M", "AP", 7)
+    boxed = Rsna(write_layout(tmp_path)).read()
+    assert [path.name for path in boxed.paths] == ["p1.dcm", "p2.dcm", "p3.dcm"]
+    assert boxed.label_array.tolist() == [[0], [1], [1]]
+    assert [len(found[0].boxes) if (found := boxed.findings_of(k)) else 0 for k in range(3)] == [0, 2, 1]
+    assert boxed.findings_of(1)[0].boxes[0] == (10, 20, 30.5, 40)
+    assert boxed.patients == ["p1", "p2", "p3"]
+    assert boxed.metadata.iloc[0].tolist() == ["AP", "M", 7]
 
 
 def test_pictures_can_stand_for_the_dicom_files(tmp_path: Path) -> None:
@@ -46,7 +45,7 @@ def test_pictures_can_stand_for_the_dicom_files(tmp_path: Path) -> None:
     (root / "png").mkdir()
     for name in ("p1", "p2", "p3"):
         Image.fromarray(np.zeros((4, 4), np.uint8)).save(root / "png" / f"{name}.png")
-    assert read_labelled(root, root / "png").paths[0].name == "p1.png"
+    assert Rsna(root, images=root / "png").read().paths[0].name == "p1.png"
 
 
 @pytest.mark.parametrize(
@@ -59,16 +58,16 @@ def test_pictures_can_stand_for_the_dicom_files(tmp_path: Path) -> None:
         (["p2,1,one,30,4,1"], r"line 2: the box .* is not four numbers"),
         (["p2,1,1,30,4,0"], r"line 2: p2 has label 0 and 1 boxes"),
         (["p2,,,,,1"], r"line 2: p2 has label 1 and 0 boxes"),
-        (["p2,,,,,2"], r"line 2: the label '2' is not 0 or 1"),
-        (["p1,,,,,0", "p1,,,,,0"], r"line 3: p1 stands in line 2 too"),
-        (["p1,,,,,0", "p1,1,1,3,4,1"], r"line 3: p1 stands in line 2 too"),
+        (["p2,,,,,2"], r"line 2, column 'target': '2' is not 0 or 1"),
+        (["p1,,,,,0", "p1,,,,,0"], r"line 3: p1 is in line 2 too"),
+        (["p1,,,,,0", "p1,1,1,3,4,1"], r"line 3: p1 is in line 2 too"),
         (["p1,1,1,3,4,1", "p1,1,1,3,4,1"], r"line 3: p1 has the same box twice"),
         (["p1,,,,,0", "p9,,,,,0"], r"line 3: image p9 is not in"),
     ],
 )
 def test_a_bad_row_is_named(tmp_path: Path, rows: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        read_boxes(write_layout(tmp_path, rows))
+        Rsna(write_layout(tmp_path, rows)).read()
 
 
 def test_a_file_without_an_image_is_named(tmp_path: Path) -> None:
@@ -82,7 +81,7 @@ def test_a_file_without_an_image_is_named(tmp_path: Path) -> None:
         delattr(dataset, name)
     dataset.save_as(path)
     with pytest.raises(InputError, match=r"p2.dcm: contains no image"):
-        read_boxes(root)
+        Rsna(root).read()
 
 
 def write_authors_list(root: Path, boxes: str = "1;2;3;4|5;6;7;8") -> Path:
@@ -93,19 +92,18 @@ def write_authors_list(root: Path, boxes: str = "1;2;3;4|5;6;7;8") -> Path:
 
 
 def test_authors_list(tmp_path: Path) -> None:
-    boxed = read_boxes(write_authors_list(tmp_path), tmp_path / "stage_2_train_images")
-    assert [path.name for path in boxed.images.paths] == ["p2.dcm", "p1.dcm"]
-    assert boxed.images.labels is not None
-    assert boxed.images.labels.tolist() == [[1], [0]]
-    assert boxed.rectangles(0, "Pneumonia", 1024, 1024) == [(1, 2, 3, 4), (5, 6, 7, 8)]
+    boxed = Rsna(write_authors_list(tmp_path), images=tmp_path / "stage_2_train_images").read()
+    assert [path.name for path in boxed.paths] == ["p2.dcm", "p1.dcm"]
+    assert boxed.label_array.tolist() == [[1], [0]]
+    assert boxed.findings_of(0)[0].boxes == ((1, 2, 3, 4), (5, 6, 7, 8))
     with pytest.raises(InputError, match=r"authors.csv: line 2: image /their/disk/p2.dcm not found; name the folder"):
-        read_boxes(tmp_path / "authors.csv")
+        Rsna(tmp_path / "authors.csv").read()
 
 
 @pytest.mark.parametrize("boxes", ["1;2;3", "1;2;3;4;5", "1;2;3;4|", "1;2;x;4"])
 def test_authors_box_of_another_form_is_named(tmp_path: Path, boxes: str) -> None:
     with pytest.raises(InputError, match=r"authors.csv: line 2: the box"):
-        read_boxes(write_authors_list(tmp_path, boxes), tmp_path)
+        Rsna(write_authors_list(tmp_path, boxes), images=tmp_path).read()
 
 
 def test_real_labels_on_their_real_images(shared: Path, tmp_path: Path) -> None:
@@ -118,7 +116,6 @@ def test_real_labels_on_their_real_images(shared: Path, tmp_path: Path) -> None:
         marked = [";".join(map(str, box)) for box in rows.dropna()[["x", "y", "width", "height"]].to_numpy()]
         lines.append(f"{name},{png[name]},{'|'.join(marked) or 'nan'},{rows['Target'].max()}")
     (tmp_path / "list.csv").write_text("\n".join(lines) + "\n")
-    boxed = read_boxes(tmp_path / "list.csv", folder / "images_001")
-    assert boxed.images.labels is not None
-    assert (len(boxed), int(boxed.images.labels.sum())) == (132, 66)
-    assert sum(len(boxes) for boxes in boxed.boxes) == table["x"].notna().sum()
+    boxed = Rsna(tmp_path / "list.csv", images=folder / "images_001").read()
+    assert (len(boxed), int(boxed.label_array.sum())) == (132, 66)
+    assert len(boxed.findings) == table["x"].notna().sum()

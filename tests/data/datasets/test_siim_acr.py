@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
+from medslip.data.datasets.siim_acr import SiimAcr, decode_rle, encode_rle, parse_runs
 from medslip.data.images import Header, uid_of, write_dicom
-from medslip.data.siim_acr import decode_rle, encode_rle, read_labelled, read_masks
 from medslip.errors import InputError
 
 HEADER = Header("", "F", 43.0, "PA", 0, 0)
@@ -59,36 +59,34 @@ def test_encoding_undoes_decoding(data: st.DataObject) -> None:
 def test_what_is_no_run_lengths_or_leaves_the_image_is_refused(text: str) -> None:
     """A damaged table would give a wrong mask in silence."""
     with pytest.raises(InputError, match=r"^here: "):
-        decode_rle(text, 3, 4, "here")
+        parse_runs(text, 3, 4, "here")
 
 
 def test_several_rows_of_an_image_are_one_mask_and_images_come_in_table_order(tmp_path: Path) -> None:
     """All but one mask of an image would be lost, or masks would belong to other images."""
     root = write_layout(tmp_path, ["b,0 2", "c, -1", "b,1 3", "a,-1"])
-    masked = read_masks(root)
+    masked = SiimAcr(root).read()
     assert [path.stem for path in masked.paths] == ["b", "c", "a"]
-    assert masked.marked.tolist() == [True, False, False]
-    assert np.flatnonzero(masked.mask(0).T).tolist() == [0, 1, 2, 3]
-    assert masked.mask(1).shape == (8, 6)
-    assert not masked.mask(1).any()
+    assert masked.found("Pneumothorax").tolist() == [True, False, False]
+    assert np.flatnonzero(masked.mask(0, "Pneumothorax").T).tolist() == [0, 1, 2, 3]
+    assert masked.mask(1, "Pneumothorax").shape == (8, 6)
+    assert not masked.mask(1, "Pneumothorax").any()
     assert masked.patients == ["b", "c", "a"]
 
 
 def test_masks_travel_to_worker_processes(tmp_path: Path) -> None:
     """Loading with workers would fail."""
-    masked = pickle.loads(pickle.dumps(read_masks(write_layout(tmp_path, ["a,0 2"]))))
-    assert masked.mask(0).sum() == 2
+    masked = pickle.loads(pickle.dumps(SiimAcr(write_layout(tmp_path, ["a,0 2"])).read()))
+    assert masked.mask(0, "Pneumothorax").sum() == 2
 
 
 def test_labels_come_with_what_the_headers_say(tmp_path: Path) -> None:
     """Scores by sex, age and view would be empty."""
     root = write_layout(tmp_path, ["b,0 2", "a,-1"])
-    images, known = read_labelled(root), read_masks(root).attributes
-    assert (known.sexes, known.views, known.ages.tolist()) == (["F", "F"], ["PA", "PA"], [43, 43])
+    images = SiimAcr(root).read()
     assert images.classes == ("Pneumothorax",)
-    assert images.labels is not None
-    assert images.labels.tolist() == [[1], [0]]
-    assert (images.sexes, images.views, images.ages.tolist()) == (["F", "F"], ["PA", "PA"], [43, 43])
+    assert images.label_array.tolist() == [[1], [0]]
+    assert images.metadata.to_numpy().tolist() == [["PA", "F", 43]] * 2
 
 
 @pytest.mark.parametrize(
@@ -96,15 +94,15 @@ def test_labels_come_with_what_the_headers_say(tmp_path: Path) -> None:
     [
         (["a,-1", "b,40 9"], r"train-rle.csv: line 3: the run lengths end at pixel 49, outside the image of 8 x 6"),
         (["a,-1", "d,-1"], r"train-rle.csv: line 3: image d is not in"),
-        (["a,-1", "a,-1"], r"train-rle.csv: line 3: a stands in line 2 too"),
-        (["a,1 2", "a,-1"], r"train-rle.csv: line 3: a stands in line 2 too"),
-        (["a,1 2", "a,1 2"], r"train-rle.csv: line 3: a stands in line 2 too"),
+        (["a,-1", "a,-1"], r"train-rle.csv: line 3: a is in line 2 too"),
+        (["a,1 2", "a,-1"], r"train-rle.csv: line 3: a is in line 2 too"),
+        (["a,1 2", "a,1 2"], r"train-rle.csv: line 3: a is in line 2 too"),
         (["a,1 2 3"], r"train-rle.csv: line 2: '1 2 3'"),
     ],
 )
 def test_a_bad_row_is_named(tmp_path: Path, rows: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        read_masks(write_layout(tmp_path, rows))
+        SiimAcr(write_layout(tmp_path, rows)).read()
 
 
 def write_pictures(root: Path, mask: np.ndarray) -> Path:
@@ -120,11 +118,10 @@ def write_pictures(root: Path, mask: np.ndarray) -> Path:
 def test_png_form(tmp_path: Path) -> None:
     mask = np.zeros((8, 6), np.uint8)
     mask[2:4, 5] = 255
-    masked = read_masks(write_pictures(tmp_path, mask))
-    assert masked.marked.tolist() == [True, False]
-    np.testing.assert_array_equal(masked.mask(0), mask > 0)
-    labels = read_labelled(tmp_path / "list.csv").labels
-    assert labels is not None
+    masked = SiimAcr(write_pictures(tmp_path, mask)).read()
+    assert masked.found("Pneumothorax").tolist() == [True, False]
+    np.testing.assert_array_equal(masked.mask(0, "Pneumothorax"), mask > 0)
+    labels = SiimAcr(tmp_path / "list.csv").read().label_array
     assert labels.tolist() == [[1], [0]]
 
 
@@ -132,7 +129,7 @@ def test_patients_of_the_png_form_are_those_of_its_table(tmp_path: Path) -> None
     """Images of one patient would be learnt from and tested on."""
     table = write_pictures(tmp_path, np.zeros((8, 6), np.uint8))
     table.write_text("image_path,patient\nimages/a.png,p7\nimages/b.png,\n")
-    assert read_masks(table).patients == ["p7", "images/b.png"]
+    assert SiimAcr(table).read().patients == ["p7", "images/b.png"]
 
 
 def test_dicom_images_have_masks_that_are_pictures(tmp_path: Path) -> None:
@@ -142,29 +139,36 @@ def test_dicom_images_have_masks_that_are_pictures(tmp_path: Path) -> None:
     table = write_pictures(tmp_path, mask)
     write_dicom(tmp_path / "images" / "a.dcm", np.full((8, 6), 9, np.uint8), HEADER, uid_of("a"))
     table.write_text("image_path\nimages/a.dcm\nimages/b.png\n")
-    masked = read_masks(table)
+    masked = SiimAcr(table).read()
     assert [path.name for path in masked.paths] == ["a.dcm", "b.png"]
-    assert masked.marked.tolist() == [True, False]
-    np.testing.assert_array_equal(masked.mask(0), mask > 0)
+    assert masked.found("Pneumothorax").tolist() == [True, False]
+    np.testing.assert_array_equal(masked.mask(0, "Pneumothorax"), mask > 0)
     (tmp_path / "masks" / "a.png").unlink()
     with pytest.raises(InputError, match=r"list.csv: line 2: mask .*masks/a.png not found"):
-        read_masks(table)
+        SiimAcr(table).read()
 
 
 def test_png_mask_of_another_size_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"masks/a.png: the mask has 8 x 6 pixels, its image .*a.png 6 x 8"):
-        read_masks(write_pictures(tmp_path, np.zeros((6, 8), np.uint8)))
+        SiimAcr(write_pictures(tmp_path, np.zeros((6, 8), np.uint8))).read()
 
 
 def test_png_form_names_what_is_missing_or_listed_twice(tmp_path: Path) -> None:
     table = write_pictures(tmp_path, np.zeros((8, 6), np.uint8))
     table.write_text("image_path\nimages/a.png\nimages/a.png\n")
     with pytest.raises(InputError, match=r"list.csv: line 3: image images/a.png is listed twice, also in line 2"):
-        read_masks(table)
+        SiimAcr(table).read()
     table.write_text("image_path\nimages/b.png\n")
     (tmp_path / "masks" / "b.png").unlink()
     with pytest.raises(InputError, match=r"list.csv: line 2: mask .*b.png not found"):
-        read_masks(table)
+        SiimAcr(table).read()
+
+
+def test_the_second_stage_of_the_challenge_is_read(tmp_path: Path) -> None:
+    root = write_layout(tmp_path, ["a,0 2", "b,-1"])
+    (root / "train-rle.csv").rename(root / "stage_2_train.csv")
+    (root / "dicom-images-train").rename(root / "stage_2_images")
+    assert SiimAcr(root).read().label_array.tolist() == [[1], [0]]
 
 
 def test_real_image_without_pneumothorax(shared: Path, tmp_path: Path) -> None:
@@ -174,8 +178,7 @@ def test_real_image_without_pneumothorax(shared: Path, tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / f"{name}.dcm").symlink_to(shared / "real" / "dicom" / "siim_ptx_6904.dcm")
     (tmp_path / "train-rle.csv").write_text(f"ImageId, EncodedPixels\n{name},-1\n")
-    images = read_labelled(tmp_path)
-    assert images.labels is not None
-    assert images.labels.tolist() == [[0]]
-    assert (images.sexes, images.views, images.ages.tolist()) == (["M"], ["PA"], [62])
-    assert read_masks(tmp_path).mask(0).shape == (1024, 1024)
+    images = SiimAcr(tmp_path).read()
+    assert images.label_array.tolist() == [[0]]
+    assert images.metadata.to_numpy().tolist() == [["PA", "M", 62]]
+    assert images.mask(0, "Pneumothorax").shape == (1024, 1024)

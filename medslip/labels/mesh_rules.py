@@ -1,41 +1,29 @@
-"""OpenI, the Indiana University chest radiographs: XML reports and their MeSH tags as triplets.
+"""MeSH tags of OpenI's reports -> triplets.
 
-Layout: ecgen-radiology/<n>.xml, one report each, and one folder of images CXR<n>_..._<m>.png. The major MeSH terms
-of a report were coded by hand: "Opacity/lung/base/left/mild" is a finding, its place, and its degree. The rules that
-turn tags into triplets are data: resources/openi_rules.json. Three of them deserve a word:
+The major MeSH terms of a report were coded by hand: "Opacity/lung/base/left/mild" is a finding, its place, and its degree. The
+rules that turn tags into triplets are data: resources/openi_rules.json. Three of them need explaining:
 
-- A report tagged "normal" has `normal` present, and the findings that coders would have tagged absent, each where
-  a report denies it: no effusion in the pleura (``absent_when_normal``).
-- Pneumothorax, effusion and cardiomegaly are so rarely left untagged that a report without such a tag counts
-  as being without the finding, unless a related one is tagged (``absent_when_untagged``).
-- A tag that names several places ("pleura/apex/left") fills a cell for each; a general place such as "lung"
-  counts only where no particular one is named.
+- A report tagged "normal" has `normal` present, and the findings that coders would have tagged absent, each in the place
+  where a report denies it: no effusion in the pleura (``absent_when_normal``).
+- Pneumothorax, effusion and cardiomegaly are so rarely left untagged that a report without such a tag counts as not having
+  the finding, unless a related one is tagged (``absent_when_untagged``).
+- A tag that names several places ("pleura/apex/left") fills a cell for each; a general place such as "lung" counts only if no
+  particular one is named.
 """
 
 from __future__ import annotations
 
-import csv
 import json
-import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from medslip.data.labelled import IMAGE_SUFFIXES
-from medslip.data.prepared import PreparedWriter, StudyImage
-from medslip.data.splits import split_of
-from medslip.data.summary import PreparationSummary
-from medslip.errors import InputError
-from medslip.labels import ABSENT, PRESENT, Cells, mention
+from medslip.labels.store import ABSENT, PRESENT, Cells, mention
 from medslip.vocabulary import anatomy_index, pathology_index
 
 _SIDES = {"left": "left", "right": "right", "bilateral": "both"}
-_FRONTAL = frozenset({"PA", "AP", "FRONTAL"})
 _COMMONEST = 15
 """How many of the commonest unmapped tags a summary names."""
 
@@ -61,7 +49,7 @@ class FindingRule:
 
 
 @dataclass(frozen=True)
-class OpenIRules:
+class MeshRules:
     """Maps MeSH tags to the vocabulary; see resources/openi_rules.json.
 
     Attributes:
@@ -84,7 +72,7 @@ class OpenIRules:
     absent_when_untagged: Mapping[str, tuple[str, ...]]
 
     @classmethod
-    def load(cls) -> OpenIRules:
+    def load(cls) -> MeshRules:
         """The packaged rules."""
         source = resources.files("medslip.resources").joinpath("openi_rules.json")
         data = json.loads(source.read_text("utf-8"))
@@ -163,46 +151,7 @@ def _with_sides(terms: Sequence[str]) -> list[tuple[str, str]]:
     return named or ([("", side)] if side != "none" else [])
 
 
-@dataclass(frozen=True)
-class OpenIReport:
-    """What is read of one report.
-
-    Attributes:
-        name: Its identifier, such as "CXR3029".
-        tags: The major MeSH terms.
-        images: Names of its images, without suffix.
-    """
-
-    name: str
-    tags: tuple[str, ...]
-    images: tuple[str, ...]
-
-
-def iter_reports(folder: Path) -> Iterator[OpenIReport]:
-    """The reports below a folder, by number.
-
-    Raises:
-        InputError: There is none, or one is no OpenI report; the message names the file.
-    """
-    files = sorted(Path(folder).rglob("*.xml"), key=lambda path: (len(path.stem), path.stem))
-    if not files:
-        raise InputError(f"{folder}: holds no OpenI report (ecgen-radiology/<n>.xml)")
-    for path in tqdm(files, desc="reports", unit="report", disable=None):
-        try:
-            root = ElementTree.parse(path).getroot()
-        except ElementTree.ParseError as error:
-            raise InputError(f"{path}: not a whole XML file ({error})") from None
-        name = root.find("uId")
-        if name is None or not name.get("id"):
-            raise InputError(f"{path}: has no uId; is it an OpenI report?")
-        yield OpenIReport(
-            name=str(name.get("id")),
-            tags=tuple(term.text.strip() for term in root.iterfind("MeSH/major") if term.text),
-            images=tuple(str(image.get("id")) for image in root.iterfind("parentImage")),
-        )
-
-
-def report_cells(tags: Sequence[str], rules: OpenIRules) -> Cells:
+def report_cells(tags: Sequence[str], rules: MeshRules) -> Cells:
     """The cells that a report's tags fill; see the module's notes for what becomes absent."""
     pairs = [pair for tag in tags for pair in rules.triplets(tag)]
     cells: Cells = {}
@@ -220,64 +169,10 @@ def report_cells(tags: Sequence[str], rules: OpenIRules) -> Cells:
     return cells
 
 
-def prepare_openi(
-    reports: Path,
-    images: Path,
-    output: Path,
-    views: Path | None = None,
-    valid_fraction: float = 0.1,
-    test_fraction: float = 0.2,
-    seed: int = 0,
-) -> PreparationSummary:
-    """Prepare OpenI for pre-training. OpenI names no patients: every report counts as a patient of its own.
-
-    Args:
-        reports: Folder with the XML reports.
-        images: Folder with the images; subfolders are looked into as well.
-        output: The prepared data set's folder.
-        views: CSV file of image and view; only frontal images (PA, AP, Frontal) are then taken. None takes
-            all.
-        valid_fraction: Share of the reports for validation.
-        test_fraction: Share of the reports for testing.
-        seed: Of the split.
-
-    Raises:
-        InputError: A file cannot be used, or no image is left.
-    """
-    rules = OpenIRules.load()
-    files = _index_images(Path(images))
-    view_of = None if views is None else _read_views(Path(views))
-    left_out: Counter[str] = Counter()
-    tags = TagCounter(rules)
-    with PreparedWriter(output, "OpenI") as writer:
-        for report in iter_reports(reports):
-            tags.add(report.tags)
-            cells = report_cells(report.tags, rules)
-            if not cells:
-                left_out["reports without a tag that says something"] += 1
-                continue
-            paths = {name: files.get(_image_key(name)) for name in report.images}
-            kept = []
-            for name, path in paths.items():
-                view = "" if view_of is None else view_of.get(_image_key(name), "")
-                if path is None:
-                    left_out["images that are not in the folder"] += 1
-                elif view_of is not None and view not in _FRONTAL:
-                    left_out["images that are not frontal" if view else "images without a view"] += 1
-                else:
-                    split = split_of(report.name, seed, valid_fraction, test_fraction)
-                    kept.append(StudyImage(path, split, "" if view == "FRONTAL" else view))
-            if kept:
-                writer.add(report.name, report.name, cells, kept)
-            else:
-                left_out["reports without an image"] += 1
-        return writer.finish(left_out, (*tags.notes(), *_view_note(views)))
-
-
 class TagCounter:
     """Counts how many tags the rules map."""
 
-    def __init__(self, rules: OpenIRules) -> None:
+    def __init__(self, rules: MeshRules) -> None:
         self._rules = rules
         self.mapped: Counter[str] = Counter()
         self.unmapped: Counter[str] = Counter()
@@ -299,41 +194,3 @@ class TagCounter:
             named = ", ".join(f"{tag} ({count})" for tag, count in self.unmapped.most_common(_COMMONEST))
             notes.append(f"The commonest tags that no rule maps: {named}.")
         return tuple(notes)
-
-
-def _view_note(views: Path | None) -> tuple[str, ...]:
-    if views is not None:
-        return ()
-    return ("OpenI does not say which images are frontal: all were taken. Give a views file to choose.",)
-
-
-def _image_key(name: str) -> str:
-    """An image's name as all of OpenI's files can be compared: no folder, prefix or suffix, lower case."""
-    key = Path(name.strip()).name.lower()
-    for suffix in (*IMAGE_SUFFIXES, *IMAGE_SUFFIXES):
-        key = key.removesuffix(suffix)
-    return key.removeprefix("cxr")
-
-
-def _index_images(folder: Path) -> dict[str, Path]:
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder of images")
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    return {_image_key(path.name): path for path in found}
-
-
-def _read_views(path: Path) -> dict[str, str]:
-    """Image key -> view in capitals, from columns image and view (or filename and projection)."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except FileNotFoundError:
-        raise InputError(f"{path}: views file not found") from None
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a CSV file ({error})") from None
-    header = list(rows[0]) if rows else []
-    image = next((name for name in ("image", "filename") if name in header), None)
-    view = next((name for name in ("view", "projection") if name in header), None)
-    if image is None or view is None:
-        raise InputError(f"{path}: needs the columns image and view (or filename and projection)")
-    return {_image_key(row[image] or ""): (row[view] or "").strip().upper() for row in rows}

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from medslip.data.mimic_cxr import prepare
+from medslip.data.datasets.mimic_cxr import MimicCxr
 from medslip.data.records import StudyList, read_list
+from medslip.data.summary import PreparationSummary
 from medslip.errors import InputError
 from medslip.labels import LabelStore
+from medslip.tasks.prepare_data import PrepareConfig, run
 from medslip.vocabulary import anatomy_index, pathology_index
 
 IMAGES = [  # dicom_id, patient, study, view, split
@@ -137,6 +139,10 @@ def test_a_few_missing_images_are_counted(root: Path, tmp_path: Path) -> None:
     assert summary.images["train"] == 1
 
 
+def prepare(root: Path, graphs: Path, output: Path, **options: Any) -> PreparationSummary:
+    return run(PrepareConfig(MimicCxr(root, graphs=graphs, **options), output))
+
+
 def refused(root: Path, output: Path, match: str, graphs: Path | None = None) -> None:
     with pytest.raises(InputError, match=match) as caught:
         prepare(root, graphs or root / "graphs.json", output)
@@ -171,9 +177,9 @@ def test_incomplete_tables_are_refused(root: Path, tmp_path: Path) -> None:
     split.write_bytes(gzip.compress(b"dicom_id,split\nd1,train\n"))
     refused(root, tmp_path / "out", r"metadata\.csv\.gz: line 3: image d2 is not in .*split")
     split.write_bytes(gzip.compress(b"dicom_id,part\nd1,train\n"))
-    refused(root, tmp_path / "out", "has no column split")
+    refused(root, tmp_path / "out", "has no column 'split'")
     split.write_bytes(gzip.compress(b"dicom_id,split\n" + b"d1,train\n" * 99)[:-12])
-    refused(root, tmp_path / "out", r"split\.csv\.gz: cannot be read")
+    refused(root, tmp_path / "out", r"split\.csv\.gz: not a table in CSV form")
     split.unlink()
     refused(root, tmp_path / "out", r"has neither .*split\.csv\.gz nor .*split\.csv")
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
-from medslip.data.cxr14 import CLASSES, Box, read_authors_list, read_boxes, read_labelled
+from medslip.data.datasets.cxr14 import Cxr14
+from medslip.data.table import Finding
 from medslip.errors import InputError
+from medslip.vocabulary import CXR14_CLASSES as CLASSES
 
 HEADER = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient {sex},View Position,"
@@ -37,63 +39,62 @@ def write_layout(root: Path, rows: tuple[str, ...] = ROWS, sex: str = "Gender") 
 @pytest.mark.parametrize("sex", ["Gender", "Sex"])
 def test_labels_follow_the_list_in_its_order(tmp_path: Path, sex: str) -> None:
     root = write_layout(tmp_path, sex=sex)
-    images = read_labelled(root, Path("test_list.txt"))
+    images = Cxr14(root).read()
     assert images.classes == CLASSES
     assert [path.name for path in images.paths] == ["00000002_000.png", "00000001_000.png"]
     assert all(path.is_file() for path in images.paths)
-    assert images.labels is not None
-    present = [[CLASSES[column] for column in np.flatnonzero(row)] for row in images.labels]
+    present = [[CLASSES[column] for column in np.flatnonzero(row)] for row in images.label_array]
     assert present == [["Pleural_Thickening"], ["Effusion", "Mass"]]
     assert images.patients == ["2", "1"]
-    assert images.sexes == ["F", "M"]
-    assert images.views == ["PA", "PA"]
+    assert images.images["sex"].tolist() == ["F", "M"]
+    assert images.images["view"].tolist() == ["PA", "PA"]
 
 
 def test_whole_table_no_finding_is_all_absent_and_impossible_ages_are_unknown(tmp_path: Path) -> None:
-    images = read_labelled(write_layout(tmp_path))
-    assert images.labels is not None
-    assert images.labels[1].tolist() == [0] * 14
-    np.testing.assert_array_equal(images.ages, [58, 58, np.nan])
+    root = write_layout(tmp_path)
+    (root / "all.txt").write_text("\n".join(row.split(",")[0] for row in ROWS))
+    images = Cxr14(root, list=Path("all.txt")).read()
+    assert images.label_array[1].tolist() == [0] * 14
+    np.testing.assert_array_equal(images.images["age"], [58, 58, np.nan])
 
 
 def test_unknown_finding_names_its_line(tmp_path: Path) -> None:
     root = write_layout(tmp_path, (*ROWS[:2], ROWS[2].replace("Pleural_Thickening", "Efusion")))
     with pytest.raises(InputError, match=r"Data_Entry.*line 4.*'Efusion'"):
-        read_labelled(root)
+        Cxr14(root).read()
 
 
 def test_listed_image_without_a_row_is_named(tmp_path: Path) -> None:
     root = write_layout(tmp_path)
     (root / "mine.txt").write_text("00000001_000.png\n00000009_000.png\n")
     with pytest.raises(InputError, match=r"mine.txt: line 2: 00000009_000.png is not in"):
-        read_labelled(root, root / "mine.txt")
+        Cxr14(root, list=root / "mine.txt").read()
 
 
 def test_lines_of_a_list_are_counted_as_an_editor_does(tmp_path: Path) -> None:
     root = write_layout(tmp_path)
     (root / "mine.txt").write_text("00000001_000.png\n\n\n00000009_000.png\n")
     with pytest.raises(InputError, match=r"mine.txt: line 4: 00000009_000.png is not in"):
-        read_labelled(root, root / "mine.txt")
+        Cxr14(root, list=root / "mine.txt").read()
     (root / "mine.txt").write_bytes("00000001_000.png \u00e9".encode("latin-1"))
     with pytest.raises(InputError, match=r"mine.txt: not a text file in UTF-8"):
-        read_labelled(root, root / "mine.txt")
+        Cxr14(root, list=root / "mine.txt").read()
 
 
 def test_an_image_with_two_rows_is_refused(tmp_path: Path) -> None:
     """Which of its labels counts could not be said."""
     root = write_layout(tmp_path, (*ROWS, ROWS[0]))
-    for list_file in (None, Path("test_list.txt")):
-        with pytest.raises(
-            InputError, match=r"Data_Entry.*: line \d+: image 00000001_000.png is listed twice, also in line 2"
-        ):
-            read_labelled(root, list_file)
+    with pytest.raises(
+        InputError, match=r"Data_Entry.*: line 5: image 00000001_000.png is listed twice, also in line 2"
+    ):
+        Cxr14(root).read()
 
 
 def test_missing_image_file_is_named(tmp_path: Path) -> None:
     root = write_layout(tmp_path)
     (root / "images_001" / "images" / "00000002_000.png").unlink()
     with pytest.raises(InputError, match=r"test_list.txt: line 1: image 00000002_000.png"):
-        read_labelled(root, Path("test_list.txt"))
+        Cxr14(root).read()
 
 
 @pytest.mark.parametrize("named", [True, False])
@@ -105,9 +106,8 @@ def test_authors_list_by_names_or_by_position(tmp_path: Path, named: bool) -> No
     (tmp_path / "list.csv").write_text(
         f"path,text,{','.join(header)}\n/far/away/00000001_000.png,words,{','.join(values)}\n"
     )
-    images = read_authors_list(tmp_path / "list.csv", root)
-    assert images.labels is not None
-    assert [CLASSES[column] for column in np.flatnonzero(images.labels[0])] == ["Effusion", "Hernia"]
+    images = Cxr14(tmp_path / "list.csv", images=root).read()
+    assert [CLASSES[column] for column in np.flatnonzero(images.label_array[0])] == ["Effusion", "Hernia"]
     assert images.patients == ["1"]
     assert images.paths[0].is_file()
 
@@ -116,31 +116,59 @@ def test_authors_list_refuses_a_label_that_is_no_label(tmp_path: Path) -> None:
     root = write_layout(tmp_path)
     (tmp_path / "list.csv").write_text(f"path,{','.join(CLASSES)}\n00000001_000.png,{','.join(['0'] * 13)},yes\n")
     with pytest.raises(InputError, match=r"line 2, column 'Hernia': 'yes'"):
-        read_authors_list(tmp_path / "list.csv", root)
+        Cxr14(tmp_path / "list.csv", images=root).read()
 
 
-def test_boxes_are_read_with_the_label_spelt_as_the_class(tmp_path: Path) -> None:
-    (tmp_path / "BBox_List_2017.csv").write_text(
-        "Image Index,Finding Label,Bbox [x,y,w,h],,,\n00000001_000.png,Infiltrate,1.5,2,30,40,,,\n"
-    )
-    assert read_boxes(tmp_path) == [Box("00000001_000.png", "Infiltration", 1.5, 2, 30, 40)]
+BOXES = "Image Index,Finding Label,Bbox [x,y,w,h],,,\n"
 
 
-def test_box_of_no_numbers_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "BBox_List_2017.csv").write_text(
-        "Image Index,Finding Label,Bbox [x,y,w,h],,,\n00000001_000.png,Mass,1.5,two,30,40,,,\n"
-    )
-    with pytest.raises(InputError, match=r"line 2: the box"):
-        read_boxes(tmp_path)
+def test_boxes_of_the_listed_images_are_read_with_the_label_spelt_as_the_class(tmp_path: Path) -> None:
+    """Boxes of another list's images would be scored, and an Infiltrate be no Infiltration."""
+    root = write_layout(tmp_path)
+    rows = ["00000002_000.png,Infiltrate,1.5,2,30,40,,,", "00000001_001.png,Mass,1,2,3,4,,,"]
+    rows += ["00000001_000.png,Mass,101,200,300,400,,,", "00000001_000.png,Mass,102,200,300,400,,,"]
+    (root / "BBox_List_2017.csv").write_text(BOXES + "\n".join(rows))
+    images = Cxr14(root).read()
+    assert images.finding_classes == ("Infiltration", "Mass")
+    assert images.findings_of(0) == [Finding("Infiltration", ((1.5, 2, 30, 40),))]
+    assert images.findings_of(1) == [Finding("Mass", ((101, 200, 300, 400), (102, 200, 300, 400)))]
+    assert images.frame(0) == (1024, 1024)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("00000001_000.png,Mass,1.5,two,30,40,,,", r"line 2: the box"),
+        ("00000001_000.png,Mass,1000,2,30,40,,,", r"line 2: the box .* outside the image of 1024 x 1024"),
+        ("00000001_000.png,Masses,1,2,30,40,,,", r"line 2: unknown class 'Masses'"),
+    ],
+)
+def test_a_bad_box_is_named(tmp_path: Path, row: str, message: str) -> None:
+    root = write_layout(tmp_path)
+    (root / "BBox_List_2017.csv").write_text(BOXES + row + "\n")
+    with pytest.raises(InputError, match=message):
+        Cxr14(root).read()
+
+
+def test_both_lists_with_their_splits(tmp_path: Path) -> None:
+    """Preparation could not keep the publisher's test patients apart."""
+    root = write_layout(tmp_path)
+    (root / "train_val_list.txt").write_text("00000001_001.png\n")
+    images = Cxr14(root, split=None).read()
+    assert images.images["split"].tolist() == ["train", "test", "test"]
+    assert images.images["normal"].tolist() == [True, False, False]
+    with pytest.raises(InputError, match="no list of valid images"):
+        Cxr14(root, split="valid").read()
 
 
 def test_real_subset_as_published(shared: Path) -> None:
     root = shared / "real" / "cxr14"
-    test, train = (read_labelled(root, Path(name)) for name in ("test_list.txt", "train_val_list.txt"))
+    test, train = (Cxr14(root, split=split).read() for split in ("test", "train"))
     assert (len(test), len(train)) == (73, 71)
     assert not set(test.patients) & set(train.patients)
-    assert test.labels is not None
-    assert dict(zip(CLASSES, test.labels.sum(axis=0).tolist(), strict=True))["Pneumonia"] == 48
-    boxes = read_boxes(root)
+    assert dict(zip(CLASSES, test.label_array.sum(axis=0).tolist(), strict=True))["Pneumonia"] == 48
+    assert test.findings is not None
+    assert train.findings is not None
+    boxes = pd.concat([test.findings, train.findings])[["x", "y", "width", "height"]]
     assert len(boxes) == 29
-    assert all(0 <= value <= 1024 for box in boxes for value in dataclasses.astuple(box)[2:])
+    assert boxes.stack().between(0, 1024).all()

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medslip.data.checks import refuse_shared
-from medslip.data.covidx import read_labelled
+from medslip.data.datasets.covidx import Covidx
+from medslip.data.table import check_shared
 from medslip.errors import InputError
 
 LISTS = {
@@ -30,10 +30,8 @@ def write_layout(root: Path, **changed: list[str]) -> Path:
 
 def test_labels_patients_and_folders_of_each_list(tmp_path: Path) -> None:
     root = write_layout(tmp_path)
-    splits = {split: read_labelled(root, split) for split in ("train", "valid", "test")}
-    labels = {name: images.labels for name, images in splits.items()}
-    assert labels["valid"] is not None
-    assert labels["valid"].tolist() == [[0], [1]]
+    splits = {split: Covidx(root, split=split).read() for split in ("train", "valid", "test")}
+    assert splits["valid"].label_array.tolist() == [[0], [1]]
     assert splits["valid"].paths[1] == tmp_path / "val" / "d.jpg"
     assert splits["train"].patients == ["3", "4"]
     assert splits["train"].classes == ("COVID-19",)
@@ -41,7 +39,7 @@ def test_labels_patients_and_folders_of_each_list(tmp_path: Path) -> None:
 
 def test_blanks_in_patients_files_and_sources(tmp_path: Path) -> None:
     """A line with blanks in its names would be refused, or read as another file."""
-    images = read_labelled(write_layout(tmp_path))
+    images = Covidx(write_layout(tmp_path)).read()
     assert [path.name for path in images.paths] == ["e.png", "f 1.png"]
     assert images.patients == ["7", "COVID 19 (8)"]
 
@@ -49,7 +47,7 @@ def test_blanks_in_patients_files_and_sources(tmp_path: Path) -> None:
 @pytest.mark.parametrize("blank", [" ", "  ", "\t", " \t "])
 def test_what_stands_between_the_words_is_no_part_of_a_patients_name(tmp_path: Path, blank: str) -> None:
     """A patient with a blank too many would be another one, and its images be learnt from and tested on."""
-    images = read_labelled(write_layout(tmp_path, test=[blank.join(["3", "e.png", "negative", "rsna"])]))
+    images = Covidx(write_layout(tmp_path, test=[blank.join(["3", "e.png", "negative", "rsna"])])).read()
     assert images.patients == ["3"]
     assert [path.name for path in images.paths] == ["e.png"]
 
@@ -57,7 +55,7 @@ def test_what_stands_between_the_words_is_no_part_of_a_patients_name(tmp_path: P
 def test_a_patient_of_two_lists_is_named(tmp_path: Path) -> None:
     root = write_layout(tmp_path, test=["3 e.png negative rsna"])
     with pytest.raises(InputError, match=r"patient 3 is in train and in test"):
-        refuse_shared({split: read_labelled(root, split) for split in ("train", "valid", "test")})
+        check_shared({split: Covidx(root, split=split).read() for split in ("train", "valid", "test")})
 
 
 @pytest.mark.parametrize(
@@ -72,14 +70,19 @@ def test_a_patient_of_two_lists_is_named(tmp_path: Path) -> None:
 )
 def test_a_bad_line_is_named(tmp_path: Path, row: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        read_labelled(write_layout(tmp_path, test=["7 e.png positive bimcv", row]))
+        Covidx(write_layout(tmp_path, test=["7 e.png positive bimcv", row])).read()
 
 
 def test_missing_and_empty_lists_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"test.txt: list not found"):
-        read_labelled(tmp_path)
+        Covidx(tmp_path).read()
     (tmp_path / "val.txt").write_text("\n \n")
     with pytest.raises(InputError, match=r"val.txt: the list is empty"):
-        read_labelled(tmp_path, "val")
+        Covidx(tmp_path, split="val").read()
     with pytest.raises(InputError, match=r"cannot be read \(Not a directory\); give the folder that holds"):
-        read_labelled(tmp_path / "val.txt")
+        Covidx(tmp_path / "val.txt").read()
+
+
+def test_all_lists_at_once(tmp_path: Path) -> None:
+    images = Covidx(write_layout(tmp_path), split=None).read()
+    assert images.images["split"].tolist() == ["train"] * 2 + ["valid"] * 2 + ["test"] * 2

@@ -10,13 +10,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medslip.data import published
-from medslip.data.published import MATRIX_FILE, open_matrix, prepare_published, read_block
+from medslip.data.datasets import authors
+from medslip.data.datasets.authors import MATRIX_FILE, AuthorsFiles, open_matrix, read_block
 from medslip.data.records import read_list
+from medslip.data.summary import PreparationSummary
 from medslip.errors import InputError
 from medslip.labels import LabelStore
+from medslip.tasks.prepare_data import PrepareConfig, run
 
 ROWS = 7
+
+
+def prepare(folder: Path, output: Path, images: Path) -> PreparationSummary:
+    return run(PrepareConfig(AuthorsFiles(folder, images=images), output))
 
 
 def matrix_of(seed: int, mentioned: float = 0.01) -> np.ndarray:
@@ -45,14 +51,14 @@ def write_files(folder: Path, matrix: np.ndarray) -> Path:
 @given(st.integers(0, 10**6), st.sampled_from([0.0, 0.004, 0.5, 1.0]))
 def test_the_store_equals_the_matrix(tmp_path_factory: pytest.TempPathFactory, seed: int, mentioned: float) -> None:
     folder, matrix = tmp_path_factory.mktemp("published"), matrix_of(seed, mentioned)
-    prepare_published(write_files(folder, matrix), folder / "out", folder)
+    prepare(write_files(folder, matrix), folder / "out", folder)
     np.testing.assert_array_equal(LabelStore(folder / "out" / "labels").dense_batch(range(ROWS)), matrix)
 
 
 def test_lists_keep_rows_studies_and_patients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(published, "_BLOCK", 3)  # several blocks, the last one short
+    monkeypatch.setattr(authors, "_BLOCK", 3)  # several blocks, the last one short
     write_files(tmp_path, matrix_of(1))
-    summary = prepare_published(tmp_path, tmp_path / "out", tmp_path)
+    summary = prepare(tmp_path, tmp_path / "out", tmp_path)
     assert summary.images == {"train": 2, "valid": 1, "test": 2}
     train = read_list(tmp_path / "out" / "train.csv")
     assert train.table["row"].tolist() == [0, 5]
@@ -66,16 +72,16 @@ def test_lists_keep_rows_studies_and_patients(tmp_path: Path, monkeypatch: pytes
 def test_missing_images_are_counted_and_all_missing_is_an_error(tmp_path: Path) -> None:
     folder = write_files(tmp_path, matrix_of(2))
     next(folder.rglob("train0.jpg")).unlink()
-    assert prepare_published(folder, tmp_path / "out", folder).left_out == {"images that are not on the disk": 1}
-    with pytest.raises(InputError, match="no listed image is on the disk"):
-        prepare_published(folder, tmp_path / "out2", tmp_path / "elsewhere")
+    assert prepare(folder, tmp_path / "out", folder).left_out["images that do not exist"] == 1
+    with pytest.raises(InputError, match="no listed image exists"):
+        prepare(folder, tmp_path / "out2", tmp_path / "elsewhere")
 
 
 def test_a_row_outside_the_matrix_names_the_key(tmp_path: Path) -> None:
     folder = write_files(tmp_path, matrix_of(3))
     (folder / "valid.json").write_text(json.dumps({"a.jpg": {"labels_id": ROWS}}))
     with pytest.raises(InputError, match=rf"valid.json: key a.jpg: labels_id {ROWS}"):
-        prepare_published(folder, tmp_path / "out", folder)
+        prepare(folder, tmp_path / "out", folder)
     assert not (tmp_path / "out").exists()
 
 
@@ -85,7 +91,7 @@ def test_a_value_that_is_no_label_names_its_row_and_writes_nothing(tmp_path: Pat
     matrix[4, 3, 2] = value
     folder = write_files(tmp_path, matrix)
     with pytest.raises(InputError, match=rf"row 4, cell \(3, 2\) is {value}"):
-        prepare_published(folder, tmp_path / "out", folder)
+        prepare(folder, tmp_path / "out", folder)
     assert not (tmp_path / "out" / "labels").exists()
 
 
@@ -98,18 +104,18 @@ def test_matrices_of_another_form_are_refused(tmp_path: Path) -> None:
         open_matrix(path)
     np.save(path, matrix_of(5))
     path.write_bytes(path.read_bytes()[:-1000])
-    with pytest.raises(InputError, match=r"not a whole .npy file"):
+    with pytest.raises(InputError, match=r"not a complete .npy file"):
         open_matrix(path)
     path.write_bytes(b"nonsense")
-    with pytest.raises(InputError, match=r"not a whole .npy file"):
+    with pytest.raises(InputError, match=r"not a complete .npy file"):
         open_matrix(path)
 
 
 def test_a_list_cut_in_the_middle_is_named(tmp_path: Path) -> None:
     folder = write_files(tmp_path, matrix_of(6))
     (folder / "train.json").write_text('{"a": {"labels_id"')
-    with pytest.raises(InputError, match=r"train.json: not a whole JSON file"):
-        prepare_published(folder, tmp_path / "out", folder)
+    with pytest.raises(InputError, match=r"train.json: not a complete JSON file"):
+        prepare(folder, tmp_path / "out", folder)
 
 
 def test_blocks_are_read_as_small_integers(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""One file per data set: everything that any task needs of it."""

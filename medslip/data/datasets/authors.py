@@ -1,0 +1,140 @@
+"""The authors' prepared files: image lists in JSON and one dense label matrix, read in blocks.
+
+train.json, valid.json, test.json are {image path: {"labels_id": row, ...}}; landmark_observation_adj_mtx.npy is
+studies x 51 x 75, float64, in our order of anatomies and pathologies: 1 present, 0 absent, -1 not mentioned. It has
+6.75 GB, so it is memory-mapped and converted once; from then on the sparse label store takes its place.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from tqdm import tqdm
+
+from medslip.data.dataset import DataSet
+from medslip.data.splits import SPLITS
+from medslip.data.table import ImageTable
+from medslip.errors import InputError
+from medslip.labels import UNKNOWN, A, Cells, Matrix, P
+
+MATRIX_FILE = "landmark_observation_adj_mtx.npy"
+
+_BLOCK = 512  # studies at a time: 16 MB of float64
+_MIMIC = re.compile(r"p(\d{8})/s(\d+)/[^/]+$")
+
+
+@dataclass(frozen=True)
+class AuthorsFiles(DataSet):
+    """The authors' prepared files: train.json, valid.json, test.json and the dense label matrix.
+
+    Attributes:
+        path: The folder of these files.
+        images: Where the images are, if not where the lists say. MIMIC-CXR-JPG's own folder (the one that holds files/) will
+            do: the part of a listed path from files/ on is looked up in it.
+    """
+
+    kind: ClassVar[str] = "authors"
+    path: Path = Path("data_file/authors")
+    images: Path | None = None
+
+    def load(self) -> ImageTable:
+        """The listed images that exist; ``row`` is a study's row of the matrix."""
+        rows = len(open_matrix(self.path / MATRIX_FILE))
+        images: list[dict[str, Any]] = []
+        missing = []
+        for split in SPLITS:
+            path = self.path / f"{split}.json"
+            if not path.exists() and split != "train":
+                continue
+            for name, entry in tqdm(_read_json(path).items(), desc=path.name, unit="image", disable=None):
+                row = entry.get("labels_id") if isinstance(entry, dict) else None
+                if not isinstance(row, int) or not 0 <= row < rows:
+                    raise InputError(
+                        f"{path}: key {name}: labels_id {row!r} is not a row of a matrix of {rows} studies"
+                    )
+                image = self._image_path(name)
+                if not image.is_file():
+                    missing.append(image)
+                    continue
+                match = _MIMIC.search(image.as_posix())
+                study, patient = (f"s{match[2]}", f"p{match[1]}") if match else (f"row-{row}", "")
+                images.append({"path": image, "study": study, "patient": patient, "split": split, "row": row})
+        if not images:
+            raise InputError(f"{self.path}: no listed image exists, first {missing[0]}; name their folder")
+        table = pd.DataFrame(images).sort_values("row", kind="stable")
+        # A study is a row of the matrix, whatever the paths say.
+        table["study"] = table.groupby("row")["study"].transform("first")
+        left_out = {"images that do not exist": len(missing)}
+        return ImageTable("the authors' prepared files", table, left_out=left_out)
+
+    def _image_path(self, name: str) -> Path:
+        if self.images is None:
+            return self.path / name
+        _, files, tail = f"/{name}".partition("/files/")
+        return self.images / (f"files/{tail}" if files else name.lstrip("/"))
+
+    def triplets(self, table: ImageTable, left_out: Counter[str]) -> Iterator[tuple[str, Cells]]:
+        """Every row of the matrix, in order, so that each keeps its place; rows without an image are named row-N."""
+        path = self.path / MATRIX_FILE
+        matrix = open_matrix(path)
+        names = dict(zip(table.images["row"], table.images["study"], strict=True))
+        for start in tqdm(range(0, len(matrix), _BLOCK), desc="label matrix", unit="block", disable=None):
+            for row, labels in enumerate(read_block(matrix, start, path), start=start):
+                mentioned = np.flatnonzero(labels != UNKNOWN)
+                cells = {(int(cell) // P, int(cell) % P): int(labels.flat[cell]) for cell in mentioned}
+                yield names.get(row, f"row-{row}"), cells
+
+
+def open_matrix(path: Path) -> npt.NDArray[Any]:
+    """The dense matrix, studies x 51 x 75, memory-mapped.
+
+    Raises:
+        InputError: The file is missing, cut short, not .npy, or has another shape.
+    """
+    try:
+        matrix: npt.NDArray[Any] = np.load(path, mmap_mode="r")
+    except FileNotFoundError:
+        raise InputError(f"{path}: label matrix not found") from None
+    except (ValueError, OSError, EOFError) as error:
+        raise InputError(f"{path}: not a complete .npy file ({error}); get it again") from None
+    if matrix.ndim != 3 or matrix.shape[1:] != (A, P) or matrix.dtype.kind not in "fiu":
+        raise InputError(f"{path}: has shape {matrix.shape} of {matrix.dtype}; studies x {A} x {P} numbers are needed")
+    return matrix
+
+
+def read_block(matrix: npt.NDArray[Any], start: int, path: Path) -> Matrix:
+    """Some studies from ``start`` on, int8.
+
+    Raises:
+        InputError: A value is not 1, 0 or -1; the message names file, row and cell.
+    """
+    values = np.asarray(matrix[start : start + _BLOCK])
+    wrong = ~np.isin(values, (-1, 0, 1))
+    if wrong.any():
+        row, anatomy, pathology = (int(index) for index in np.argwhere(wrong)[0])
+        raise InputError(
+            f"{path}: row {start + row}, cell ({anatomy}, {pathology}) is {values[row, anatomy, pathology]}; only 1, 0 and "
+            "-1 are labels"
+        )
+    return values.astype(np.int8)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: list not found") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a complete JSON file ({error}); get it again") from None
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: not a list in the authors' form, {{image path: {{labels_id: row}}}}")
+    return data

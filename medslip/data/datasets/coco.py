@@ -1,0 +1,191 @@
+"""COCO annotations: boxes and masks (polygons and run lengths) per category, as VinDr-CXR and CheXlocalize are converted to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageDraw
+
+from medslip.data.dataset import ListedDataSet
+from medslip.data.images import read_headers, years
+from medslip.data.masks import Runs, runs_of
+from medslip.data.reading import check_files, check_unique, read_box, sexes_of
+from medslip.data.table import FINDING_COLUMNS, ImageTable
+from medslip.errors import InputError
+from medslip.labels import PRESENT
+from medslip.vocabulary import class_key
+
+_KNOWN = ("patient", "study", "view", "sex", "age")
+
+
+@dataclass(frozen=True)
+class Coco(ListedDataSet):
+    """COCO annotations: boxes and masks; images are labelled as having the categories that they are annotated with.
+
+    Entries of "images" may also have the keys patient, study, view, sex and age.
+
+    Attributes:
+        path: The JSON file, or a folder with train.json, valid.json and test.json.
+        split: If path is a folder: train, valid or test, or several, as in valid+test. None takes all that exist.
+        images: Folder that file names are relative to. None takes the JSON file's, or the one above it if the first image is
+            there.
+    """
+
+    kind: ClassVar[str] = "coco"
+    split: str | None = None
+    images: Path | None = None
+
+    def load(self) -> ImageTable:
+        """The images by their id, and the annotations in file order."""
+        files = {"": self.path}
+        if self.path.is_dir():
+            files = {split: self.path / f"{split}.json" for split in self.splits}
+            if self.split is None:
+                files = {split: file for split, file in files.items() if file.exists()}
+            if not files:
+                raise InputError(f"{self.path}: holds neither train.json, valid.json nor test.json")
+        tables = [self._read(file, split) for split, file in files.items()]
+        images = pd.concat([images for images, *_ in tables])
+        images = images.sort_values("id", kind="stable") if images["id"].is_unique else images
+        check_unique(images.set_axis(range(1, len(images) + 1))["path"], self.path)
+        row_of = {key: row for row, key in enumerate(zip(images["file"], images["id"], strict=True))}
+        found = [
+            (row_of[str(file), image], *rest)
+            for file, (_, _, annotations) in zip(files.values(), tables, strict=True)
+            for image, *rest in annotations
+        ]
+        findings = pd.DataFrame(found, columns=list(FINDING_COLUMNS))
+        is_normal = findings["class"].map(class_key) == "nofinding"
+        categories = dict.fromkeys(name for _, names, _ in tables for name in names)
+        classes = [name for name in categories if class_key(name) != "nofinding"]
+        labels = np.zeros((len(images), len(classes)), np.int8)
+        column = {name: index for index, name in enumerate(classes)}
+        marked = findings[~is_normal]
+        labels[marked["image"].to_numpy(int), marked["class"].map(column).to_numpy(int)] = PRESENT
+        normal = np.isin(np.arange(len(images)), findings["image"][is_normal])
+        name = f"{self.path.stem if self.path.is_file() else self.path.resolve().parent.name}"
+        return ImageTable(
+            f"{name} ({self.split})" if self.split else name,
+            images.drop(columns=["id", "file"]).assign(normal=normal),
+            pd.DataFrame(labels, columns=classes),
+            marked.reset_index(drop=True),
+        )
+
+    def _read(self, source: Path, split: str) -> tuple[pd.DataFrame, list[str], list[tuple[Any, ...]]]:
+        """The images of a file, its categories, and image id, class, box and mask of its annotations."""
+        data = _read_json(source)
+        images = pd.DataFrame(data["images"], index=range(1, len(data["images"]) + 1))
+        for key in ("id", "file_name", "height", "width"):
+            if key not in images or images[key].isna().any():
+                raise InputError(f"{source}: an image has no {key!r}")
+        if not images["id"].is_unique:
+            raise InputError(f"{source}: two images have the id {images['id'][images['id'].duplicated()].iat[0]}")
+        folder = self.images or _folder_of(source, str(images["file_name"].iat[0]))
+        known = {key: images[key] for key in _KNOWN if key in images}
+        columns = {"path": images["file_name"], **known, **images[["id", "height", "width"]]}
+        table = self.identified(pd.DataFrame(columns), 'add "patient" to the images')
+        table["path"] = table["path"].map(lambda name: str(folder / name))
+        table = table.assign(split=split, file=str(source))
+        if "sex" in table:
+            table["sex"] = sexes_of(table["sex"].fillna(""))
+        if "age" in table:
+            table["age"] = table["age"].map(lambda age: years(str(age)))
+        check_files(table["path"], source)
+        self._check_sizes(table, source)
+        categories = {entry["id"]: str(entry["name"]) for entry in data["categories"]}
+        size_of = {image: (int(h), int(w)) for image, h, w in images[["id", "height", "width"]].itertuples(index=False)}
+        annotations = [_annotation(entry, categories, size_of, source) for entry in data["annotations"]]
+        return table, list(categories.values()), annotations
+
+    def _check_sizes(self, table: pd.DataFrame, source: Path) -> None:
+        headers = read_headers([Path(path) for path in table["path"]])
+        for header, (path, height, width) in zip(
+            headers, table[["path", "height", "width"]].itertuples(index=False), strict=True
+        ):
+            if (header.height, header.width) != (height, width):
+                raise InputError(
+                    f"{source}: {path} has {header.width} x {header.height} pixels, not {width} x {height}; correct it, as "
+                    "boxes and masks would be in the wrong place"
+                )
+
+
+def _read_json(source: Path) -> dict[str, list[Any]]:
+    try:
+        data = json.loads(source.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{source}: cannot be read ({error.strerror}); name the COCO file, or its folder") from None
+    except ValueError as error:
+        raise InputError(f"{source}: not a complete JSON file ({error}); get it again") from None
+    keys = ("images", "annotations", "categories")
+    if not isinstance(data, dict) or not all(isinstance(data.get(key), list) for key in keys):
+        raise InputError(f"{source}: not COCO annotations: a JSON object with the lists {', '.join(keys)}")
+    if not data["images"]:
+        raise InputError(f"{source}: lists no image")
+    return data
+
+
+def _folder_of(source: Path, name: str) -> Path:
+    above = source.parent.parent
+    return above if not (source.parent / name).exists() and (above / name).exists() else source.parent
+
+
+def _annotation(
+    entry: Mapping[str, Any], categories: Mapping[Any, str], size_of: Mapping[Any, tuple[int, int]], source: Path
+) -> tuple[Any, ...]:
+    """Image id, class, x, y, width, height and mask."""
+    where = f"{source}: annotation {entry.get('id')}"
+    image, category = entry.get("image_id"), entry.get("category_id")
+    if image not in size_of or category not in categories:
+        raise InputError(f"{where}: no image {image} or category {category} is listed")
+    height, width = size_of[image]
+    box, segmentation = entry.get("bbox"), entry.get("segmentation")
+    if class_key(categories[category]) == "nofinding":
+        return image, categories[category], *(np.nan,) * 4, None
+    if not box and not segmentation:
+        raise InputError(f"{where}: has neither a box nor a mask")
+    sides = read_box(box, where, height, width) if box and len(box) == 4 else (np.nan,) * 4
+    return image, categories[category], *sides, _mask(segmentation, height, width, where) if segmentation else None
+
+
+def _mask(segmentation: Any, height: int, width: int, where: str) -> Runs:
+    """Run lengths of polygons, or of run lengths in either form."""
+    if isinstance(segmentation, list):
+        if not all(isinstance(part, list) and len(part) >= 6 and len(part) % 2 == 0 for part in segmentation):
+            raise InputError(f"{where}: a polygon is not x, y of three or more points")
+        return _fill(segmentation, height, width)
+    counts = segmentation.get("counts") if isinstance(segmentation, dict) else None
+    runs = _decompress(counts) if isinstance(counts, str) else counts
+    if not isinstance(runs, list) or list(segmentation.get("size", ())) != [height, width] or min(runs, default=0) < 0:
+        raise InputError(f"{where}: the mask is not run lengths of {height} x {width} pixels")
+    if sum(runs) != height * width:
+        raise InputError(f"{where}: the run lengths end at pixel {sum(runs)}, not at the end of the image")
+    return np.array(runs[: len(runs) // 2 * 2], np.int32)
+
+
+def _fill(polygons: Sequence[Sequence[float]], height: int, width: int) -> Runs:
+    image = Image.new("1", (width, height))
+    for polygon in polygons:
+        # A pixel is drawn at its upper left corner's coordinates; COCO's coordinates are those of corners.
+        ImageDraw.Draw(image).polygon([value - 0.5 for value in polygon], fill=1)
+    return runs_of(np.array(image))
+
+
+def _decompress(text: str) -> list[int]:
+    """Run lengths of COCO's compressed form: 5 bits per character, low ones first; from the fourth on, differences."""
+    runs: list[int] = []
+    value = shift = 0
+    for code in (ord(character) - 48 for character in text):
+        value |= (code & 31) << shift
+        shift += 5
+        if not code & 32:
+            if code & 16:
+                value -= 1 << shift
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    return runs

@@ -1,0 +1,224 @@
+"""NIH ChestX-ray14 in the publisher's layout, and the list of the method's authors.
+
+Layout: Data_Entry_2017*.csv, train_val_list.txt, test_list.txt, BBox_List_2017.csv, images_*/images/*.png. The authors' list
+is a CSV of image path, text columns, then 14 label columns.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from medslip.data.dataset import DataSet
+from medslip.data.images import years
+from medslip.data.reading import check_files, check_unique, codes_of, read_box, read_cells, read_lines
+from medslip.data.table import FINDING_COLUMNS, ImageTable
+from medslip.errors import InputError
+from medslip.labels import ABSENT, PRESENT
+from medslip.vocabulary import CXR14_CLASSES, class_key
+
+NO_FINDING = "No Finding"
+BOX_FILE = "BBox_List_2017.csv"
+BOX_FRAME = 1024
+"""Side in pixels of the square that boxes are given in."""
+
+_COLUMNS = ("Image Index", "Finding Labels", "Patient ID", "Patient Age", "View Position")
+_BOX_SPELLINGS = {"Infiltrate": "Infiltration"}
+
+
+@dataclass(frozen=True)
+class Cxr14(DataSet):
+    """NIH ChestX-ray14: images labelled for 14 classes, and boxes.
+
+    Attributes:
+        path: The publisher's folder, or the authors' CSV file.
+        split: "train": the images of train_list; "test": those of test_list. None takes both.
+        train_list: File of image names, one per line, in the folder or elsewhere.
+        test_list: Likewise. None: there is none.
+        list: Only these images, a file of names in the folder or elsewhere; ``split`` is then not looked at.
+        images: Authors' CSV file: the folder of the images, looked up by name there and in images_*/images/. None takes the
+            paths of the list, relative to its folder.
+    """
+
+    kind: ClassVar[str] = "cxr14"
+    path: Path = Path("data_file/cxr14")
+    split: str | None = "test"
+    train_list: Path = Path("train_val_list.txt")
+    test_list: Path | None = Path("test_list.txt")
+    list: Path | None = None
+    images: Path | None = None
+
+    def load(self) -> ImageTable:
+        """The images in list order; "No Finding" is absence of all classes."""
+        if self.path.is_file():
+            return _read_authors_list(self.path, self.images)
+        table_file, table = _read_entries(self.path)
+        names = pd.concat([self._names(path, split, table, table_file) for path, split in self._lists()])
+        position = pd.Index(table["Image Index"]).get_indexer(names["name"])
+        labels = _labels(table["Finding Labels"], table_file)[position]
+        rows = table.iloc[position]
+        files = " and ".join(dict.fromkeys(names["source"].map(lambda source: source.name)))
+        images = pd.DataFrame(
+            {
+                "path": _find(self.path, names),
+                "patient": rows["Patient ID"].tolist(),
+                "study": [PurePosixPath(name).stem for name in names["name"]],
+                "view": rows["View Position"].tolist(),
+                "sex": rows["sex"].tolist(),
+                "age": rows["Patient Age"].map(years).to_numpy(float),
+                "split": names["split"].tolist(),
+                "normal": (labels == ABSENT).all(axis=1),
+                "height": BOX_FRAME,
+                "width": BOX_FRAME,
+            }
+        )
+        boxes = self.path / BOX_FILE
+        return ImageTable(
+            f"NIH ChestX-ray14 ({files})",
+            images,
+            pd.DataFrame(labels, columns=list(CXR14_CLASSES)),
+            read_boxes(boxes, names["name"].tolist()) if boxes.exists() else None,
+        )
+
+    def _lists(self) -> Sequence[tuple[Path, str]]:
+        if self.list is not None:
+            return [(self.list, "")]
+        lists = {"train": self.train_list} | ({"test": self.test_list} if self.test_list else {})
+        missing = set(self.splits) - lists.keys()
+        if self.split is not None and missing:
+            raise InputError(f"split: ChestX-ray14 has no list of {missing.pop()} images; name one (key list)")
+        return [(path, name) for name, path in lists.items() if name in self.splits]
+
+    def _names(self, path: Path, split: str, table: pd.DataFrame, table_file: Path) -> pd.DataFrame:
+        source = next((found for found in (path, self.path / path) if found.is_file()), None)
+        if source is None:
+            raise InputError(f"{path}: list not found, neither here nor in {self.path}")
+        names = read_lines(source)
+        unknown = ~names.isin(set(table["Image Index"]))
+        if unknown.any():
+            line: Any = unknown.idxmax()
+            raise InputError(f"{source}: line {line}: {names[line]} is not in {table_file}")
+        check_unique(names, source)
+        return pd.DataFrame({"name": names, "source": source, "split": split})
+
+
+def read_boxes(path: Path, names: list[str]) -> pd.DataFrame:
+    """The boxes of some images as findings of an image table.
+
+    Args:
+        path: BBox_List_2017.csv.
+        names: The images; the boxes of others are left out.
+
+    Raises:
+        InputError: The file is missing, or a row has an unknown class, not four numbers or a box outside the image.
+    """
+    table = read_cells(path)
+    if table.shape[1] < 6:
+        raise InputError(f"{path}: has {table.shape[1]} columns; image, class and x, y, w, h are needed")
+    row_of = {name: row for row, name in enumerate(names)}
+    found = []
+    for line, name, spelt, *cells in table.iloc[:, :6].itertuples(name=None):
+        label = _BOX_SPELLINGS.get(spelt, spelt)
+        if label not in CXR14_CLASSES:
+            raise InputError(f"{path}: line {line}: unknown class {spelt!r}")
+        box = read_box(cells, f"{path}: line {line}", BOX_FRAME, BOX_FRAME)
+        if name in row_of:
+            found.append((row_of[name], label, *box, None))
+    return pd.DataFrame(found, columns=list(FINDING_COLUMNS))
+
+
+def _read_entries(root: Path) -> tuple[Path, pd.DataFrame]:
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; give the folder that holds Data_Entry_2017_v2020.csv")
+    found = sorted(root.glob("Data_Entry*.csv*"))
+    if len(found) != 1:
+        raise InputError(f"{root}: holds {len(found)} files Data_Entry*.csv, one is needed")
+    table = read_cells(found[0])
+    sex = next((name for name in ("Patient Gender", "Patient Sex") if name in table.columns), None)
+    missing = [name for name in _COLUMNS if name not in table.columns] + ([] if sex else ["Patient Gender"])
+    if missing:
+        raise InputError(f"{found[0]}: has no column {missing[0]!r}")
+    check_unique(table["Image Index"], found[0])
+    return found[0], table.assign(sex=table[sex])
+
+
+def _labels(findings: pd.Series, source: Path) -> npt.NDArray[np.int8]:
+    column = {name: index for index, name in enumerate(CXR14_CLASSES)}
+    labels = np.zeros((len(findings), len(CXR14_CLASSES)), np.int8)
+    for row, (line, text) in enumerate(findings.items()):
+        for name in text.split("|"):
+            if name in column:
+                labels[row, column[name]] = PRESENT
+            elif name != NO_FINDING:
+                raise InputError(f"{source}: line {line}: unknown finding label {name!r}")
+    return labels
+
+
+def _read_authors_list(source: Path, images: Path | None) -> ImageTable:
+    """Label columns are found by the class names if all 14 are there; else the last 14 count, in the publisher's order."""
+    table = read_cells(source)
+    if table.shape[1] < 1 + len(CXR14_CLASSES):
+        raise InputError(f"{source}: has {table.shape[1]} columns; an image path and 14 labels are needed")
+    codes = {"0": ABSENT, "0.0": ABSENT, "1": PRESENT, "1.0": PRESENT}
+    columns = _label_columns(table.columns.tolist())
+    labels = [codes_of(table.iloc[:, column], codes, source, "0 or 1") for column in columns]
+    # A leading column without a name is the row number that pandas writes.
+    names = table.iloc[:, 0 if table.columns[0].strip() else 1]
+    if images is None:
+        paths = names.map(lambda name: str(source.parent / name))
+        check_files(paths, source)
+        check_unique(paths, source)
+    else:
+        files = names.map(lambda name: PurePosixPath(name).name)
+        check_unique(files, source)
+        paths = _find(images, pd.DataFrame({"name": files, "source": source}))
+    return ImageTable(
+        f"NIH ChestX-ray14 ({source.name})",
+        pd.DataFrame(
+            {
+                "path": paths.tolist(),
+                # The publisher's file names begin with the patient: 00000061_012.png.
+                "patient": [_patient_of(name) for name in names],
+                "study": [PurePosixPath(name).stem for name in names],
+            }
+        ),
+        pd.DataFrame(np.stack(labels, axis=1), columns=list(CXR14_CLASSES)),
+    )
+
+
+def _label_columns(header: list[str]) -> list[int]:
+    place = {class_key(name): index for index, name in enumerate(header)}
+    keys = [class_key(name) for name in CXR14_CLASSES]
+    # "Pleural_Thicken" is one of the spellings that are met.
+    named = [place.get(key, place.get(key.removesuffix("ing"))) for key in keys]
+    found = [index for index in named if index is not None]
+    return found if len(found) == len(keys) else list(range(len(header) - len(keys), len(header)))
+
+
+def _patient_of(name: str) -> str:
+    number = PurePosixPath(name).stem.split("_")[0]
+    return str(int(number)) if number.isdigit() else ""
+
+
+def _find(root: Path, names: pd.DataFrame) -> pd.Series:
+    """Paths of image names; each row's ``source`` and index are the list and the line that name it."""
+    files: dict[str, str] = {}
+    for folder in [*sorted(root.glob("images_*/images")), root / "images", root]:
+        if folder.is_dir():
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    files.setdefault(entry.name, entry.path)
+    for line, name, source in names[["name", "source"]].itertuples(name=None):
+        if name not in files:
+            raise InputError(
+                f"{source}: line {line}: image {name} is not in {root}/images_*/images/, {root}/images/ or {root}; download "
+                "it, or give a list of the images that you have"
+            )
+    return names["name"].map(files).reset_index(drop=True)

@@ -1,0 +1,33 @@
+"""Every image below a folder, without labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pandas as pd
+
+from medslip.data.dataset import DataSet
+from medslip.data.reading import IMAGE_SUFFIXES, files_below, may_be_image
+from medslip.data.table import ImageTable
+from medslip.errors import InputError
+
+
+@dataclass(frozen=True)
+class Folder(DataSet):
+    """Every image below a folder, sorted by path, without labels; DICOM files may lack a suffix.
+
+    Attributes:
+        path: The folder.
+    """
+
+    kind: ClassVar[str] = "folder"
+
+    def load(self) -> ImageTable:
+        """The images."""
+        if not self.path.is_dir():
+            raise InputError(f"{self.path}: no such folder of images")
+        paths = sorted(path for path in files_below(self.path) if may_be_image(path))
+        if not paths:
+            raise InputError(f"{self.path}: holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        return ImageTable(self.path.name, pd.DataFrame({"path": paths}))

@@ -1,0 +1,147 @@
+"""MIMIC-CXR-JPG with RadGraph's graphs, in the publisher's layout.
+
+mimic-cxr-2.0.0-metadata.csv.gz, mimic-cxr-2.0.0-split.csv.gz (or both unpacked) and
+files/p10/p10000032/s50414267/<dicom_id>.jpg. They give neither sex nor age.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pandas as pd
+from tqdm import tqdm
+
+from medslip.data.dataset import DataSet
+from medslip.data.reading import check_unique, read_cells
+from medslip.data.splits import split_name
+from medslip.data.table import ImageTable
+from medslip.errors import InputError
+from medslip.labels import Cells
+from medslip.labels.radgraph import iter_graphs, label_cells
+from medslip.labels.report_rules import ReportRules, RuleMapping
+
+FRONTAL_VIEWS = ("AP", "PA")
+
+_METADATA, _SPLIT = "mimic-cxr-2.0.0-metadata.csv", "mimic-cxr-2.0.0-split.csv"
+_STUDY = re.compile(r"(?:^|/)s?(\d+)(?:\.txt)?$")
+
+
+@dataclass(frozen=True)
+class MimicCxr(DataSet):
+    """MIMIC-CXR-JPG, with RadGraph's graphs of its reports.
+
+    Attributes:
+        path: MIMIC-CXR-JPG's folder: metadata, split, files/.
+        graphs: RadGraph's MIMIC-CXR_graphs.json, or one in RadGraph-XL's form. It is streamed: memory does not grow with it.
+        views: View positions to take.
+        mapping: Rules from a report's words to the vocabulary: ours, or as published.
+    """
+
+    kind: ClassVar[str] = "mimic"
+    path: Path = Path("data_file/mimic_cxr")
+    graphs: Path | None = None
+    views: tuple[str, ...] = FRONTAL_VIEWS
+    mapping: RuleMapping = "medslip"
+
+    def load(self) -> ImageTable:
+        """The images of the chosen views that exist, in the order of the metadata."""
+        metadata, images = self._rows(_METADATA, ("dicom_id", "subject_id", "study_id", "ViewPosition"))
+        source, splits = self._rows(_SPLIT, ("dicom_id", "split"))
+        split_of = {}
+        for text, first in splits.reset_index().groupby("split")["index"].first().items():
+            split_of[text] = split_name(str(text), f"{source}: line {first}")
+        images["split"] = images["dicom_id"].map(splits.set_index("dicom_id")["split"].map(split_of))
+        if images["split"].isna().any():
+            line: Any = images["split"].isna().idxmax()
+            raise InputError(
+                f"{metadata}: line {line}: image {images['dicom_id'][line]} is not in {source}; take both from the same "
+                "release"
+            )
+        left_out: Counter[str] = Counter()
+        images = _existing(_with_paths(self._of_views(images, left_out), self.path), self.path, left_out)
+        table = pd.DataFrame(
+            {
+                "path": images["path"],
+                "patient": "p" + images["subject_id"],
+                "study": "s" + images["study_id"],
+                "view": images["ViewPosition"],
+                "split": images["split"],
+            }
+        )
+        return ImageTable("MIMIC-CXR-JPG", table, left_out=left_out)
+
+    def triplets(self, table: ImageTable, left_out: Counter[str]) -> Iterator[tuple[str, Cells]]:
+        """The triplets of the studies whose report has a graph, in the order of the graphs."""
+        if self.graphs is None:
+            raise InputError("graphs: name RadGraph's file MIMIC-CXR_graphs.json (key graphs)")
+        wanted = set(table.images["study"])
+        rules = ReportRules.load(self.mapping)
+        done: set[str] = set()
+        for key, graph in tqdm(
+            iter_graphs(self.graphs), total=len(wanted), desc="graphs", unit=" reports", mininterval=1
+        ):
+            study = _study_of(key, self.graphs)
+            if study in done:
+                raise InputError(f"{self.graphs}: study {study} has two graphs, the second named {key}; keep one")
+            if study not in wanted:
+                left_out["graphs of studies without an image to use"] += 1
+                continue
+            done.add(study)
+            cells = label_cells(graph, rules)
+            if cells:
+                yield study, cells
+            else:
+                left_out["studies whose graph mentions no finding"] += 1
+        left_out["studies without a graph"] = len(wanted) - len(done)
+        if not done:
+            raise InputError(
+                f"{self.graphs}: no graph is of a study in {self.path}; give the graphs of the same release"
+            )
+
+    def _rows(self, name: str, columns: tuple[str, ...]) -> tuple[Path, pd.DataFrame]:
+        """A publisher's table, compressed or not: its file, and some columns."""
+        path = next((self.path / file for file in (f"{name}.gz", name) if (self.path / file).exists()), None)
+        if path is None:
+            raise InputError(f"{self.path}: has neither {name}.gz nor {name}; name the folder of MIMIC-CXR-JPG")
+        rows = read_cells(path, columns)
+        check_unique(rows["dicom_id"], path)
+        return path, rows
+
+    def _of_views(self, images: pd.DataFrame, left_out: Counter[str]) -> pd.DataFrame:
+        wanted = images["ViewPosition"].isin([view.upper() for view in self.views])
+        for view, count in images["ViewPosition"][~wanted].value_counts().items():
+            left_out[f"images of view {view or '(unnamed)'}"] = int(count)
+        if not wanted.any():
+            found = ", ".join(sorted(set(images["ViewPosition"]) - {""}))
+            raise InputError(f"{self.path}: no image has view {' or '.join(self.views)}; the metadata has {found}")
+        return images[wanted]
+
+
+def _study_of(key: str, graphs: Path) -> str:
+    match = _STUDY.search(key)
+    if match is None:
+        raise InputError(f"{graphs}: report {key} names no study; expected p10/p10000032/s50414267.txt and the like")
+    return f"s{match[1]}"
+
+
+def _with_paths(images: pd.DataFrame, root: Path) -> pd.DataFrame:
+    patient = "p" + images["subject_id"]
+    folder = os.path.join(root, "files", "") + patient.str[:3] + os.sep + patient + os.sep + "s" + images["study_id"]
+    return images.assign(path=folder + os.sep + images["dicom_id"] + ".jpg")
+
+
+def _existing(images: pd.DataFrame, root: Path, left_out: Counter[str]) -> pd.DataFrame:
+    """The images whose file exists. A few missing ones are counted; most missing is a mistake."""
+    exists = [os.path.exists(path) for path in tqdm(images["path"], desc="images", unit=" files", mininterval=1)]
+    missing = len(exists) - sum(exists)
+    if missing * 2 > len(exists):
+        first = images["path"].iloc[exists.index(False)]
+        raise InputError(f"{root}: {missing} of {len(exists)} image files are missing, {first} the first")
+    left_out["images whose file is missing"] = missing
+    return images[exists]

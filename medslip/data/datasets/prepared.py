@@ -1,0 +1,53 @@
+"""A list that prepare_data wrote, with its label store."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+
+from medslip.data.dataset import DataSet
+from medslip.data.records import read_list
+from medslip.data.table import ImageTable
+from medslip.errors import InputError
+from medslip.labels import Cells, LabelStore
+from medslip.vocabulary import FINDINGS, pathology_index
+
+
+@dataclass(frozen=True)
+class Prepared(DataSet):
+    """A list that prepare_data wrote; an image has a class wherever in the image its study has it.
+
+    Attributes:
+        path: The list, such as test.csv.
+        labels: Its label store; None takes the folder "labels" next to the list.
+    """
+
+    kind: ClassVar[str] = "prepared"
+    labels: Path | None = None
+
+    def load(self) -> ImageTable:
+        """The images of the list, labelled for the findings that are both present and absent somewhere."""
+        studies = read_list(self.path)
+        store = self._store()
+        rows = studies.table["row"].tolist()
+        store.check(rows, studies.table["study"].tolist(), studies.source)
+        states = np.stack([store.dense(row).max(axis=0) for row in rows])
+        labels = {name: states[:, pathology_index(name)] for name in FINDINGS}
+        scored = {name: column for name, column in labels.items() if {0, 1} <= set(column.tolist())}
+        images = studies.table.assign(path=[str(studies.folder / name) for name in studies.table["image"]])
+        name = f"{self.path.resolve().parent.name} ({self.path.name})"
+        known = pd.DataFrame(scored, index=range(len(rows)))
+        return ImageTable(name, images.drop(columns="image"), known, source=studies.source)
+
+    def triplets(self, table: ImageTable, left_out: Counter[str]) -> Iterator[tuple[str, Cells]]:
+        """Nothing: the list is prepared."""
+        raise InputError(f"{self.path}: is prepared already; pre-train on it")
+
+    def _store(self) -> LabelStore:
+        return LabelStore(self.labels or self.path.parent / "labels")

@@ -1,0 +1,125 @@
+"""RSNA Pneumonia Detection Challenge in the publisher's layout, and the list of the method's authors.
+
+Layout: stage_2_train_labels.csv (one row per box), stage_2_train_images/<patientId>.dcm. The authors' list is a CSV: ID,
+img_path, boxes ("x;y;w;h|x;y;w;h" or nan), classes. Boxes are in a 1024 x 1024 frame. Each patient has one image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import ClassVar
+
+import pandas as pd
+
+from medslip.data.dataset import DataSet
+from medslip.data.image_labels import one_class
+from medslip.data.images import read_headers
+from medslip.data.reading import (
+    Box,
+    check_files,
+    check_unique,
+    codes_of,
+    find_images,
+    header_columns,
+    read_box,
+    read_cells,
+)
+from medslip.data.table import FINDING_COLUMNS, ImageTable
+from medslip.errors import InputError
+from medslip.labels import ABSENT, PRESENT
+
+CLASS = "Pneumonia"
+"""The one class; the publisher calls its sign "Lung Opacity"."""
+
+LABELS_FILE = "stage_2_train_labels.csv"
+IMAGES_FOLDER = "stage_2_train_images"
+BOX_FRAME = 1024
+"""Side in pixels of the square that boxes are given in."""
+
+_COLUMNS = ("patientId", "x", "y", "width", "height", "Target")
+_AUTHORS_COLUMNS = ("ID", "img_path", "boxes", "classes")
+_NO_BOX = frozenset({"", "nan"})
+_TARGETS = {"0": ABSENT, "0.0": ABSENT, "1": PRESENT, "1.0": PRESENT}
+
+
+@dataclass(frozen=True)
+class Rsna(DataSet):
+    """RSNA Pneumonia: images labelled for pneumonia, and boxes.
+
+    Attributes:
+        path: The publisher's folder, or the authors' CSV file.
+        images: Where the images are, looked up by name (.dcm, .png or .jpg) in all subfolders. None takes the publisher's
+            folder of images, or the paths of the authors' list, relative to its folder.
+    """
+
+    kind: ClassVar[str] = "rsna"
+    path: Path = Path("data_file/rsna")
+    images: Path | None = None
+
+    def load(self) -> ImageTable:
+        """The images in the order of the list; view, sex and age are those of their DICOM headers."""
+        published = self.path.is_dir()
+        source = self.path / LABELS_FILE if published else self.path
+        rows = read_cells(source, _COLUMNS if published else _AUTHORS_COLUMNS)
+        rows = rows.rename(columns={"ID": "name", "patientId": "name", "Target": "target", "classes": "target"})
+        rows["target"] = codes_of(rows["target"], _TARGETS, source, "0 or 1")
+        boxes = _published_boxes(rows, source) if published else _authors_boxes(rows, source)
+        images = rows.drop_duplicates("name") if published else rows
+        for line, name, target in zip(images.index, images["name"], images["target"], strict=True):
+            if bool(boxes[name]) != (target == PRESENT):
+                has = f"{len(boxes[name])} boxes"
+                raise InputError(f"{source}: line {line}: {name} has label {target} and {has}; one is wrong")
+        if published:
+            paths = find_images(images["name"], [self.images or self.path / IMAGES_FOLDER], source)
+        elif self.images is not None:
+            files = images["img_path"].map(lambda path: PurePosixPath(path).name)
+            paths = find_images(files, [self.images], source)
+        else:
+            paths = images["img_path"].map(lambda path: str(source.parent / path))
+            check_files(paths, source)
+            check_unique(paths, source)
+        headers = read_headers([Path(path) for path in paths])
+        names = images["name"].tolist()
+        known = header_columns(headers) | {"height": BOX_FRAME, "width": BOX_FRAME}
+        patients = [header.patient or name for header, name in zip(headers, names, strict=True)]
+        found = [(row, CLASS, *box, None) for row, name in enumerate(names) for box in boxes[name]]
+        return ImageTable(
+            f"RSNA Pneumonia ({source.name})",
+            pd.DataFrame({"path": paths.tolist(), "patient": patients, "study": names, **known}),
+            one_class(CLASS, images["target"] == PRESENT),
+            pd.DataFrame(found, columns=list(FINDING_COLUMNS)),
+        )
+
+
+def _published_boxes(rows: pd.DataFrame, source: Path) -> dict[str, list[Box]]:
+    """Image -> boxes, from one row per box."""
+    boxes: dict[str, list[Box]] = {}
+    first = dict(zip(rows["name"][::-1], zip(rows.index[::-1], rows["target"][::-1], strict=True), strict=True))
+    for line, name, *cells, target in rows[["name", "x", "y", "width", "height", "target"]].itertuples(name=None):
+        if name in boxes and {target, first[name][1]} != {PRESENT}:
+            raise InputError(f"{source}: line {line}: {name} is in line {first[name][0]} too, and not as another box")
+        boxes.setdefault(name, [])
+        if not set(cells) <= _NO_BOX:
+            _add_box(boxes[name], name, cells, f"{source}: line {line}")
+    return boxes
+
+
+def _authors_boxes(rows: pd.DataFrame, source: Path) -> dict[str, list[Box]]:
+    """Image -> boxes, from one row per image."""
+    check_unique(rows["name"], source)
+    boxes: dict[str, list[Box]] = {name: [] for name in rows["name"]}
+    for line, name, text in zip(rows.index, rows["name"], rows["boxes"], strict=True):
+        for part in [] if text in _NO_BOX else text.split("|"):
+            cells = part.split(";")
+            if len(cells) != 4:
+                raise InputError(f"{source}: line {line}: the box {part!r} is not of the form x;y;w;h")
+            _add_box(boxes[name], name, cells, f"{source}: line {line}")
+    return boxes
+
+
+def _add_box(boxes: list[Box], name: str, cells: list[str], where: str) -> None:
+    box = read_box(cells, where, BOX_FRAME, BOX_FRAME)
+    if box in boxes:
+        raise InputError(f"{where}: {name} has the same box twice")
+    boxes.append(box)

@@ -1,0 +1,279 @@
+"""What readers of data sets share: tables with line numbers, and checks that name the file and line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from math import isfinite
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+from zlib import error as zlib_error
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from medslip.data.images import Header, is_dicom, years
+from medslip.errors import InputError
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".dcm", ".dicom"})
+
+_UNREADABLE = (
+    pd.errors.ParserError,
+    pd.errors.EmptyDataError,
+    UnicodeDecodeError,
+    EOFError,
+    OSError,
+    BadZipFile,
+    zlib_error,
+)
+
+_SEXES = {"m": "M", "male": "M", "f": "F", "female": "F"}
+_NO_AGE = frozenset({"", "nan", "unknown"})
+_ROUNDING = 1.0  # pixels that a box may reach over the edge: publishers round
+
+
+def read_cells(path: Path, columns: Collection[str] = ()) -> pd.DataFrame:
+    """A CSV file with every cell as text, empty where there is none; the first line names the columns.
+
+    Rows without any text are skipped. The index holds each row's line number in the file, so that messages can name it.
+
+    Args:
+        path: The file, which may be compressed.
+        columns: Columns that it must have; only these are read. Without any, all are.
+
+    Raises:
+        InputError: The file is missing or not CSV, has no row, lacks a column, or has two columns of one name.
+    """
+    path = Path(path)
+    try:
+        # The header is read as a row, as pandas would rename repeated columns.
+        table = pd.read_csv(
+            path, dtype=str, keep_default_na=False, header=None, skipinitialspace=True, skip_blank_lines=False
+        ).fillna("")
+    except FileNotFoundError:
+        raise InputError(f"{path}: file not found") from None
+    except _UNREADABLE as error:
+        raise InputError(f"{path}: not a table in CSV form ({str(error).strip()})") from None
+    header = table.iloc[0].str.lstrip("\ufeff").str.strip().tolist()
+    repeated = [name for name in header if name and header.count(name) > 1]
+    if repeated:
+        raise InputError(f"{path}: has several columns {repeated[0]!r}; rename all but one")
+    check_columns(header, columns, path)
+    table = table.set_axis(header, axis=1).set_axis(range(1, len(table) + 1)).iloc[1:]
+    table = table[list(columns)] if columns else table
+    table = table[(table != "").any(axis=1)]
+    if not len(table):
+        raise InputError(f"{path}: the table has no rows")
+    return table
+
+
+def check_columns(has: Sequence[str], needed: Iterable[str], source: Path) -> None:
+    """Check that a table has some columns.
+
+    Raises:
+        InputError: Naming the first one that is missing, and those that are needed.
+    """
+    needed = list(needed)
+    for name in needed:
+        if name not in has:
+            raise InputError(f"{source}: has no column {name!r}; it must have {', '.join(needed)}")
+
+
+def read_lines(path: Path, advice: str = "check the path") -> pd.Series:
+    """The lines of a UTF-8 text file that are not blank, stripped; the index holds their line numbers.
+
+    Args:
+        path: The file.
+        advice: What to do if there is no such file, for the message.
+
+    Raises:
+        InputError: The file is missing, is not text, or has no line.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(f"{path}: list not found; {advice}") from None
+    except OSError as error:
+        raise InputError(f"{path}: the list cannot be read ({error.strerror}); {advice}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not a text file in UTF-8, one entry per line") from None
+    lines = {number: line.strip() for number, line in enumerate(text.splitlines(), start=1) if line.strip()}
+    if not lines:
+        raise InputError(f"{path}: the list is empty")
+    return pd.Series(lines)
+
+
+def check_unique(names: pd.Series, source: Path) -> None:
+    """Check that a list names every image, and each only once.
+
+    Args:
+        names: Image names or paths; the index holds line numbers. Two spellings of one path are the same.
+        source: The list, for messages.
+
+    Raises:
+        InputError: Naming the image and both lines.
+    """
+    seen: dict[str, int] = {}
+    for line, name in names.items():
+        if not str(name):
+            raise InputError(f"{source}: line {line}: names no image")
+        spelt = os.path.normpath(str(name))
+        if spelt in seen:
+            raise InputError(f"{source}: line {line}: image {spelt} is listed twice, also in line {seen[spelt]}")
+        seen[spelt] = int(str(line))
+
+
+def check_files(paths: pd.Series, source: Path, what: str = "image") -> None:
+    """Check that listed files exist.
+
+    Args:
+        paths: File paths; the index holds line numbers.
+        source: The list, for messages.
+        what: What they are, "image" or "mask".
+
+    Raises:
+        InputError: Naming the first file that is missing, and its line.
+    """
+    for line, path in paths.items():
+        if not os.path.isfile(path):
+            raise InputError(
+                f"{source}: line {line}: {what} {path} not found; name the folder of the {what}s (key {what}s)"
+            )
+
+
+def find_images(names: pd.Series, folders: Iterable[Path], source: Path) -> pd.Series:
+    """Look images up in folders by their names, with or without suffix.
+
+    Args:
+        names: Image names; the index holds line numbers.
+        folders: Where the files may be, subfolders included.
+        source: The table that names them, for messages.
+
+    Returns:
+        Paths as texts, with the same index.
+
+    Raises:
+        InputError: A name has no file, or several that could be meant; or two names have the same file.
+    """
+    folders = list(folders)
+    files: dict[str, Path] = {}
+    others: dict[str, Path] = {}
+    for folder in folders:
+        for path in files_below(folder):
+            if path.suffix.lower() in IMAGE_SUFFIXES:
+                for known in (path.name, path.stem):
+                    if known in files:
+                        others.setdefault(known, path)
+                    files.setdefault(known, path)
+    for line, name in names.items():
+        if name not in files:
+            where = " or ".join(str(folder) for folder in folders)
+            raise InputError(f"{source}: line {line}: image {name} is not in {where}; download it, or name its folder")
+        if name in others:
+            both = " or ".join(sorted(map(str, (files[name], others[name]))))
+            raise InputError(f"{source}: line {line}: image {name} may be {both}; name the folder of the right one")
+    found = names.map(lambda name: str(files[name]))
+    check_unique(found, source)
+    return found
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """Every file below a folder, linked folders included, except for hidden ones."""
+    seen = {os.path.realpath(folder)}
+    for path, folders, names in os.walk(folder, followlinks=True):
+        # A link to a folder above would be followed for ever.
+        folders[:] = [name for name in folders if not name.startswith(".") and not _is_known(Path(path, name), seen)]
+        yield from (Path(path, name) for name in names if not name.startswith("."))
+
+
+def _is_known(folder: Path, seen: set[str]) -> bool:
+    real = os.path.realpath(folder)
+    known = real in seen
+    seen.add(real)
+    return known
+
+
+def may_be_image(path: Path) -> bool:
+    """By its suffix; a file without one, as in archives of DICOM files, by its content."""
+    return path.suffix.lower() in IMAGE_SUFFIXES or (not path.suffix and path.stat().st_size > 0 and is_dicom(path))
+
+
+def codes_of(column: pd.Series, codes: Mapping[str, int], source: Path, expected: str) -> npt.NDArray[np.int8]:
+    """Label codes of a column of texts, in any case.
+
+    Args:
+        column: The cells; the index holds line numbers.
+        codes: Text in lower case -> 1 present, 0 absent, -1 unknown.
+        source: The table, for messages.
+        expected: The texts that are allowed, in words.
+
+    Raises:
+        InputError: Naming the line, the column and the text.
+    """
+    found = column.str.strip().str.lower().map(codes)
+    if found.isna().any():
+        line = found.index[found.isna()][0]
+        raise InputError(f"{source}: line {line}, column {column.name!r}: {column[line]!r} is not {expected}")
+    return np.asarray(found, np.int8)
+
+
+def sexes_of(column: pd.Series) -> pd.Series:
+    """Sexes as "M", "F", or empty for anything else; M, male, F, female are understood in any case."""
+    return column.str.strip().str.lower().map(_SEXES).fillna("")
+
+
+def ages_of(column: pd.Series, source: Path) -> pd.Series:
+    """Years, as numbers or in DICOM's form (043Y); NaN where empty, "nan" or "unknown".
+
+    Raises:
+        InputError: Naming the line of any other text.
+    """
+    texts = column.str.strip().str.lower()
+    ages = texts.map(years)
+    wrong = ages.isna() & ~texts.isin(_NO_AGE)
+    if wrong.any():
+        line = wrong.index[wrong][0]
+        raise InputError(
+            f"{source}: line {line}, column {column.name!r}: {texts[line]!r} is not an age; write years, or leave it empty "
+            "where unknown"
+        )
+    return ages.astype(float)
+
+
+def header_columns(headers: Sequence[Header]) -> dict[str, list[Any]]:
+    """The columns of an image table that image files themselves say: view, sex, age, height and width."""
+    return {name: [getattr(header, name) for header in headers] for name in ("view", "sex", "age", "height", "width")}
+
+
+Box = tuple[float, float, float, float]
+
+
+def read_box(cells: Sequence[str | float], where: str, height: int, width: int) -> Box:
+    """A box of four cells: x, y, width, height in pixels.
+
+    Args:
+        cells: Texts or numbers.
+        where: File and line, for messages.
+        height: Of the image, in pixels.
+        width: Of the image, in pixels.
+
+    Raises:
+        InputError: They are not four numbers, or the box is empty or lies outside the image.
+    """
+    shown = ", ".join(map(str, cells))
+    try:
+        x, y, w, h = (float(cell) for cell in cells)
+    except ValueError:
+        raise InputError(f"{where}: the box {shown} is not four numbers: x, y, width, height") from None
+    if not all(map(isfinite, (x, y, w, h))) or min(w, h) <= 0:
+        raise InputError(f"{where}: the box {shown} is empty or endless; width and height must be above 0")
+    over = min(x, y) < -_ROUNDING or x + w > width + _ROUNDING or y + h > height + _ROUNDING
+    if over or x >= width or y >= height or min(x + w, y + h) <= 0:
+        raise InputError(
+            f"{where}: the box {shown} (x, y, width, height) lies outside the image of {width} x {height} pixels; correct "
+            "it, or leave the row out"
+        )
+    return x, y, w, h

@@ -1,0 +1,36 @@
+"""The data sets by name: what ``data.kind`` may be."""
+
+from __future__ import annotations
+
+import importlib
+
+from medslip.data.dataset import DataSet
+from medslip.errors import InputError
+
+DATA_SETS = {
+    "authors": "authors:AuthorsFiles",
+    "coco": "coco:Coco",
+    "covidx": "covidx:Covidx",
+    "csv": "csv_table:CsvTable",
+    "cxr14": "cxr14:Cxr14",
+    "folder": "folder:Folder",
+    "mimic": "mimic_cxr:MimicCxr",
+    "openi": "openi:OpenI",
+    "prepared": "prepared:Prepared",
+    "rsna": "rsna:Rsna",
+    "siim_acr": "siim_acr:SiimAcr",
+}
+"""Kind -> module in medslip.data.datasets and class; a module is imported when its data set is first asked for."""
+
+
+def data_set(kind: str) -> type[DataSet]:
+    """The data set of a kind.
+
+    Raises:
+        InputError: There is no such kind.
+    """
+    if kind not in DATA_SETS:
+        raise InputError(f"no such kind of data {kind!r}: one of {', '.join(DATA_SETS)}")
+    module, _, name = DATA_SETS[kind].partition(":")
+    found: type[DataSet] = getattr(importlib.import_module(f"medslip.data.datasets.{module}"), name)
+    return found
