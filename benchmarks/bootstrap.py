@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 
-from medslip.evaluation.classification import score, summarise
+from medslip.evaluation.classification import MEAN, score
 from medslip.vocabulary import CXR14_CLASSES
 
 IMAGES, PATIENTS, RESAMPLES = 25_596, 2_797, 1000
@@ -25,13 +25,11 @@ def main() -> None:
     for what, patients in ((f"{PATIENTS:,} patients", known), ("every image by itself", None)):
         start = time.perf_counter()
         scores = score(list(CXR14_CLASSES), labels, probabilities, patients, RESAMPLES)
-        macro = summarise(scores)
         seconds = time.perf_counter() - start
-        interval = macro.intervals["auroc"]
+        mean = scores.set_index("class")["auroc"][MEAN]
         print(
-            f"{RESAMPLES:,} resamples x {IMAGES:,} images x {len(CXR14_CLASSES)} classes, {what}: "
-            f"{seconds:.1f} s "
-            f"(mean AUROC {macro.auroc:.3f} [{interval.low:.3f}, {interval.high:.3f}])"
+            f"{RESAMPLES:,} resamples x {IMAGES:,} images x {len(CXR14_CLASSES)} classes, {what}: {seconds:.1f} s "
+            f"(mean AUROC {mean})"
         )
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from medslip.config import phantom_config
-from medslip.evaluation.classification import summarise
+from medslip.evaluation.classification import MEAN
 from medslip.tasks import pretrain, zeroshot_cls
 from medslip.tasks.zeroshot_cls import ZeroshotConfig
 
@@ -53,11 +53,9 @@ def main(epochs: int) -> None:
             )
             checkpoint = pretrain.run(config)
             held_out = phantom_config(ZeroshotConfig, "zeroshot_cls", checkpoint=checkpoint)
-            scores = zeroshot_cls.run(replace(held_out, output=Path(folder) / "zeroshot_cls"), show=False)
-            assert scores is not None, "phantoms have labels"
-            macro = summarise(scores)
-            interval = macro.intervals["auroc"]
-            rows.append(f"{name:40} {macro.auroc:.3f} [{interval.low:.3f}, {interval.high:.3f}]")
+            tables = zeroshot_cls.run(replace(held_out, output=Path(folder) / "zeroshot_cls"), show=False)
+            assert tables is not None, "phantoms have labels"
+            rows.append(f"{name:40} {tables['scores'].set_index('class')['auroc'][MEAN]}")
             print(rows[-1], flush=True)
     print(f"\nmacro AUROC of held-out phantoms after {epochs} epochs, 95 % interval over patients")
     print("\n".join(rows))

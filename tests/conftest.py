@@ -37,36 +37,46 @@ def shared() -> Path:
 
 
 def _estimates(entry: Any, place: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Place and entry of each estimate in a metrics.json, each of which has the one form that docs/metrics.md gives."""
+    """Place and entry of each estimate in a metrics.json, each of which has the one form that docs/metrics.md gives.
+
+    A place names the rows of a table by their texts, such as /scores/Effusion/auroc.
+    """
     if isinstance(entry, list):
         for k, inner in enumerate(entry):
-            yield from _estimates(inner, f"{place}/{k}")
+            keys = (
+                "data_set",
+                "attribute",
+                "group",
+                "findings",
+                "name",
+                "class",
+                "rule",
+                "probabilities",
+                "map",
+                "score",
+            )
+            named = [str(inner[key]) for key in keys if inner.get(key)] if isinstance(inner, dict) else []
+            yield from _estimates(inner, f"{place}/{' '.join(named) or k}")
     if not isinstance(entry, dict):
         return
-    assert not entry.keys() & {"low", "high", "intervals"}, f"{place}: ends of an interval outside an estimate"
-    if not entry.keys() & {"value", "interval"}:
+    if not entry.keys() & {"low", "high", "left_out"}:
         for key, inner in entry.items():
             yield from _estimates(inner, f"{place}/{key}")
-        for key, inner in entry.get("scores", {}).items():
-            every = [inner] if "value" in inner else inner.values()
-            assert all(isinstance(each, dict) and "value" in each for each in every), (
-                f"{place}/scores/{key}: no estimate"
-            )
         return
-    assert entry.keys() == {"value", "interval"}, place
-    value, interval = entry["value"], entry["interval"]
+    assert entry.keys() == {"value", "low", "high", "resamples", "left_out"}, place
+    value, low, high = entry["value"], entry["low"], entry["high"]
     assert value is None or isinstance(value, int | float), place
-    if interval is not None:
-        assert value is not None, f"{place}: an interval of nothing"
-        assert interval.keys() == {"low", "high", "resamples", "left_out"}, place
-        assert interval["low"] <= interval["high"], place
-        assert all(isinstance(interval[key], int) for key in ("resamples", "left_out")), place
+    assert (low is None) == (high is None), place
+    if low is not None:
+        assert value is not None, f"{place}: an interval without a value"
+        assert low <= high, place
+    assert all(isinstance(entry[key], int) for key in ("resamples", "left_out")), place
     yield place, entry
 
 
 @pytest.fixture(scope="session")
 def estimates_of() -> Callable[[Path], dict[str, dict[str, Any]]]:
-    """Reads a run folder's metrics.json: place -> estimate, each checked for its form."""
+    """Reads the metrics.json of a run: place -> estimate, each checked for its form."""
     return lambda folder: dict(_estimates(json.loads((folder / "metrics.json").read_text(encoding="utf-8"))))
 
 

@@ -14,7 +14,7 @@ LEVELS = (
     {"model", "losses", "data"},
     {"checkpoints", "data_options"},
     {"config", "training", "evaluation"},
-    {"predictor"},
+    {"predictor", "run_dir"},
     {"phantoms"},
     {"tasks"},
     {"cli"},
@@ -31,8 +31,8 @@ OWNERS = {
     "matplotlib": "evaluation/figures.py",
     "jsonargparse": "config.py",
     "safetensors": "model/weights.py",
-    "jinja2": "evaluation/report.py",
-    "markupsafe": "evaluation/report.py",
+    "jinja2": "evaluation/report_page.py",
+    "markupsafe": "evaluation/report_page.py",
 }
 
 FILES = sorted(path for path in PACKAGE.rglob("*.py"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -51,3 +52,8 @@ class Attributes:
             [self.sexes[index] for index in indices],
             self.ages[np.asarray(indices, np.intp)],
         )
+
+    def frame(self, paths: Sequence[Path], patients: Sequence[str]) -> pd.DataFrame:
+        """One row per image: ``path``, ``patient``, ``view``, ``sex``, ``age``."""
+        columns = {"path": list(paths), "patient": list(patients), "view": self.views, "sex": self.sexes}
+        return pd.DataFrame({**columns, "age": self.ages})

@@ -1,52 +1,145 @@
-"""95 % intervals by the bootstrap, resampling patients.
+"""Estimates with 95 % intervals, by the bootstrap over patients.
 
-A resample draws as many patients as there are, with replacement; an image counts as often as its patient was
-drawn. Images of one patient resemble each other, so resampling images would make intervals too narrow.
-Nothing is copied: a resample is one whole number per patient, and scores are computed under these weights.
+A resample draws as many patients as there are, with replacement; an image counts as often as its patient was drawn. Images of
+one patient resemble each other, so resampling images would make the intervals too narrow. Nothing is copied: a resample is one
+integer weight per patient, and scores are computed under these weights.
 
-A score is carried by the patients whose images it counts: a sensitivity by those with a positive. Where fewer than two carry
-it there is no interval: one patient's images come out the same in every resample that has them, and the interval would be
-without width, or only as wide as what stands beside them.
+A score rests on the patients whose images it counts: a sensitivity on those with a positive image. Where it rests on fewer than
+two patients it has no interval, as every resample would give the same value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tqdm import tqdm
 
+Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int32]
 """Resamples x patients: how often each patient was drawn."""
 
 
 @dataclass(frozen=True)
-class Interval:
-    """A percentile interval.
+class Estimate:
+    """A number with its 95 % interval; NaN where the number, or the interval, is not defined.
+
+    It prints as "0.971 [0.965, 0.976]", as "0.971" without an interval, and as "-" where it is not defined. A format applies to
+    each number: ``f"{estimate:+.3f}"``.
 
     Attributes:
-        low: Lower end.
-        high: Upper end.
-        resamples: How many resamples it rests on.
-        left_out: How many resamples were left out because the score is not defined in them.
+        value: The number.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
+        resamples: Number of bootstrap resamples behind the interval; 0 for an interval by formula.
+        left_out: Number of further resamples in which the number is not defined.
     """
 
-    low: float
-    high: float
-    resamples: int
-    left_out: int
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+    resamples: int = 0
+    left_out: int = 0
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether there is an interval."""
+        return not math.isnan(self.low)
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval lies above or below 0."""
+        return self.low > 0 or self.high < 0
+
+    def __float__(self) -> float:
+        return self.value
+
+    def __format__(self, spec: str) -> str:
+        if math.isnan(self.value):
+            return "-"
+        spec = spec or ".3f"
+        interval = f" [{self.low:{spec}}, {self.high:{spec}}]" if self.has_interval else ""
+        return f"{self.value:{spec}}{interval}"
+
+    def __str__(self) -> str:
+        return format(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The form of metrics.json: ``value``, ``low``, ``high``, ``resamples`` and ``left_out``."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """Scores of any shape S, on all patients and in each resample; NaN where not defined.
+
+    Attributes:
+        values: S.
+        drawn: Resamples x S.
+        carriers: S, int: number of patients that each score rests on.
+    """
+
+    values: Floats
+    drawn: Floats
+    carriers: npt.NDArray[np.intp]
+
+    def __getitem__(self, index: Any) -> Resampled:
+        """A part of the scores, by an index of S."""
+        place = index if isinstance(index, tuple) else (index,)
+        return Resampled(self.values[place], self.drawn[(slice(None), *place)], self.carriers[place])
+
+    def __sub__(self, other: Resampled) -> Resampled:
+        """Differences, resample by resample. They rest on as many patients as the side that has fewer."""
+        carriers = np.minimum(self.carriers, other.carriers)
+        return Resampled(self.values - other.values, self.drawn - other.drawn, carriers)
+
+    def mean(self, axis: int = 0) -> Resampled:
+        """Means along an axis of S; a mean rests on as many patients as its part that has fewest."""
+        if not self.values.shape[axis]:
+            shape = np.delete(self.values.shape, axis)
+            return Resampled(
+                np.full(shape, np.nan), np.full((len(self.drawn), *shape), np.nan), np.zeros(shape, np.intp)
+            )
+        return Resampled(self.values.mean(axis), self.drawn.mean(axis + 1), self.carriers.min(axis))
+
+    def estimates(self) -> npt.NDArray[np.object_]:
+        """S, of Estimate."""
+        found = np.empty(self.values.shape, object)
+        for place in np.ndindex(found.shape):
+            found[place] = estimate(
+                float(self.values[place]), self.drawn[(slice(None), *place)], int(self.carriers[place])
+            )
+        return found
+
+
+def estimate(value: float, drawn: Floats, carriers: int, level: float = 0.95) -> Estimate:
+    """A number with its percentile interval.
+
+    Args:
+        value: The number.
+        drawn: Its value in each resample; NaN where it is not defined.
+        carriers: Number of patients that it rests on; fewer than two give no interval.
+        level: Coverage of the interval.
+    """
+    defined = drawn[~np.isnan(drawn)]
+    if math.isnan(value) or carriers < 2 or not len(defined):
+        return Estimate(value)
+    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(value, float(low), float(high), len(defined), len(drawn) - len(defined))
 
 
 def patient_index(patients: Sequence[str]) -> npt.NDArray[np.intp]:
-    """Number the patients 0, 1, 2, ...; an image of an unknown patient ("") is a patient of its own.
+    """Number the patients 0, 1, 2, ...; an image whose patient is unknown ("") counts as a patient of its own.
 
     Args:
-        patients: One name an image.
+        patients: One name per image.
 
     Returns:
-        One number an image, every number from 0 to the largest in use.
+        One number per image; every number from 0 to the largest occurs.
     """
     names = np.asarray(patients, dtype=str)
     index = np.empty(len(names), np.intp)
@@ -61,24 +154,19 @@ def count_patients(owner: npt.NDArray[np.intp]) -> int:
     return int(owner.max(initial=-1)) + 1
 
 
-def resampled_unit(patients: Sequence[str]) -> str:
-    """What is resampled: "patient", or "image" where no patient is known."""
-    return "patient" if any(patients) else "image"
-
-
 def resample_patients(patients: int, resamples: int, seed: int, block: int = 32) -> Iterator[Counts]:
-    """Draw the resamples, a block at a time.
+    """Draw the resamples, one block at a time.
 
-    Resample i depends on (seed, i) and the number of patients alone, not on the size of the blocks.
+    Resample i depends on (seed, i) and on the number of patients, not on the size of the blocks.
 
     Args:
-        patients: How many there are.
-        resamples: How many to draw.
-        seed: Of the draws.
-        block: Resamples in one array. Small blocks stay in the processor's cache.
+        patients: Number of patients.
+        resamples: Number of resamples.
+        seed: Random seed.
+        block: Resamples per array. Small blocks stay in the processor's cache.
 
     Yields:
-        Arrays of at most ``block`` resamples x patients, each row summing to ``patients``.
+        Arrays of at most ``block`` resamples x patients; each row sums to ``patients``.
     """
     for start in range(0, resamples, block):
         rows = [_draw(patients, seed, index) for index in range(start, min(start + block, resamples))]
@@ -90,65 +178,74 @@ def _draw(patients: int, seed: int, index: int) -> Counts:
     return np.bincount(drawn, minlength=patients).astype(np.int32)
 
 
-def count_carriers(weights: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
-    """How many patients carry each score.
+def resample(
+    score: Callable[[Counts], Floats], carriers: npt.ArrayLike, patients: int, resamples: int, seed: int
+) -> Resampled:
+    """Compute scores on all patients and on each resample.
 
     Args:
-        weights: Patients x K, how much of each patient a score counts; 0 for nothing.
+        score: Maps weights (R x patients) to scores (R x S), NaN where not defined.
+        carriers: S: number of patients that each score rests on.
+        patients: Number of patients; fewer than two are not resampled.
+        resamples: Number of resamples; 0 for no intervals.
+        seed: Random seed.
+    """
+    values = score(np.ones((1, patients), np.int32))[0]
+    drawn = np.empty((resamples if patients > 1 else 0, *values.shape))
+    done = 0
+    with tqdm(total=len(drawn), desc="bootstrap", unit="resample", delay=2, leave=False, disable=None) as bar:
+        for counts in resample_patients(patients, len(drawn), seed):
+            drawn[done : done + len(counts)] = score(counts)
+            done += len(counts)
+            bar.update(len(counts))
+    return Resampled(values, drawn, np.asarray(carriers, np.intp))
+
+
+def resample_means(
+    cases: npt.NDArray[np.floating], owner: npt.NDArray[np.intp], resamples: int, seed: int
+) -> Resampled:
+    """Means over cases, such as images or findings.
+
+    Args:
+        cases: n x K values; a NaN is left out of its mean.
+        owner: n, the patient number of each case.
+        resamples: Number of resamples; 0 for no intervals.
+        seed: Random seed.
 
     Returns:
-        K.
+        K means.
     """
-    carriers: npt.NDArray[np.intp] = np.count_nonzero(weights, axis=0)
-    return carriers
+    sums, weights = patient_sums(cases, owner)
+    return resample(
+        lambda counts: divide(counts @ sums, counts @ weights),
+        np.count_nonzero(weights, axis=0),
+        len(sums),
+        resamples,
+        seed,
+    )
 
 
-def percentile_interval(values: npt.NDArray[np.float64], carriers: int, level: float = 0.95) -> Interval | None:
-    """The interval between the percentiles that leave out half of 1 - level on either side.
+def patient_sums(
+    cases: npt.NDArray[np.floating], owner: npt.NDArray[np.intp], patients: int | None = None
+) -> tuple[Floats, Floats]:
+    """Sums of values per patient, and how many values each sum has.
 
     Args:
-        values: One score a resample; NaN where it is not defined.
-        carriers: How many patients carry the score; a mean or a difference has those of the part that has fewest.
-        level: Coverage that is aimed at.
+        cases: n x K; NaN is left out.
+        owner: n patient numbers.
+        patients: Number of patients, if some of them have no case.
 
     Returns:
-        The interval over the defined values; None where there are none, or fewer than two carriers.
+        Two arrays of patients x K.
     """
-    defined = values[~np.isnan(values)]
-    if carriers < 2 or not len(defined):
-        return None
-    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(low), float(high), len(defined), len(values) - len(defined))
+    counted = ~np.isnan(cases)
+    shape = (count_patients(owner) if patients is None else patients, cases.shape[1])
+    sums, weights = np.zeros(shape), np.zeros(shape)
+    np.add.at(sums, owner, np.where(counted, cases, 0.0))
+    np.add.at(weights, owner, counted)
+    return sums, weights
 
 
-def named_intervals(
-    values: npt.NDArray[np.float64], names: Sequence[str], carriers: Sequence[int] | npt.NDArray[np.intp]
-) -> dict[str, Interval]:
-    """The interval of each score that has one.
-
-    Args:
-        values: Resamples x scores; NaN where a score is not defined.
-        names: Of the scores.
-        carriers: How many patients carry each score.
-    """
-    found = {
-        name: percentile_interval(values[:, k], int(few))
-        for k, (name, few) in enumerate(zip(names, carriers, strict=True))
-    }
-    return {name: interval for name, interval in found.items() if interval is not None}
-
-
-def resampled_sums(totals: npt.NDArray[np.float64], resamples: int, seed: int) -> npt.NDArray[np.float64]:
-    """Sums over the patients of each resample, for scores that sums over images are enough for.
-
-    Args:
-        totals: Patients x K, the sum over each patient's images. Of fewer than two patients there is no resample.
-        resamples: How many.
-        seed: Of the draws; the resamples are those of ``resample_patients``.
-
-    Returns:
-        Resamples x K.
-    """
-    patients = len(totals)
-    draws = resample_patients(patients, resamples if patients > 1 else 0, seed)
-    return np.concatenate([np.empty((0, totals.shape[1])), *(counts @ totals for counts in draws)])
+def divide(part: npt.NDArray[Any], whole: npt.NDArray[Any]) -> Floats:
+    """Part / whole, NaN where the whole is 0."""
+    return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=whole > 0)

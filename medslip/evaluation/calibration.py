@@ -1,107 +1,54 @@
-"""Calibration of probabilities: arrays in, numbers out.
+"""Calibration of probabilities.
 
-Per class, over its images with a known label, in bins of about as many images each. In a bin, the mean probability is
+Per class, over its images with a known label, in bins of about equally many images. In each bin the mean probability is
 compared with the share of images in which the class is present:
 
-- ECE, expected calibration error: the mean over images of their bin's absolute difference (Naeini et al. 2015).
-- Maximum calibration error: the largest absolute difference of a bin.
-- Brier score: the mean squared difference of probability and label; it needs no bins.
+- ECE, the expected calibration error: the mean over images of the absolute difference in their bin (Naeini et al. 2015).
+- Maximum calibration error: the largest absolute difference of any bin.
+- Brier score: the mean squared difference between probability and label; it needs no bins.
 
-The ECE of a finite sample is biased upwards: a perfectly calibrated model has one above 0, as the frequencies of bins
-scatter. What it would have with these probabilities and this many images is simulated and stands beside it as the
-chance level. A resample scatters once more, so the interval of the ECE lies high too; it can even lie above the ECE.
+Bins and scores are those of scikit-learn's ``calibration_curve`` (strategy "quantile") and ``brier_score_loss``, kept as sums
+per patient so that a resample only has to weight them.
+
+The ECE of a finite sample is biased upwards: even a perfectly calibrated model has one above 0, because the shares in the bins
+scatter. The chance level is the ECE that such a model would have with these probabilities and this many images; it is
+simulated. A resample scatters once more, so the interval of the ECE is biased upwards too and can even lie above the ECE.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from scipy.special import expit, logit
+from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
 
-from medslip.evaluation.bootstrap import (
-    Interval,
-    count_carriers,
-    count_patients,
-    named_intervals,
-    patient_index,
-    resampled_sums,
-)
-from medslip.evaluation.classification import Floats, why_undefined
+from medslip.evaluation.bootstrap import Estimate, Floats, count_patients, patient_index, resample
+from medslip.evaluation.classification import why_undefined
 
 BINS = 10
-"""Bins of equal mass; fewer where probabilities are the same, as equal probabilities share a bin."""
+"""Bins of equal mass; fewer where probabilities are equal, because equal probabilities share a bin."""
 
 SIMULATIONS = 200
-"""Draws of labels for the chance level."""
+"""Simulated sets of labels behind the chance level."""
 
 CALIBRATION_SCORES = ("ece", "max_error", "brier")
 """The scores that have an interval."""
 
-_WILSON_Z = 1.959963984540054  # of a 95 % interval
-_SMALLEST = 1e-7  # a probability nearer to 0 or 1 is moved here before its logit is taken
-
-
-@dataclass(frozen=True)
-class Bin:
-    """One bin of the reliability diagram.
-
-    Attributes:
-        images: How many.
-        probability: Their mean probability.
-        frequency: The share in which the class is present.
-        low: Lower end of the frequency's 95 % interval, by Wilson; images count as independent here.
-        high: Upper end.
-    """
-
-    images: int
-    probability: float
-    frequency: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class ClassCalibration:
-    """The calibration of one class; None where it has no positives or no negatives.
-
-    Attributes:
-        name: The class.
-        positives: Images labelled 1.
-        negatives: Images labelled 0.
-        undefined: Why the class has no scores, in words; None where it has them.
-        ece: Expected calibration error, 0..1.
-        max_error: Maximum calibration error, 0..1.
-        brier: Brier score, 0..1.
-        chance_ece: The mean ECE of a perfectly calibrated model with these probabilities.
-        chance_limit: What 95 % of such models stay below.
-        intervals: Score (of CALIBRATION_SCORES) -> its 95 % interval over resampled patients, the bins kept.
-        bins: Those that hold images, by rising probability.
-    """
-
-    name: str
-    positives: int
-    negatives: int
-    undefined: str | None
-    ece: float | None = None
-    max_error: float | None = None
-    brier: float | None = None
-    chance_ece: float | None = None
-    chance_limit: float | None = None
-    intervals: Mapping[str, Interval] = field(default_factory=dict)
-    bins: tuple[Bin, ...] = ()
+_SMALLEST = 1e-7  # a probability closer to 0 or 1 is moved here before its logit is taken
 
 
 @dataclass(frozen=True)
 class Platt:
-    """A recalibration: the new log odds are slope x log odds + intercept.
+    """A recalibration: new log odds = slope x log odds + intercept (Platt 1999).
 
     Attributes:
-        slope: 1 changes nothing; below 1, the model was too sure; negative, it was the wrong way round.
-        intercept: 0 changes nothing; below 0, the model saw the class too often.
+        slope: 1 changes nothing; below 1 the model was overconfident; negative, it ranked the wrong way round.
+        intercept: 0 changes nothing; below 0 the model predicted the class too often.
     """
 
     slope: float
@@ -120,16 +67,23 @@ def calibration(
     patients: Sequence[str],
     resamples: int = 1000,
     seed: int = 0,
-) -> tuple[ClassCalibration, ...]:
-    """How far the probabilities can be believed, with 95 % intervals.
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Measure how well probabilities are calibrated, with 95 % intervals.
 
     Args:
         classes: Names of the columns.
-        labels: Images x classes: 1 present, 0 absent, -1 unknown (that image is left out of that class).
+        labels: Images x classes: 1 present, 0 absent, -1 unknown (the image is left out of that class).
         probabilities: Images x classes, 0..1.
-        patients: One name an image, "" where unknown.
+        patients: One name per image, "" where unknown.
         resamples: Bootstrap resamples of patients; 0 for no intervals.
-        seed: Of the resamples, and of the simulated chance level.
+        seed: Random seed of the resamples and of the simulated chance level.
+
+    Returns:
+        One row per class: ``class``, CALIBRATION_SCORES (Estimate, over resampled patients with the bins kept),
+        ``chance_ece`` (the mean ECE of a perfectly calibrated model), ``chance_limit`` (95 % of such models are below it) and
+        ``note``, which says why a class has no scores. And one row per bin, by rising probability: ``class``, ``images``,
+        ``probability`` (their mean) and ``frequency`` (the share of present; its interval, by Wilson, treats images as
+        independent).
 
     Raises:
         ValueError: A probability is outside 0..1.
@@ -137,20 +91,27 @@ def calibration(
     if not ((probabilities >= 0) & (probabilities <= 1)).all():
         raise ValueError("a probability is outside 0..1")
     owner = patient_index(patients)
-    binned = [_Binned(labels[:, k], probabilities[:, k], owner) for k in range(len(classes))]
-    sums = resampled_sums(np.concatenate([each.totals for each in binned], axis=1), resamples, seed)
-    ends = np.cumsum([each.totals.shape[1] for each in binned])[:-1]
-    parts = np.split(sums, ends, axis=1)
-    return tuple(
-        each.scored(name, part, np.random.default_rng((seed, k)))
-        for k, (name, each, part) in enumerate(zip(classes, binned, parts, strict=True))
-    )
+    rows: list[dict[str, object]] = []
+    bins: list[dict[str, object]] = []
+    for k, name in enumerate(classes):
+        label = labels[:, k]
+        note = why_undefined(int((label == 1).sum()), int((label == 0).sum()))
+        values = dict.fromkeys(CALIBRATION_SCORES, Estimate(np.nan)) | {"chance_ece": np.nan, "chance_limit": np.nan}
+        if not note:
+            binned = _Binned(label, probabilities[:, k], owner)
+            found = resample(binned.scores, binned.carriers, count_patients(owner), resamples, seed)
+            chance = binned.chance(np.random.default_rng((seed, k)))
+            values = dict(zip(CALIBRATION_SCORES, found.estimates(), strict=True))
+            values |= {"chance_ece": float(chance.mean()), "chance_limit": float(np.quantile(chance, 0.95))}
+            bins += [{"class": name, **each} for each in binned.reliability()]
+        rows.append({"class": name, **values, "note": note})
+    return pd.DataFrame(rows), pd.DataFrame(bins, columns=["class", "images", "probability", "frequency"])
 
 
 def fit_platt(label: npt.NDArray[np.int8], probability: npt.NDArray[np.floating]) -> Platt | None:
-    """Fit a recalibration to one class (Platt 1999).
+    """Fit a recalibration to one class.
 
-    The labels are smoothed as Platt proposes, so that the fit stays finite where they can be told apart perfectly.
+    The labels are smoothed as Platt proposes, so that the fit stays finite where the classes can be separated perfectly.
 
     Args:
         label: n: 1, 0, -1 unknown (left out).
@@ -166,7 +127,7 @@ def fit_platt(label: npt.NDArray[np.int8], probability: npt.NDArray[np.floating]
     if why_undefined(positives, negatives):
         return None
     target = np.where(label == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
-    # Each image counts as present with its target's weight, and as absent with the rest.
+    # Each image counts as present with the weight of its target, and as absent with the rest.
     fitted = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000).fit(
         np.tile(log_odds, 2)[:, None],
         np.repeat([1, 0], len(label)),
@@ -176,12 +137,7 @@ def fit_platt(label: npt.NDArray[np.int8], probability: npt.NDArray[np.floating]
 
 
 class _Binned:
-    """One class's images in bins, as sums that a resample can weigh.
-
-    Attributes:
-        totals: Patients x (2 bins + 1): images of each bin; probability less label, summed over each bin; squared
-            difference, summed over all.
-    """
+    """The images of one class in bins, as sums per patient that a resample can weight."""
 
     def __init__(
         self, label: npt.NDArray[np.int8], probability: npt.NDArray[np.floating], owner: npt.NDArray[np.intp]
@@ -189,46 +145,22 @@ class _Binned:
         known = label >= 0
         self._label, self._probability = label[known], probability[known].astype(np.float64)
         patients, owner = count_patients(owner), owner[known]
-        edges = np.unique(np.quantile(self._probability, np.arange(1, BINS) / BINS)) if len(owner) else np.empty(0)
+        edges = np.unique(np.quantile(self._probability, np.arange(1, BINS) / BINS))
         self._bin = np.searchsorted(edges, self._probability, side="left")
         self._bins = len(edges) + 1
         place, excess = owner * self._bins + self._bin, self._probability - self._label
         shape = (patients, self._bins)
-        self.totals = np.concatenate(
-            [
-                np.bincount(place, minlength=patients * self._bins).reshape(shape).astype(np.float64),
-                np.bincount(place, excess, minlength=patients * self._bins).reshape(shape),
-                np.bincount(owner, excess**2, minlength=patients)[:, None],
-            ],
-            axis=1,
+        images, summed = (
+            np.bincount(place, weights, patients * self._bins).reshape(shape)
+            for weights in (np.ones(len(place)), excess)
         )
+        squared = np.bincount(owner, excess**2, minlength=patients)[:, None]
+        self._totals = np.concatenate([images, summed, squared], axis=1)
+        self.carriers = np.repeat(len(np.unique(owner)), len(CALIBRATION_SCORES))
 
-    def scored(self, name: str, resampled: Floats, random: np.random.Generator) -> ClassCalibration:
-        positives = int(self._label.sum())
-        negatives = len(self._label) - positives
-        undefined = why_undefined(positives, negatives)
-        if undefined:
-            return ClassCalibration(name, positives, negatives, undefined)
-        values = self._scores(self.totals.sum(axis=0, keepdims=True))[0].tolist()
-        chance = self._chance(random)
-        carriers = count_carriers(self.totals[:, : self._bins].sum(axis=1, keepdims=True))
-        return ClassCalibration(
-            name,
-            positives,
-            negatives,
-            None,
-            **dict(zip(CALIBRATION_SCORES, values, strict=True)),
-            chance_ece=float(chance.mean()),
-            chance_limit=float(np.quantile(chance, 0.95)),
-            intervals=named_intervals(
-                self._scores(resampled), CALIBRATION_SCORES, carriers.repeat(len(CALIBRATION_SCORES))
-            ),
-            bins=self._reliability(),
-        )
-
-    def _scores(self, sums: Floats) -> Floats:
-        """R x CALIBRATION_SCORES of R x the columns of ``totals``; NaN in rows without an image."""
-        images, excess, squared = np.split(sums, [self._bins, 2 * self._bins], axis=1)
+    def scores(self, counts: npt.NDArray[np.int32]) -> Floats:
+        """R x CALIBRATION_SCORES; NaN in rows without an image."""
+        images, excess, squared = np.split(counts @ self._totals, [self._bins, 2 * self._bins], axis=1)
         everything = images.sum(axis=1)
         with np.errstate(invalid="ignore", divide="ignore"):
             ece = np.abs(excess).sum(axis=1) / everything
@@ -237,8 +169,8 @@ class _Binned:
         scores[everything == 0] = np.nan
         return scores
 
-    def _chance(self, random: np.random.Generator) -> Floats:
-        """ECEs of labels that are drawn with these very probabilities."""
+    def chance(self, random: np.random.Generator) -> Floats:
+        """The ECE of simulated labels, drawn with these very probabilities."""
         probability = self._probability.astype(np.float32)
         expected = np.bincount(self._bin, probability, minlength=self._bins)
         errors = np.empty(SIMULATIONS)
@@ -248,31 +180,16 @@ class _Binned:
             errors[k] = np.abs(expected - present).sum() / len(probability)
         return errors
 
-    def _reliability(self) -> tuple[Bin, ...]:
-        images = np.bincount(self._bin, minlength=self._bins)
-        probability = np.bincount(self._bin, self._probability, minlength=self._bins)
-        present = np.bincount(self._bin, self._label, minlength=self._bins)
-        filled = images > 0
-        images, probability, present = images[filled], probability[filled], present[filled]
-        low, high = wilson_interval(present, images)
-        columns = (images, probability / images, present / images, low, high)
-        return tuple(Bin(int(n), *map(float, rest)) for n, *rest in zip(*columns, strict=True))
-
-
-def wilson_interval(present: npt.NDArray[np.number], images: npt.NDArray[np.integer]) -> tuple[Floats, Floats]:
-    """The 95 % score interval of shares (Wilson 1927).
-
-    Args:
-        present: n counts.
-        images: n, out of how many, each at least 1.
-
-    Returns:
-        Lower and upper ends, n each.
-    """
-    share, z2 = present / images, _WILSON_Z**2
-    centre = (share + z2 / (2 * images)) / (1 + z2 / images)
-    half = _WILSON_Z / (1 + z2 / images) * np.sqrt(share * (1 - share) / images + z2 / (4 * images**2))
-    return np.clip(centre - half, 0, 1), np.clip(centre + half, 0, 1)
+    def reliability(self) -> list[dict[str, object]]:
+        """One row per bin that holds images."""
+        rows = []
+        for place in np.unique(self._bin):
+            inside = self._bin == place
+            images, present = int(inside.sum()), int(self._label[inside].sum())
+            ends = binomtest(present, images).proportion_ci(method="wilson")
+            frequency = Estimate(present / images, float(ends.low), float(ends.high))
+            rows.append({"images": images, "probability": self._probability[inside].mean(), "frequency": frequency})
+        return rows
 
 
 def _log_odds(probabilities: npt.NDArray[np.floating]) -> Floats:

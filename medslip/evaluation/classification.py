@@ -1,132 +1,41 @@
-"""Scores of zero-shot classification: arrays in, numbers out.
+"""Scores of a classification.
 
 Per class, over its images with a known label:
 
-- AUROC: the share of (positive, negative) pairs in which the positive has the higher score; a tie is a half.
-- Average precision: precision at each positive's score, averaged over the positives (no interpolation).
-- Maximum F1 over thresholds, and the threshold it is reached at. As along a precision-recall curve, a score
-  that equals the threshold is positive here. The threshold is one of the scores; where several do equally
-  well, the lowest.
-- Accuracy at that threshold. By the convention of the papers in this field, only a score strictly above the
-  threshold is positive here, so an image whose score is the threshold is positive for the F1 and negative for
-  the accuracy.
+- AUROC: the share of (positive, negative) pairs in which the positive has the higher score; a tie counts one half.
+- Average precision: the precision at each positive's score, averaged over the positives (no interpolation).
+- Maximum F1 over thresholds, and the threshold where it is reached. As in a precision-recall curve, a score equal to the
+  threshold is positive. The threshold is one of the scores; of several equally good ones, the lowest.
+- Accuracy at that threshold. By the convention of the papers in this field only a score strictly above the threshold is
+  positive here, so an image whose score is the threshold is positive for the F1 and negative for the accuracy.
 
-All are exact under ties. A class without positives or negatives has no scores, and no share in a mean.
+All are exact under ties. A class without positives or without negatives has no scores and is left out of the means.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
+import pandas as pd
 
-from medslip.evaluation.bootstrap import (
-    Counts,
-    Interval,
-    count_patients,
-    named_intervals,
-    patient_index,
-    resample_patients,
-    resampled_unit,
-)
+from medslip.evaluation.bootstrap import Counts, Floats, Resampled, count_patients, patient_index, resample
 
 SCORES = ("auroc", "average_precision", "max_f1", "accuracy")
 """The scores that have an interval and a mean over classes, in the order of the last axis of score arrays."""
 
-Floats = npt.NDArray[np.float64]
+MEAN = "mean"
+"""The name of the row that holds the means over classes."""
 
 
-def why_undefined(positives: int, negatives: int) -> str | None:
-    """Why a class with so many images of either label has no scores, in words; None where it has them."""
+def why_undefined(positives: int, negatives: int) -> str:
+    """Why a class with this many positives and negatives has no scores; "" where it has them."""
     if not positives and not negatives:
         return "no labels"
     if not positives:
         return "no positives"
-    return None if negatives else "no negatives"
-
-
-@dataclass(frozen=True)
-class ClassScores:
-    """The scores of one class; None where it has no positives or no negatives.
-
-    Attributes:
-        name: The class.
-        positives: Images labelled 1.
-        negatives: Images labelled 0.
-        auroc: Area under the ROC curve, 0..1.
-        average_precision: 0..1.
-        max_f1: Largest F1 over thresholds, 0..1.
-        threshold: Where max_f1 is reached (a score of at least this is positive there).
-        accuracy: Share of right answers when a score strictly above the threshold is positive, 0..1.
-        intervals: Score name (of SCORES) -> its interval; empty without bootstrap.
-    """
-
-    name: str
-    positives: int
-    negatives: int
-    auroc: float | None = None
-    average_precision: float | None = None
-    max_f1: float | None = None
-    threshold: float | None = None
-    accuracy: float | None = None
-    intervals: Mapping[str, Interval] = field(default_factory=dict)
-
-    @property
-    def undefined(self) -> str | None:
-        """Why the class has no scores, in words; None where it has them."""
-        return why_undefined(self.positives, self.negatives)
-
-
-@dataclass(frozen=True)
-class MacroScores:
-    """Means over classes; None where no class has scores.
-
-    Attributes:
-        name: What is averaged, in words.
-        classes: The classes in the mean.
-        left_out: Class that is not in the mean -> why.
-        auroc: Mean AUROC.
-        average_precision: Mean average precision.
-        max_f1: Mean of the classes' maximum F1.
-        accuracy: Mean accuracy.
-        intervals: Score name (of SCORES) -> its interval. A resample in which one of the classes has no score
-            is left out, as a mean over fewer classes is another quantity. Without one where a class in it has none.
-    """
-
-    name: str
-    classes: tuple[str, ...]
-    left_out: Mapping[str, str]
-    auroc: float | None = None
-    average_precision: float | None = None
-    max_f1: float | None = None
-    accuracy: float | None = None
-    intervals: Mapping[str, Interval] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Scores:
-    """The scores of all classes on one set of images.
-
-    Attributes:
-        images: How many images.
-        patients: How many patients; an image of an unknown patient counts as one.
-        unit: What was resampled, "patient" or "image".
-        classes: In the order of the columns.
-        carriers: Of each class: patients with a positive or with a negative, whichever are fewer.
-        resampled: Resamples x classes x SCORES, float64, NaN where a class has no score in a resample.
-        seed: Of the resamples.
-    """
-
-    images: int
-    patients: int
-    unit: str
-    classes: tuple[ClassScores, ...]
-    carriers: tuple[int, ...]
-    resampled: Floats
-    seed: int
+    return "" if negatives else "no negatives"
 
 
 def score(
@@ -136,24 +45,29 @@ def score(
     patients: Sequence[str] | None = None,
     resamples: int = 1000,
     seed: int = 0,
-) -> Scores:
-    """Score the answers, with 95 % intervals.
+    leave_out: Sequence[str] = (),
+) -> pd.DataFrame:
+    """Score predictions, with 95 % intervals.
 
-    Intervals are percentiles over resampled patients, the same resamples for every class. The threshold is
-    chosen anew in each, as choosing it is a part of max F1 and of the accuracy. Where the positives, or the
-    negatives, are of fewer than two patients there is no interval.
+    Intervals are percentiles over resampled patients, the same resamples for every class. The threshold is chosen again in
+    each resample, because choosing it is part of the maximum F1 and of the accuracy.
 
     Args:
         classes: Names of the columns.
-        labels: Images x classes: 1 present, 0 absent, -1 unknown (that image is left out of that class).
+        labels: Images x classes: 1 present, 0 absent, -1 unknown (the image is left out of that class).
         probabilities: Images x classes, finite; higher means more likely present.
-        patients: One name an image, "" where unknown; None where no patient is known. Unknown patients'
-            images are resampled one by one.
-        resamples: How many; 0 for no intervals.
-        seed: Of the resamples.
+        patients: One name per image, "" where unknown; None where no patient is known. Images of unknown patients are
+            resampled one by one.
+        resamples: Number of resamples; 0 for no intervals.
+        seed: Random seed.
+        leave_out: Classes without which a second mean is taken, each; those that do not occur are ignored.
+
+    Returns:
+        One row per class, then the means: ``class``, ``images`` (with a known label), ``positives`` (missing for means), SCORES
+        (Estimate), ``threshold`` and ``note``, which says why a class has no scores, or which classes a mean covers.
 
     Raises:
-        ValueError: Shapes that do not fit, a label outside 1, 0, -1, or a probability that is not finite.
+        ValueError: Shapes that do not fit, a label other than 1, 0 and -1, or a probability that is not finite.
     """
     labels, probabilities = np.asarray(labels), np.asarray(probabilities)
     shape = (len(labels), len(classes))
@@ -166,85 +80,107 @@ def score(
     owner = patient_index([""] * len(labels) if patients is None else patients)
     if len(owner) != len(labels):
         raise ValueError(f"{len(owner)} patients for {len(labels)} images")
-    count = count_patients(owner)
-    rankings = [Ranking(labels[:, k], probabilities[:, k], owner) for k in range(len(classes))]
-    resampled = _resample(rankings, count, resamples if count > 1 else 0, seed)
-    once = np.ones((1, count), np.int32)
-    return Scores(
-        images=len(labels),
-        patients=count,
-        unit=resampled_unit(() if patients is None else patients),
-        classes=tuple(
-            _class_scores(name, ranking, once, resampled[:, k])
-            for k, (name, ranking) in enumerate(zip(classes, rankings, strict=True))
-        ),
-        carriers=tuple(ranking.carriers for ranking in rankings),
-        resampled=resampled,
-        seed=seed,
-    )
+    found = resample_scores(labels, probabilities, owner, resamples, seed)
+    positives, negatives = (labels == 1).sum(axis=0), (labels == 0).sum(axis=0)
+    notes = [why_undefined(*counts) for counts in zip(positives, negatives, strict=True)]
+    rows = [
+        {
+            "class": name,
+            "images": positives[k] + negatives[k],
+            "positives": positives[k],
+            **dict(zip(SCORES, found[k].estimates(), strict=True)),
+            "threshold": np.nan if notes[k] else best_threshold(labels[:, k], probabilities[:, k]),
+            "note": notes[k],
+        }
+        for k, name in enumerate(classes)
+    ]
+    for name, members in mean_members(classes, notes, leave_out).items():
+        why = {each: note for each, note in zip(classes, notes, strict=True) if note}
+        left_out = "".join(f"; without {each} ({note})" for each, note in why.items())
+        note = f"{len(members)} class{'' if len(members) == 1 else 'es'}{left_out}"
+        values = dict(zip(SCORES, found[members].mean().estimates(), strict=True))
+        rows.append({"class": name, "images": len(labels), **values, "note": note})
+    return pd.DataFrame(rows).astype({"images": int, "positives": "Int64"})
 
 
-def summarise(scores: Scores, leave_out: Sequence[str] = ()) -> MacroScores:
-    """Means over classes, with intervals.
+def mean_members(classes: Sequence[str], notes: Sequence[str], leave_out: Sequence[str]) -> dict[str, list[int]]:
+    """The name of each mean -> the columns that it covers.
 
     Args:
-        scores: What ``score`` returned.
-        leave_out: Classes that the mean is to be without, for example ("Fibrosis",).
-
-    Raises:
-        ValueError: A class to leave out is not there.
+        classes: Class names.
+        notes: Why a class has no scores, "" where it has them.
+        leave_out: Classes without which a second mean is taken, each.
     """
-    names = [entry.name for entry in scores.classes]
-    for name in leave_out:
-        if name not in names:
-            raise ValueError(f"no class {name!r} to leave out")
-    why = {
-        entry.name: "as asked" if entry.name in leave_out else entry.undefined
-        for entry in scores.classes
-        if entry.name in leave_out or entry.undefined
-    }
-    kept = [k for k, name in enumerate(names) if name not in why]
-    name = f"mean of {len(kept)} class{'' if len(kept) == 1 else 'es'}"
-    if leave_out:
-        name += f", without {', '.join(leave_out)}"
-    left_out = {key: str(reason) for key, reason in why.items()}
-    if not kept:
-        return MacroScores(name, (), left_out)
-    values = np.array([[getattr(scores.classes[k], key) for key in SCORES] for k in kept])
-    return MacroScores(
-        name,
-        tuple(names[k] for k in kept),
-        left_out,
-        **dict(zip(SCORES, values.mean(axis=0).tolist(), strict=True)),
-        intervals=named_intervals(
-            scores.resampled[:, kept].mean(axis=1), SCORES, [min(scores.carriers[k] for k in kept)] * len(SCORES)
-        ),
+    defined = [k for k, note in enumerate(notes) if not note]
+    without = [name for name in leave_out if name in classes]
+    return {MEAN: defined} | {f"{MEAN} without {name}": [k for k in defined if classes[k] != name] for name in without}
+
+
+def class_rows(scores: pd.DataFrame) -> pd.DataFrame:
+    """The rows of ``score`` that are classes, without the means."""
+    return scores[scores["positives"].notna()]
+
+
+def mean_auroc(scores: pd.DataFrame) -> float:
+    """The mean AUROC over classes, from ``score``; NaN where no class has scores."""
+    return float(scores.loc[scores["class"] == MEAN, "auroc"].item().value)
+
+
+def resample_scores(
+    labels: npt.NDArray[np.int8],
+    probabilities: npt.NDArray[np.floating],
+    owner: npt.NDArray[np.intp],
+    resamples: int,
+    seed: int,
+) -> Resampled:
+    """SCORES of each class, classes x SCORES; arguments as for ``score``, ``owner`` being each image's patient number."""
+    rankings = [Ranking(labels[:, k], probabilities[:, k], owner) for k in range(labels.shape[1])]
+    carriers = np.repeat([ranking.carriers for ranking in rankings], len(SCORES)).reshape(-1, len(SCORES))
+    return resample(
+        lambda counts: np.stack([ranking.scores(counts) for ranking in rankings], axis=1),
+        carriers,
+        count_patients(owner),
+        resamples,
+        seed,
     )
+
+
+def best_threshold(label: npt.NDArray[np.int8], probability: npt.NDArray[np.floating]) -> float:
+    """The score at which the F1 of one class is largest, of equally good ones the lowest; NaN without positives or negatives.
+
+    Args:
+        label: n: 1, 0, -1 unknown.
+        probability: n.
+    """
+    ranking = Ranking(label, probability, np.zeros(len(label), np.intp))
+    if not ranking.carriers:
+        return float("nan")
+    return float(ranking.thresholds[ranking.evaluate(np.ones((1, 1), np.int32))[1][0]])
 
 
 class Ranking:
-    """One class's images ranked by score, ready to be counted under any weights.
+    """The images of one class, ranked by score and ready to be scored under any weights.
 
-    Only the distinct scores of positives matter, K of them, from the highest down: AUROC and average
-    precision are sums over positives, and F1 falls from each of them to the next.
+    Only the distinct scores of positives matter, K of them, from the highest down: AUROC and average precision are sums over
+    positives, and F1 falls from each of them to the next.
 
     Args:
         label: n, of the class: 1, 0, -1 unknown.
         score: n.
-        owner: n, the number of each image's patient.
+        owner: n, the patient number of each image.
     """
 
     def __init__(
         self, label: npt.NDArray[np.int8], score: npt.NDArray[np.floating], owner: npt.NDArray[np.intp]
     ) -> None:
         self.thresholds = np.unique(score[label == 1])[::-1]
-        self.positive_owner, self.positives_above, self.positives_from = self._rank(score, owner, label == 1)
-        self.negative_owner, self.negatives_above, self.negatives_from = self._rank(score, owner, label == 0)
+        self._positive_owner, self._positives_above, self._positives_from = self._rank(score, owner, label == 1)
+        self._negative_owner, self._negatives_above, self._negatives_from = self._rank(score, owner, label == 0)
 
     def _rank(
         self, score: npt.NDArray[np.floating], owner: npt.NDArray[np.intp], chosen: npt.NDArray[np.bool_]
     ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-        """Owners of the chosen images, highest score first; how many are above, and from, each threshold."""
+        """Owners of the chosen images, highest score first; how many are above, and at or above, each threshold."""
         order = np.argsort(-score[chosen], kind="stable")
         falling = -score[chosen][order]
         above = np.searchsorted(falling, -self.thresholds, side="left")
@@ -253,35 +189,38 @@ class Ranking:
 
     @property
     def carriers(self) -> int:
-        """How many patients carry the scores: those with a positive or with a negative, whichever are fewer."""
-        return min(len(np.unique(owner)) for owner in (self.positive_owner, self.negative_owner))
+        """How many patients the scores rest on: those with a positive or those with a negative, whichever are fewer."""
+        return min(len(np.unique(owner)) for owner in (self._positive_owner, self._negative_owner))
 
-    def scores(self, counts: Counts) -> tuple[Floats, npt.NDArray[np.intp]]:
+    def scores(self, counts: Counts) -> Floats:
         """The scores under each row of weights.
 
         Args:
             counts: R x patients, the weight of each patient's images.
 
         Returns:
-            R x SCORES, NaN in rows where the positives or the negatives weigh nothing; and the index of the
-            threshold of maximum F1, R, without meaning in those rows.
+            R x SCORES, NaN in rows in which the positives or the negatives have no weight.
         """
+        return self.evaluate(counts)[0]
+
+    def evaluate(self, counts: Counts) -> tuple[Floats, npt.NDArray[np.intp]]:
+        """As ``scores``; and R indices into ``thresholds``, where F1 is largest (meaningless where the scores are NaN)."""
         result = np.full((len(counts), len(SCORES)), np.nan)
         best = np.zeros(len(counts), np.intp)
-        if not len(self.positive_owner) or not len(self.negative_owner):
+        if not len(self._positive_owner) or not len(self._negative_owner):
             return result, best
-        true, false = _cumulate(counts, self.positive_owner), _cumulate(counts, self.negative_owner)
+        true, false = _cumulate(counts, self._positive_owner), _cumulate(counts, self._negative_owner)
         all_true, all_false = true[:, -1:].astype(float), false[:, -1:].astype(float)
         defined = ((all_true > 0) & (all_false > 0))[:, 0]
-        tp_above, tp = true[:, self.positives_above], true[:, self.positives_from]
-        fp_above, fp = false[:, self.negatives_above], false[:, self.negatives_from]
+        tp_above, tp = true[:, self._positives_above], true[:, self._positives_from]
+        fp_above, fp = false[:, self._negatives_above], false[:, self._negatives_from]
         gain = tp - tp_above
         with np.errstate(invalid="ignore", divide="ignore"):
             pairs = (gain * (all_false - 0.5 * (fp + fp_above))).sum(axis=1)
             auroc = pairs / (all_true * all_false)[:, 0]
             precision = tp / np.maximum(tp + fp, 1)
             average_precision = (gain * precision).sum(axis=1) / all_true[:, 0]
-            # A threshold whose positives weigh nothing is not a score of the resample.
+            # A threshold whose positives have no weight is not a score of the resample.
             f1 = np.where(gain > 0, 2 * tp / (tp + fp + all_true), 0)
         best = f1.shape[1] - 1 - f1[:, ::-1].argmax(axis=1)  # the lowest of equally good thresholds
         row = np.arange(len(counts))
@@ -296,30 +235,3 @@ def _cumulate(counts: Counts, owner: npt.NDArray[np.intp]) -> Counts:
     total = np.zeros((len(counts), len(owner) + 1), np.int32)
     np.cumsum(counts.take(owner, axis=1), axis=1, dtype=np.int32, out=total[:, 1:])
     return total
-
-
-def _resample(rankings: Sequence[Ranking], patients: int, resamples: int, seed: int) -> Floats:
-    result = np.empty((resamples, len(rankings), len(SCORES)))
-    done = 0
-    with tqdm(total=resamples, desc="bootstrap", unit="resample", delay=2, leave=False, disable=None) as bar:
-        for counts in resample_patients(patients, resamples, seed):
-            for k, ranking in enumerate(rankings):
-                result[done : done + len(counts), k], _ = ranking.scores(counts)
-            done += len(counts)
-            bar.update(len(counts))
-    return result
-
-
-def _class_scores(name: str, ranking: Ranking, once: Counts, resampled: Floats) -> ClassScores:
-    positives, negatives = len(ranking.positive_owner), len(ranking.negative_owner)
-    if not positives or not negatives:
-        return ClassScores(name, positives, negatives)
-    values, best = ranking.scores(once)
-    return ClassScores(
-        name,
-        positives,
-        negatives,
-        threshold=float(ranking.thresholds[best[0]]),
-        intervals=named_intervals(resampled, SCORES, [ranking.carriers] * len(SCORES)),
-        **dict(zip(SCORES, values[0].tolist(), strict=True)),
-    )

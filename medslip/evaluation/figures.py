@@ -1,19 +1,19 @@
-"""Pictures of a run. The only place that knows matplotlib; nothing here touches its global state.
+"""Figures of a run. The only file that imports matplotlib; nothing here touches its global state.
 
-Colours are those of Okabe and Ito, told apart by colour-blind readers too. Every picture is a PNG at 150 dpi,
-written whole or not at all.
+Colours are those of Okabe and Ito, which colour-blind readers can tell apart. Every figure is a PNG at 150 dpi, written whole
+or not at all.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -21,10 +21,9 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from medslip.evaluation.calibration import ClassCalibration
-from medslip.evaluation.classification import ClassScores, Scores
-from medslip.evaluation.comparison import Difference
-from medslip.evaluation.subgroups import AttributeScores
+from medslip.evaluation.bootstrap import Estimate
+from medslip.evaluation.classification import class_rows
+from medslip.evaluation.tables import words
 from medslip.files import written_whole
 
 DPI = 150
@@ -42,9 +41,9 @@ LOSS_PARTS = {
 
 
 def roc_curves(
-    path: Path, scores: Scores, labels: npt.NDArray[np.int8], probabilities: npt.NDArray[np.floating]
+    path: Path, scores: pd.DataFrame, labels: npt.NDArray[np.int8], probabilities: npt.NDArray[np.floating]
 ) -> None:
-    """Draw one small ROC curve a class, with the AUROC and the line of chance.
+    """Draw one small ROC curve per class, with the AUROC and the line of chance.
 
     Args:
         path: The PNG to write.
@@ -52,13 +51,24 @@ def roc_curves(
         labels: Images x classes: 1, 0, -1 unknown.
         probabilities: Images x classes.
     """
-    _small_multiples(path, "ROC", scores, labels, probabilities)
+
+    def draw(panel: Axes, k: int, row: pd.Series) -> str:
+        known = labels[:, k] >= 0
+        false, true, _ = roc_curve(labels[known, k], probabilities[known, k])
+        panel.plot((0, 1), (0, 1), color=GREY, linewidth=0.8, linestyle=":")
+        panel.fill_between(false, true, color=BLUE, alpha=0.12, linewidth=0)
+        panel.plot(false, true, color=BLUE, linewidth=1.5)
+        text = f"{row['positives']:,} positives of {known.sum():,}"
+        panel.text(0.98, 0.04, text, ha="right", fontsize=7, color=GREY)
+        return f"AUROC {row['auroc']}"
+
+    _small_multiples(path, class_rows(scores), draw, "False positive rate", "True positive rate")
 
 
 def precision_recall_curves(
-    path: Path, scores: Scores, labels: npt.NDArray[np.int8], probabilities: npt.NDArray[np.floating]
+    path: Path, scores: pd.DataFrame, labels: npt.NDArray[np.int8], probabilities: npt.NDArray[np.floating]
 ) -> None:
-    """Draw one small precision-recall curve a class, with the average precision and the line of chance.
+    """Draw one small precision-recall curve per class, with the average precision and the line of chance.
 
     The line of chance is the class's share of positives. The dot is the threshold of maximum F1.
 
@@ -68,12 +78,137 @@ def precision_recall_curves(
         labels: Images x classes: 1, 0, -1 unknown.
         probabilities: Images x classes.
     """
-    _small_multiples(path, "PR", scores, labels, probabilities)
+
+    def draw(panel: Axes, k: int, row: pd.Series) -> str:
+        known = labels[:, k] >= 0
+        precision, recall, threshold = precision_recall_curve(labels[known, k], probabilities[known, k])
+        at = int(np.searchsorted(threshold, np.asarray(row["threshold"], probabilities.dtype)))
+        panel.axhline(row["positives"] / known.sum(), color=GREY, linewidth=0.8, linestyle=":")
+        # Recall falls along the arrays, and each step has the precision of its right end: the area is the AP.
+        panel.fill_between(recall, precision, step="post", color=BLUE, alpha=0.12, linewidth=0)
+        panel.step(recall, precision, where="post", color=BLUE, linewidth=1.5)
+        panel.plot(recall[at], precision[at], "o", color=RED, markersize=4.5)
+        return f"AP {row['average_precision'].value:.3f}, max F1 {row['max_f1'].value:.3f}"
+
+    _small_multiples(path, class_rows(scores), draw, "Recall", "Precision")
+
+
+def reliability_diagrams(path: Path, calibration: pd.DataFrame, reliability: pd.DataFrame) -> None:
+    """Draw one small reliability diagram per class: the share of present over the mean probability of each bin.
+
+    Bars are the 95 % intervals of the shares; the dotted line is perfect calibration.
+
+    Args:
+        path: The PNG to write.
+        calibration: What ``classifier.evaluate`` returned under this name, recalibrated probabilities included.
+        reliability: Its bins.
+    """
+    styles = {"recalibrated": (ORANGE, "recalibrated on validation"), "predicted": (BLUE, "as predicted")}
+
+    def draw(panel: Axes, k: int, row: pd.Series) -> str:
+        panel.plot((0, 1), (0, 1), color=GREY, linewidth=0.8, linestyle=":")
+        for which, (colour, name) in styles.items():
+            bins = reliability[(reliability["class"] == row["class"]) & (reliability["probabilities"] == which)]
+            shares = [(each.value, each.value - each.low, each.high - each.value) for each in bins["frequency"]]
+            up, below, above = np.array(shares).reshape(-1, 3).T
+            if len(up):
+                panel.errorbar(
+                    bins["probability"], up, np.abs([below, above]), fmt="o-", color=colour, markersize=3, linewidth=1.2,
+                    elinewidth=0.8, label=name,
+                )  # fmt: skip
+        return f"ECE {row['ece'].value:.3f}, by chance {row['chance_ece']:.3f}"
+
+    rows = calibration[calibration["probabilities"] == "predicted"]
+    legend = bool((reliability["probabilities"] == "recalibrated").any())
+    _small_multiples(path, rows, draw, "Mean probability", "Share present", legend)
+
+
+def _small_multiples(
+    path: Path,
+    rows: pd.DataFrame,
+    draw: Callable[[Axes, int, pd.Series], str],
+    across: str,
+    up: str,
+    legend: bool = False,
+) -> None:
+    """One square panel per row of a table with ``class`` and ``note``; ``draw`` fills it and returns its headline."""
+    columns = min(5, len(rows))
+    lines = math.ceil(len(rows) / columns)
+    width = max(0.5 + 2.1 * columns, 4.6 if legend else 0)
+    figure = Figure(figsize=(width, 0.55 + 0.35 * legend + 2.35 * lines), layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False).ravel()
+    for panel in panels[len(rows) :]:
+        panel.set_visible(False)
+    for k, (panel, (_, row)) in enumerate(zip(panels, rows.iterrows(), strict=False)):
+        _square(panel)
+        if row["note"]:
+            panel.text(0.5, 0.5, row["note"], ha="center", va="center", fontsize=8, color=GREY)
+        headline = "" if row["note"] else draw(panel, k, row)
+        panel.set_title(f"{row['class'].replace('_', ' ')}\n{headline}", fontsize=8)
+        panel.tick_params(labelleft=k % columns == 0, labelbottom=k + columns >= len(rows))
+    labelled = [panel.get_legend_handles_labels() for panel in panels if panel.get_legend_handles_labels()[0]]
+    if legend and labelled:
+        handles, names = labelled[0]
+        figure.legend(handles[::-1], names[::-1], loc="outside upper left", ncols=2, fontsize=8, frameon=False)
+    figure.supxlabel(across, fontsize=10)
+    figure.supylabel(up, fontsize=10)
+    _save(figure, path)
+
+
+def subgroup_forest(path: Path, subgroups: pd.DataFrame, gaps: pd.DataFrame, scores: pd.DataFrame) -> None:
+    """Draw the mean AUROC of each compared group with its 95 % interval, one block of rows per attribute.
+
+    Args:
+        path: The PNG to write.
+        subgroups: From ``subgroups.by_group``.
+        gaps: From ``subgroups.by_group``; attributes without a gap in AUROC are left out.
+        scores: What ``classification.score`` made of all images; the dotted line is their mean over the same classes.
+    """
+    shown = gaps[gaps["score"] == "auroc"]
+    compared = subgroups[subgroups["auroc"].map(lambda mean: not math.isnan(mean.value))] if len(shown) else subgroups
+    overall = scores.set_index("class")["auroc"]
+    figure = Figure(figsize=(8, 1.1 + 0.3 * max(len(shown) + len(compared), 2)), layout="constrained")
+    panel = figure.subplots()
+    row, ticks = 0, {}
+
+    def write(text: str, colour: str = "black") -> None:
+        panel.text(1.02, row, text, transform=panel.get_yaxis_transform(), va="center", fontsize=8, color=colour)
+
+    for _, gap in shown.iterrows():
+        top, count = row, len(gap["classes"])
+        between = "" if math.isnan(gap["gap"].value) else f", gap {gap['gap']}"
+        write(f"mean of {count} class{'' if count == 1 else 'es'}{between}")
+        ticks[row] = gap["attribute"]
+        for _, group in compared[compared["attribute"] == gap["attribute"]].iterrows():
+            row += 1
+            ticks[row] = group["group"]
+            _interval(panel, group["auroc"], row, BLUE, "s")
+            write(f"{group['auroc']}   {group['images']:,} images", GREY)
+        everyone = float(np.mean([overall[name].value for name in gap["classes"]]))
+        panel.plot((everyone, everyone), (top + 0.5, row + 0.5), color=GREY, linewidth=0.8, linestyle=":")
+        row += 1
+    panel.set_yticks(list(ticks), list(ticks.values()), fontsize=8)
+    for label in panel.get_yticklabels():
+        if label.get_text() in set(shown["attribute"]):
+            label.set_fontweight("bold")
+    panel.tick_params(axis="y", length=0)
+    panel.tick_params(axis="x", labelsize=8)
+    panel.set_ylim(max(row, 1) - 0.3, -0.7)
+    panel.set_xlabel("AUROC, mean over the same classes; dotted: all images", fontsize=9)
+    _bare(panel)
+    panel.spines["left"].set_visible(False)
+    _save(figure, path)
+
+
+def _interval(panel: Axes, found: Estimate, row: float, colour: str, marker: str) -> None:
+    if found.has_interval:
+        panel.plot((found.low, found.high), (row, row), color=colour, linewidth=1.5)
+    panel.plot(found.value, row, marker, color=colour, markersize=4.5)
 
 
 @dataclass(frozen=True)
 class BoxCurve:
-    """Precision against recall of one map's boxes.
+    """Precision against recall of the boxes that one map predicts.
 
     Attributes:
         name: Of the map.
@@ -86,150 +221,6 @@ class BoxCurve:
     recall: npt.NDArray[np.float64]
     precision: npt.NDArray[np.float64]
     average: float
-
-
-def _small_multiples(
-    path: Path,
-    kind: Literal["ROC", "PR"],
-    scores: Scores,
-    labels: npt.NDArray[np.int8],
-    probabilities: npt.NDArray[np.floating],
-) -> None:
-    columns = min(5, len(scores.classes))
-    rows = math.ceil(len(scores.classes) / columns)
-    figure = Figure(figsize=(0.5 + 2.1 * columns, 0.55 + 2.35 * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    for panel in panels[len(scores.classes) :]:
-        panel.set_visible(False)
-    for k, (panel, entry) in enumerate(zip(panels, scores.classes, strict=False)):
-        known = labels[:, k] >= 0
-        draw = _roc if kind == "ROC" else _precision_recall
-        _square(panel)
-        panel.set_title(f"{entry.name.replace('_', ' ')}\n{_headline(kind, entry)}", fontsize=8)
-        if entry.undefined:
-            panel.text(0.5, 0.5, entry.undefined, ha="center", va="center", fontsize=8, color=GREY)
-        else:
-            draw(panel, entry, labels[known, k], probabilities[known, k])
-        panel.tick_params(labelleft=k % columns == 0, labelbottom=k + columns >= len(scores.classes))
-    across, up = ("False positive rate", "True positive rate") if kind == "ROC" else ("Recall", "Precision")
-    figure.supxlabel(across, fontsize=10)
-    figure.supylabel(up, fontsize=10)
-    _save(figure, path)
-
-
-def _headline(kind: Literal["ROC", "PR"], entry: ClassScores) -> str:
-    if entry.undefined:
-        return ""
-    if kind == "PR":
-        return f"AP {entry.average_precision:.3f}, max F1 {entry.max_f1:.3f}"
-    interval = entry.intervals.get("auroc")
-    span = "" if interval is None else f" [{interval.low:.3f}, {interval.high:.3f}]"
-    return f"AUROC {entry.auroc:.3f}{span}"
-
-
-def reliability_diagrams(
-    path: Path, calibration: Sequence[ClassCalibration], recalibrated: Sequence[ClassCalibration] = ()
-) -> None:
-    """Draw one small reliability diagram a class: the share that has it over the mean probability of each bin.
-
-    Bars are the 95 % intervals of the shares; the dotted line is perfect calibration.
-
-    Args:
-        path: The PNG to write.
-        calibration: What ``calibration.calibration`` returned.
-        recalibrated: The same after recalibration, drawn in a second colour; empty for none.
-    """
-    columns = min(5, len(calibration))
-    rows = math.ceil(len(calibration) / columns)
-    width = max(0.5 + 2.1 * columns, 4.6 if recalibrated else 0)  # the legend's, at least
-    figure = Figure(figsize=(width, 0.9 + 2.35 * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    for panel in panels[len(calibration) :]:
-        panel.set_visible(False)
-    for k, (panel, entry) in enumerate(zip(panels, calibration, strict=False)):
-        _square(panel)
-        name = entry.name.replace("_", " ")
-        if entry.undefined:
-            panel.set_title(f"{name}\n", fontsize=8)
-            panel.text(0.5, 0.5, entry.undefined, ha="center", va="center", fontsize=8, color=GREY)
-        else:
-            panel.set_title(f"{name}\nECE {entry.ece:.3f}, if perfect {entry.chance_ece:.3f}", fontsize=8)
-            panel.plot((0, 1), (0, 1), color=GREY, linewidth=0.8, linestyle=":")
-            if recalibrated:
-                _bins(panel, recalibrated[k], ORANGE, "recalibrated on validation")
-            _bins(panel, entry, BLUE, "as predicted")
-        panel.tick_params(labelleft=k % columns == 0, labelbottom=k + columns >= len(calibration))
-    if recalibrated:
-        drawn = next((panel for panel in panels if panel.get_legend_handles_labels()[0]), None)
-        if drawn is not None:
-            handles, names = drawn.get_legend_handles_labels()
-            figure.legend(handles[::-1], names[::-1], loc="outside upper left", ncols=2, fontsize=8, frameon=False)
-    figure.supxlabel("Mean probability", fontsize=10)
-    figure.supylabel("Share present", fontsize=10)
-    _save(figure, path)
-
-
-def _bins(panel: Axes, entry: ClassCalibration, colour: str, name: str) -> None:
-    across = [each.probability for each in entry.bins]
-    up = np.array([each.frequency for each in entry.bins])
-    ends = np.array([(each.low, each.high) for each in entry.bins]).reshape(-1, 2).T
-    panel.errorbar(
-        across, up, np.abs(ends - up), fmt="o-", color=colour, markersize=3, linewidth=1.2, elinewidth=0.8, label=name
-    )
-
-
-def subgroup_forest(path: Path, subgroups: Mapping[str, AttributeScores], scores: Scores) -> None:
-    """Draw the mean AUROC of each compared subgroup with its 95 % interval, a block of rows an attribute.
-
-    Args:
-        path: The PNG to write.
-        subgroups: What ``subgroups.subgroups`` returned. Attributes without a comparison are left out.
-        scores: What ``classification.score`` made of all images: beside each block, a line at their mean over its classes.
-    """
-    shown = {name: by for name, by in subgroups.items() if "auroc" in by.comparisons}
-    lines = sum(1 + len(by.comparisons["auroc"].means) for by in shown.values())
-    overall = {entry.name: entry.auroc for entry in scores.classes}
-    figure = Figure(figsize=(8, 1.1 + 0.3 * max(lines, 2)), layout="constrained")
-    panel = figure.subplots()
-    row, ticks, names = 0, [], []
-    for attribute, by in shown.items():
-        comparison, top = by.comparisons["auroc"], row
-        count = len(comparison.classes)
-        gap = "" if comparison.gap is None else f", gap {comparison.gap:.3f}"
-        if comparison.interval is not None:
-            gap += f" [{comparison.interval.low:.3f}, {comparison.interval.high:.3f}]"
-        ticks.append(row)
-        names.append(attribute)
-        title = f"mean of {count} class{'' if count == 1 else 'es'}{gap}"
-        panel.text(1.02, row, title, transform=panel.get_yaxis_transform(), va="center", fontsize=8)
-        images = {group.name: group.images for group in by.groups}
-        for mean in comparison.means:
-            row += 1
-            ticks.append(row)
-            names.append(mean.group)
-            span = ""
-            if mean.interval is not None:
-                panel.plot((mean.interval.low, mean.interval.high), (row, row), color=BLUE, linewidth=1.5)
-                span = f" [{mean.interval.low:.3f}, {mean.interval.high:.3f}]"
-            panel.plot(mean.value, row, "s", color=BLUE, markersize=5)
-            text = f"{mean.value:.3f}{span}   {images[mean.group]:,} images"
-            panel.text(1.02, row, text, transform=panel.get_yaxis_transform(), va="center", fontsize=8, color=GREY)
-        everybody = float(np.mean([overall[name] for name in comparison.classes]))
-        panel.plot((everybody, everybody), (top + 0.5, row + 0.5), color=GREY, linewidth=0.8, linestyle=":")
-        row += 1
-    panel.set_yticks(ticks, names, fontsize=8)
-    for label in panel.get_yticklabels():
-        if label.get_text() in shown:
-            label.set_fontweight("bold")
-    panel.tick_params(axis="y", length=0)
-    panel.tick_params(axis="x", labelsize=8)
-    panel.set_ylim(max(row, 1) - 0.3, -0.7)
-    if not shown:
-        panel.text(0.5, 0.5, "no subgroup to compare", transform=panel.transAxes, ha="center", color=GREY)
-    panel.set_xlabel("AUROC, mean over the same classes; dotted: all images", fontsize=9)
-    _bare(panel)
-    panel.spines["left"].set_visible(False)
-    _save(figure, path)
 
 
 def box_curves(path: Path, panels: Mapping[str, Sequence[BoxCurve]]) -> None:
@@ -259,25 +250,6 @@ def _square(panel: Axes) -> None:
     panel.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1), aspect="equal")
     panel.tick_params(labelsize=8, length=2)
     _bare(panel)
-
-
-def _roc(panel: Axes, entry: ClassScores, label: npt.NDArray, probability: npt.NDArray) -> None:
-    false, true, _ = roc_curve(label, probability)
-    panel.plot((0, 1), (0, 1), color=GREY, linewidth=0.8, linestyle=":")
-    panel.fill_between(false, true, color=BLUE, alpha=0.12, linewidth=0)
-    panel.plot(false, true, color=BLUE, linewidth=1.5)
-    text = f"{entry.positives:,} positives of {len(label):,}"
-    panel.text(0.98, 0.04, text, ha="right", fontsize=7, color=GREY)
-
-
-def _precision_recall(panel: Axes, entry: ClassScores, label: npt.NDArray, probability: npt.NDArray) -> None:
-    precision, recall, threshold = precision_recall_curve(label, probability)
-    at = int(np.searchsorted(threshold, np.asarray(entry.threshold, probability.dtype)))
-    panel.axhline(entry.positives / len(label), color=GREY, linewidth=0.8, linestyle=":")
-    # Recall falls along the arrays, and each step holds the precision at its right end: the area is the AP.
-    panel.fill_between(recall, precision, step="post", color=BLUE, alpha=0.12, linewidth=0)
-    panel.step(recall, precision, where="post", color=BLUE, linewidth=1.5)
-    panel.plot(recall[at], precision[at], "o", color=RED, markersize=4.5)
 
 
 def loss_curves(path: Path, history: Sequence[Mapping[str, float]]) -> None:
@@ -430,14 +402,14 @@ def _draw_tile(panel: Axes, tile: Tile) -> None:
     panel.set_title(tile.title, fontsize=8, pad=3)
 
 
-def difference_plot(path: Path, panels: Mapping[str, Sequence[tuple[str, Difference]]]) -> None:
-    """Draw differences between two runs with their intervals, a line each, and the line of no difference.
+def difference_plot(path: Path, panels: Mapping[str, pd.DataFrame]) -> None:
+    """Draw differences between two runs with their intervals, one row each, and the line of no difference.
 
-    Intervals that leave out 0 are coloured. A difference that is not defined leaves its line empty.
+    Intervals that exclude 0 are coloured. A difference that is not defined leaves its row empty.
 
     Args:
         path: The PNG to write.
-        panels: Title -> (name, difference), from the top down.
+        panels: Title -> rows from the top down: the first column names a row, ``difference`` is an Estimate.
     """
     columns = min(2, len(panels))
     parts = [list(panels.items())[start : start + columns] for start in range(0, len(panels), columns)]
@@ -452,16 +424,13 @@ def difference_plot(path: Path, panels: Mapping[str, Sequence[tuple[str, Differe
     _save(figure, path)
 
 
-def _draw_differences(panel: Axes, title: str, entries: Sequence[tuple[str, Difference]]) -> None:
+def _draw_differences(panel: Axes, title: str, entries: pd.DataFrame) -> None:
     panel.axvline(0, color=GREY, linewidth=0.8, linestyle=":")
-    for line, (_, entry) in enumerate(entries):
-        if entry.value is None:
-            continue
-        colour = GREY if not entry.clear else BLUE if entry.value > 0 else RED
-        if entry.interval is not None:
-            panel.plot((entry.interval.low, entry.interval.high), (line, line), color=colour, linewidth=1.5)
-        panel.plot(entry.value, line, "o", color=colour, markersize=4)
-    panel.set_yticks(range(len(entries)), [name.replace("_", " ") for name, _ in entries])
+    for line, entry in enumerate(entries["difference"]):
+        if not math.isnan(entry.value):
+            colour = GREY if not entry.excludes_zero else BLUE if entry.value > 0 else RED
+            _interval(panel, entry, line, colour, "o")
+    panel.set_yticks(range(len(entries)), [words(name).replace("_", " ") for name in entries.iloc[:, 0]])
     panel.set_ylim(len(entries) - 0.5, -0.5)
     panel.set_title(title, fontsize=10)
     panel.set_xlabel("B - A", fontsize=9)

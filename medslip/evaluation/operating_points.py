@@ -1,33 +1,26 @@
-"""Operating points: thresholds chosen on validation images, and what they do on test images. Arrays in, numbers out.
+"""Operating points: thresholds chosen on validation images, and their scores on test images.
 
-A score that equals the threshold is positive. Two rules choose a class's threshold:
+A score equal to the threshold is positive. Two rules choose the thresholds of a class:
 
-- "specificity": the highest sensitivity on validation whose specificity there is at least the one asked for; of equally
-  sensitive thresholds the highest.
+- "specificity": the highest sensitivity on validation among thresholds with at least the requested specificity there; of
+  equally sensitive thresholds, the highest.
 - "max_f1": the largest F1 on validation. (The maximum F1 that papers in this field publish is chosen on the test images
-  themselves, and so are ``max_f1`` and ``threshold`` of ``classification``: those are higher than what a user would get.)
+  themselves, as are ``max_f1`` and ``threshold`` of ``classification.score``: those are higher than a user would get.)
 
 On test images: sensitivity TP / (TP + FN), specificity TN / (TN + FP), PPV TP / (TP + FP), NPV TN / (TN + FN). PPV and NPV
-hold for the share of positives among these images.
+depend on the share of positives among these images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
-from medslip.evaluation.bootstrap import (
-    Interval,
-    count_carriers,
-    count_patients,
-    named_intervals,
-    patient_index,
-    resampled_sums,
-)
-from medslip.evaluation.classification import Floats, score, why_undefined
+from medslip.evaluation.bootstrap import Estimate, Floats, count_patients, divide, patient_index, resample
+from medslip.evaluation.classification import best_threshold, why_undefined
 
 RULES = ("specificity", "max_f1")
 """How a threshold is chosen."""
@@ -36,191 +29,114 @@ POINT_SCORES = ("sensitivity", "specificity", "ppv", "npv")
 """The scores at a threshold."""
 
 
-@dataclass(frozen=True)
-class Threshold:
-    """A threshold and where it comes from; None where the rule finds none.
-
-    Attributes:
-        threshold: Scores of at least this are positive.
-        validation_sensitivity: What it reaches on validation.
-        validation_specificity: What it reaches on validation.
-    """
-
-    threshold: float | None
-    validation_sensitivity: float | None = None
-    validation_specificity: float | None = None
-
-
-@dataclass(frozen=True)
-class OperatingPoint:
-    """One threshold of one class at work; None where not defined, such as the PPV of a threshold that nothing reaches.
-
-    Attributes:
-        chosen: The threshold.
-        sensitivity: On test images, 0..1.
-        specificity: On test images, 0..1.
-        ppv: Positive predictive value on test images, 0..1.
-        npv: Negative predictive value on test images, 0..1.
-        intervals: Score (of POINT_SCORES) -> its 95 % interval over resampled patients, the threshold kept.
-    """
-
-    chosen: Threshold
-    sensitivity: float | None = None
-    specificity: float | None = None
-    ppv: float | None = None
-    npv: float | None = None
-    intervals: Mapping[str, Interval] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class ClassPoints:
-    """The operating points of one class.
-
-    Attributes:
-        name: The class.
-        undefined: Why it has no scores on test images, in words; None where it has them.
-        at_specificity: By the rule "specificity".
-        at_max_f1: By the rule "max_f1".
-    """
-
-    name: str
-    undefined: str | None
-    at_specificity: OperatingPoint
-    at_max_f1: OperatingPoint
-
-
-Thresholds = tuple[tuple[Threshold, Threshold], ...]
-"""For each class, one of each of RULES."""
-
-
 def choose_thresholds(
-    labels: npt.NDArray[np.int8], probabilities: npt.NDArray[np.floating], specificity: float
-) -> Thresholds:
-    """Choose each class's thresholds on validation images.
+    classes: Sequence[str], labels: npt.NDArray[np.int8], probabilities: npt.NDArray[np.floating], specificity: float
+) -> pd.DataFrame:
+    """Choose the thresholds of each class on validation images.
 
     Args:
-        labels: Images x classes: 1 present, 0 absent, -1 unknown (that image is left out of that class).
+        classes: Names of the columns.
+        labels: Images x classes: 1 present, 0 absent, -1 unknown (the image is left out of that class).
         probabilities: Images x classes.
-        specificity: At least this much, 0..1.
+        specificity: The requested specificity, 0..1.
 
     Returns:
-        For each class one threshold a rule. None in a class without positives or negatives; also where no positive
-        scores higher than enough negatives.
+        One row per class and rule: ``class``, ``rule`` (of RULES), ``threshold``, ``validation_sensitivity`` and
+        ``validation_specificity``; NaN in a class without positives or negatives, and where no positive scores higher than
+        enough negatives.
     """
-    numbers = [str(k) for k in range(labels.shape[1])]
-    best_f1 = score(numbers, labels, probabilities, resamples=0).classes
-    return tuple(
-        (
-            _described(
-                at_specificity(labels[:, k], probabilities[:, k], specificity), labels[:, k], probabilities[:, k]
-            ),
-            _described(best_f1[k].threshold, labels[:, k], probabilities[:, k]),
-        )
-        for k in range(labels.shape[1])
-    )
+    rows = []
+    for k, name in enumerate(classes):
+        label, probability = labels[:, k], probabilities[:, k]
+        chosen = at_specificity(label, probability, specificity), best_threshold(label, probability)
+        for rule, threshold in zip(RULES, chosen, strict=True):
+            row = {"class": name, "rule": rule, "threshold": threshold}
+            reached = np.nan, np.nan
+            if not np.isnan(threshold):
+                reached = (probability >= threshold)[label == 1].mean(), (probability < threshold)[label == 0].mean()
+            rows.append({**row, "validation_sensitivity": reached[0], "validation_specificity": reached[1]})
+    return pd.DataFrame(rows)
 
 
-def at_specificity(
-    label: npt.NDArray[np.int8], probability: npt.NDArray[np.floating], specificity: float
-) -> float | None:
-    """The threshold of the highest sensitivity at a specificity.
+def at_specificity(label: npt.NDArray[np.int8], probability: npt.NDArray[np.floating], specificity: float) -> float:
+    """The threshold with the highest sensitivity at a specificity.
 
     Args:
         label: n: 1, 0, -1 unknown.
         probability: n.
-        specificity: At least this much, 0..1.
+        specificity: The requested specificity, 0..1.
 
     Returns:
-        The score of a positive; None where the sensitivity would be 0, or without positives or negatives.
+        The score of a positive; NaN where the sensitivity would be 0, or without positives or negatives.
     """
     positives, negatives = np.unique(probability[label == 1]), np.sort(probability[label == 0])
     if why_undefined(len(positives), len(negatives)):
-        return None
+        return float("nan")
     true_negatives = np.searchsorted(negatives, positives, side="left")
-    # The hair's breadth keeps 0.9 of 10 at 9, which it is not in floating point.
+    # The tolerance makes 9 of 10 reach 0.9, which 0.9 * 10 exceeds in floating point.
     allowed = positives[true_negatives >= specificity * len(negatives) - 1e-9]
-    return float(allowed[0]) if len(allowed) else None
-
-
-def _described(
-    threshold: float | None, label: npt.NDArray[np.int8], probability: npt.NDArray[np.floating]
-) -> Threshold:
-    if threshold is None:
-        return Threshold(None)
-    reached = probability >= threshold
-    sensitivity, specificity = reached[label == 1].mean(), (~reached[label == 0]).mean()
-    return Threshold(threshold, float(sensitivity), float(specificity))
+    return float(allowed[0]) if len(allowed) else float("nan")
 
 
 def operating_points(
-    classes: Sequence[str],
+    thresholds: pd.DataFrame,
     labels: npt.NDArray[np.int8],
     probabilities: npt.NDArray[np.floating],
     patients: Sequence[str],
-    thresholds: Thresholds,
     resamples: int = 1000,
     seed: int = 0,
-) -> tuple[ClassPoints, ...]:
-    """Score the thresholds on test images, with 95 % intervals.
+) -> pd.DataFrame:
+    """Score the thresholds on test images, with 95 % intervals over resampled patients (the thresholds kept).
 
     Args:
-        classes: Names of the columns.
+        thresholds: What ``choose_thresholds`` returned.
         labels: Images x classes: 1, 0, -1 unknown.
         probabilities: Images x classes.
-        patients: One name an image, "" where unknown.
-        thresholds: What ``choose_thresholds`` returned.
+        patients: One name per image, "" where unknown.
         resamples: Bootstrap resamples of patients; 0 for no intervals.
-        seed: Of the resamples.
+        seed: Random seed.
+
+    Returns:
+        The thresholds with POINT_SCORES (Estimate; not defined, for example, is the PPV of a threshold that no image reaches)
+        and ``note``, which says why a class has no scores on test images, or no threshold.
     """
     owner = patient_index(patients)
-    totals = [
-        _confusion(labels[:, k], probabilities[:, k], owner, rule.threshold)
-        for k in range(len(classes))
-        for rule in thresholds[k]
-    ]
-    sums = resampled_sums(np.concatenate(totals, axis=1), resamples, seed).reshape(-1, len(classes), len(RULES), 4)
-    points = []
-    for k, name in enumerate(classes):
-        undefined = why_undefined(int((labels[:, k] == 1).sum()), int((labels[:, k] == 0).sum()))
-        rules = [
-            OperatingPoint(chosen)
-            if undefined or chosen.threshold is None
-            else _point(chosen, totals[k * len(RULES) + j], sums[:, k, j])
-            for j, chosen in enumerate(thresholds[k])
-        ]
-        points.append(ClassPoints(name, undefined, *rules))
-    return tuple(points)
+    column = {name: k for k, name in enumerate(thresholds["class"].unique())}
+    rows = []
+    for row in thresholds.to_dict("records"):
+        label, probability = labels[:, column[row["class"]]], probabilities[:, column[row["class"]]]
+        note = why_undefined(int((label == 1).sum()), int((label == 0).sum()))
+        if not note and np.isnan(row["threshold"]):
+            note = "no threshold"
+        values = [Estimate(np.nan)] * len(POINT_SCORES)
+        if not note:
+            values = _rates_at(row["threshold"], label, probability, owner, resamples, seed)
+        rows.append(row | dict(zip(POINT_SCORES, values, strict=True)) | {"note": note})
+    return pd.DataFrame(rows)
 
 
-def _confusion(
+def _rates_at(
+    threshold: float,
     label: npt.NDArray[np.int8],
     probability: npt.NDArray[np.floating],
     owner: npt.NDArray[np.intp],
-    threshold: float | None,
-) -> Floats:
-    """Patients x (true positives, false negatives, false positives, true negatives)."""
+    resamples: int,
+    seed: int,
+) -> list[Estimate]:
+    """POINT_SCORES of one class at one threshold."""
     patients, known = count_patients(owner), label >= 0
-    missed = probability[known] < (np.inf if threshold is None else threshold)
+    missed = probability[known] < threshold
+    # Per patient: true positives, false negatives, false positives, true negatives.
     place = owner[known] * 4 + 2 * (label[known] == 0) + missed
-    return np.bincount(place, minlength=patients * 4).reshape(patients, 4).astype(np.float64)
-
-
-def _point(chosen: Threshold, totals: Floats, resampled: Floats) -> OperatingPoint:
-    """Of the confusion of each patient (patients x 4) and of each resample (resamples x 4)."""
-    values = [None if np.isnan(value) else float(value) for value in _rates(totals.sum(axis=0, keepdims=True))[0]]
-    return OperatingPoint(
-        chosen,
-        **dict(zip(POINT_SCORES, values, strict=True)),
-        intervals=named_intervals(_rates(resampled), POINT_SCORES, count_carriers(_bases(totals))),
-    )
+    totals = np.bincount(place, minlength=patients * 4).reshape(patients, 4).astype(np.float64)
+    carriers = np.count_nonzero(_bases(totals), axis=0)
+    return list(resample(lambda counts: _rates(counts @ totals), carriers, patients, resamples, seed).estimates())
 
 
 def _rates(counts: Floats) -> Floats:
     """R x POINT_SCORES of R x 4 counts; NaN where not defined."""
     tp, _, _, tn = counts.T
-    with np.errstate(invalid="ignore", divide="ignore"):
-        rates: Floats = np.stack([tp, tn, tp, tn], axis=1) / _bases(counts)
-    return rates
+    return divide(np.stack([tp, tn, tp, tn], axis=1), _bases(counts))
 
 
 def _bases(counts: Floats) -> Floats:

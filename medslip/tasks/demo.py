@@ -1,4 +1,4 @@
-"""The whole job on phantom chests: draw, prepare, pre-train; classify, ground and segment phantoms held out; one report."""
+"""The whole job on phantom chests: draw, prepare, pre-train; classify, ground and segment phantoms held out; one run page."""
 
 from __future__ import annotations
 
@@ -6,24 +6,25 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pandas as pd
+
 from medslip.config import PHANTOM, PHANTOM_PREPARED, phantom_config
 from medslip.data.datasets.csv_table import CsvTable
 from medslip.data.images import read_image
 from medslip.data.loading import preload
 from medslip.data.phantom_truth import PhantomFinding, read_findings
 from medslip.errors import InputError
-from medslip.evaluation.classification import Scores, score, summarise
+from medslip.evaluation.classification import SCORES, mean_auroc, score
 from medslip.evaluation.figures import Tile, overview
 from medslip.evaluation.grounding import heat_map
-from medslip.evaluation.grounding_report import chance_table
-from medslip.evaluation.report import write_report
-from medslip.evaluation.run_folder import METRICS_VERSION, read_metrics, score_table
+from medslip.evaluation.report_page import METRICS_VERSION, write_page
+from medslip.evaluation.tables import to_text
 from medslip.evaluation.thumbnails import thumbnail_regression
 from medslip.predictor import Predictor
+from medslip.run_dir import RUNS, changed_keys, read_metrics
 from medslip.tasks import finetune_seg, ground, make_phantom, prepare_data, pretrain, zeroshot_cls
 from medslip.tasks.finetune_seg import FinetuneSegConfig
 from medslip.tasks.ground import GroundConfig
-from medslip.tasks.run_start import RUNS, differences
 from medslip.tasks.zeroshot_cls import ZeroshotConfig
 from medslip.vocabulary import PATHOLOGIES
 
@@ -39,7 +40,7 @@ class DemoConfig:
     Attributes:
         corpus: Where the phantoms are drawn.
         prepared: Where they are prepared.
-        output: Folder of the runs, pretrain/, zeroshot_cls/, ground/ and finetune_seg/, and of their common report.html.
+        output: Folder of the runs, pretrain/, zeroshot_cls/, ground/ and finetune_seg/, and of their common run.html.
         studies: Phantoms to draw, of which about a quarter is held out; of some hundreds too few may have masks to fine-tune.
         epochs: Of pre-training; None takes the demo's own.
         seed: Of the phantoms and of pre-training.
@@ -77,8 +78,8 @@ def run(config: DemoConfig) -> None:
         if config.studies >= ENOUGH_TO_SEGMENT:
             raise
         print(f"left out: {error}")
-    report = write_report(config.output, "MeDSLIP on phantom chests", runs)
-    print(f"\nphantoms  {config.corpus}/contact_sheet.png\nmodel     {checkpoint}\nreport    {report}")
+    page = write_page(config.output, "MeDSLIP on phantom chests", runs)
+    print(f"\nphantoms  {config.corpus}/contact_sheet.png\nmodel     {checkpoint}\nrun page  {page}")
     print("next      python scripts/zeroshot_cls.py --help")
 
 
@@ -99,7 +100,7 @@ def _pretrain(config: DemoConfig) -> Path:
     if not (folder / "last.safetensors").is_file():
         return pretrain.run(wanted)
     learnt = read_metrics(folder)["data"].get("fingerprint") if (folder / "metrics.json").is_file() else None
-    if learnt not in (None, pretrain.fingerprint_of(wanted.data)) or differences(folder, wanted):
+    if learnt not in (None, pretrain.fingerprint_of(wanted.data)) or changed_keys(folder, wanted):
         raise InputError(
             f"{folder}: holds a run on other phantoms or with another config; remove it, or name another --output"
         )
@@ -114,16 +115,18 @@ def _classify(config: DemoConfig, checkpoint: Path) -> Path:
     folder = config.output / "zeroshot_cls"
     _discard(folder)  # an earlier demo's, made anew in seconds
     held_out = phantom_config(ZeroshotConfig, "zeroshot_cls", config.corpus, checkpoint=checkpoint, output=folder)
-    scores = zeroshot_cls.run(held_out, show=False)
-    assert scores is not None, "phantoms have labels"
+    tables = zeroshot_cls.run(held_out, show=False)
+    assert tables is not None, "phantoms have labels"
     baseline = _thumbnail_scores(config)
     draw_answers(folder / "answers.png", config.corpus, checkpoint)
-    print(score_table(scores, beside=("thumbnails", baseline)))
+    scores = tables["scores"].drop(columns="threshold")
+    scores[list(SCORES[1:])] = scores[list(SCORES[1:])].map(float)
+    print(to_text(scores.assign(thumbnails=baseline["auroc"].map(float))))
     print(
         f"thumbnails: AUROC of a logistic regression on {THUMBNAIL} x {THUMBNAIL} thumbnails, supervised by the same "
-        f"training images; mean {summarise(baseline).auroc:.3f}"
+        f"training images; mean {mean_auroc(baseline):.3f}"
     )
-    write_report(folder)  # again, now with the answers
+    write_page(folder)  # again, now with answers.png
     return folder
 
 
@@ -131,8 +134,8 @@ def _ground(config: DemoConfig, checkpoint: Path) -> Path:
     folder = config.output / "ground"
     wanted = phantom_config(GroundConfig, "ground", config.corpus, checkpoint=checkpoint, output=folder)
     if not _is_done(folder, wanted, checkpoint):
-        groups = ground.run(wanted, show=False)
-        print(f"findings larger than one patch\n{chance_table(groups['larger'][-1])}")
+        tables = ground.run(wanted, show=False)
+        print(f"findings larger than one patch\n{to_text(ground.map_table(tables['scores'], 'larger'))}")
     return folder
 
 
@@ -151,7 +154,7 @@ def _is_done(folder: Path, wanted: object, checkpoint: Path) -> bool:
         done.is_file()
         and done.stat().st_mtime >= checkpoint.stat().st_mtime
         and read_metrics(folder)["version"] == METRICS_VERSION
-        and not differences(folder, wanted)
+        and not changed_keys(folder, wanted)
     ):
         print(f"{folder}: already there")
         return True
@@ -165,7 +168,7 @@ def _discard(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-def _thumbnail_scores(config: DemoConfig) -> Scores:
+def _thumbnail_scores(config: DemoConfig) -> pd.DataFrame:
     splits = {
         split: CsvTable(config.corpus / "findings.csv", split=split).read() for split in ("train", "valid", "test")
     }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,14 +12,24 @@ import pandas as pd
 
 from medslip.data.dataset import DataSet
 from medslip.errors import InputError
-from medslip.evaluation.report import write_report
-from medslip.evaluation.results_table import Classified, Grounded, results_page
-from medslip.evaluation.run_folder import METRICS_FORMAT, METRICS_VERSION, environment, write_json
-from medslip.files import write_text, written_whole
+from medslip.evaluation.bootstrap import Estimate
+from medslip.evaluation.classification import MEAN, class_rows
+from medslip.evaluation.grounding_scores import ABOVE_PRIOR, ALL
+from medslip.evaluation.report_page import write_page
+from medslip.evaluation.tables import to_markdown, write_csv
+from medslip.files import write_text
 from medslip.model.device import choose_device
+from medslip.run_dir import (
+    RUNS,
+    begin,
+    check_at_least,
+    check_unused,
+    discard_beginning,
+    timestamp,
+    write_metrics,
+)
 from medslip.tasks import ground, zeroshot_cls
 from medslip.tasks.ground import GroundConfig
-from medslip.tasks.run_start import RUNS, begin_run, discard_start, refuse_less, refuse_used, timestamp
 from medslip.tasks.weights import AuthorsConfig, newest, open_weights
 from medslip.tasks.zeroshot_cls import ZeroshotConfig
 from medslip.training.distributed import Device
@@ -106,7 +117,7 @@ class EvaluateAllConfig:
     output: Path | None = None
 
     def __post_init__(self) -> None:
-        refuse_less(self, resamples=0, seed=0, batch_size=1, workers=0)
+        check_at_least(self, resamples=0, seed=0, batch_size=1, workers=0)
         if not (self.classification or self.grounding):
             raise InputError("classification, grounding: not given")
         for name in (*self.classification, *self.grounding):
@@ -119,23 +130,23 @@ class _Step:
     """One evaluation.
 
     Attributes:
-        name: The data set's.
-        task: Folder of its run, in the output.
+        data_set: Its name.
+        task: "zeroshot_cls" or "grounding", the folder of its run in the output.
         path: Where the data set is.
-        run: Does it, into a folder.
+        run: Evaluates it into a folder; returns the tables, None without labels.
     """
 
-    name: str
+    data_set: str
     task: Literal["zeroshot_cls", "grounding"]
     path: Path
-    run: Callable[[Path], Classified | Grounded | None]
+    run: Callable[[Path], dict[str, pd.DataFrame] | None]
 
 
 def run(config: EvaluateAllConfig, show: bool = True) -> Path:
     """Evaluate; returns the output folder.
 
-    It then holds config.yaml, results.md, results.csv (a line a score: data_set, task, subset, name, map, score, value, low,
-    high, n), metrics.json, report.html of all runs, and each data set's complete run folder, zeroshot_cls/NAME or
+    It then holds config.yaml, results.md, results.csv (a row per score: data_set, task, findings, class, map, score, value,
+    low, high, n), metrics.json, run.html of all runs, and the complete run directory of each data set, zeroshot_cls/NAME or
     grounding/NAME.
 
     Args:
@@ -143,134 +154,158 @@ def run(config: EvaluateAllConfig, show: bool = True) -> Path:
         show: Whether to print the tables.
 
     Raises:
-        InputError: The checkpoint cannot be used, no data set is there, or one is broken; the others are evaluated first.
+        InputError: The checkpoint cannot be used, no data set exists, or one is broken; the others are evaluated first.
     """
     output = config.output or RUNS / "evaluate_all" / timestamp()
-    refuse_used(output)
+    check_unused(output)
     checkpoint = newest(config.checkpoint)
     config = replace(config, checkpoint=checkpoint, output=output)
     steps = list(_steps(config))
-    there = [step for step in steps if step.path.exists()]
-    if not there:
+    if not any(step.path.exists() for step in steps):
         paths = ", ".join(dict.fromkeys(str(step.path) for step in steps)) or "none is configured"
-        raise InputError(
-            f"no data set is there: {paths}; name some, as in --config configs/evaluate_all/published.yaml"
-        )
+        raise InputError(f"no data set found: {paths}; name some, as in --config configs/evaluate_all/published.yaml")
     provenance = open_weights(checkpoint, config.authors).card.provenance
-    begin_run(output, config)
-    found: list[Classified | Grounded] = []
-    states: list[dict[str, Any]] = []
+    begin(output, config)
+    found: dict[tuple[str, str], dict[str, pd.DataFrame]] = {}
+    states = []
     for step in steps:
-        folder = output / step.task / step.name
+        folder = output / step.task / step.data_set
         state, why = "done", ""
-        if step not in there:
-            state, why = "not there", str(step.path)
+        if not step.path.exists():
+            state, why = "not found", str(step.path)
         else:
-            print(f"{step.task} on {step.name} ...", flush=True)
+            print(f"{step.task} on {step.data_set} ...", flush=True)
             try:
-                result = step.run(folder)
+                tables = step.run(folder)
             except InputError as error:
                 state, why = "failed", str(error)
             else:
-                found += [] if result is None else [result]
-                why = "classified, no labels to score against" if result is None else ""
-        states.append({"name": step.name, "task": step.task, "state": state, "why": why, "run": str(folder)})
-    failed = [state for state in states if state["state"] == "failed"]
-    if len(failed) == len(there):
-        discard_start(output)
-        raise InputError(_failures(failed))
-    page = _write(output, config, states, found, provenance)
+                why = "classified, no labels to score against" if tables is None else ""
+                found |= {} if tables is None else {(step.data_set, step.task): tables}
+        about = {"data_set": step.data_set, "task": step.task, "state": state, "why": why}
+        states.append({**about, "run": str(folder)})
+    failures = "; ".join(f"{s['task']} on {s['data_set']}: {s['why']}" for s in states if s["state"] == "failed")
     done = [Path(state["run"]) for state in states if state["state"] == "done"]
-    write_report(output, f"Evaluation of {checkpoint}", done)
+    if not done:
+        discard_beginning(output)
+        raise InputError(failures)
+    tables = combine(found)
+    title = f"Evaluation of {checkpoint}"
+    page = results_page(title, tables, pd.DataFrame(states))
+    write_text(output / "results.md", page)
+    write_csv(results_table(tables), output / "results.csv")
+    settings = {
+        "checkpoint": str(checkpoint),
+        "provenance": provenance,
+        "bootstrap": {"resamples": config.resamples, "seed": config.seed, "level": 0.95},
+    }
+    device = str(choose_device(config.device))
+    write_metrics(
+        output, "evaluation of all data sets", {}, {"data_sets": pd.DataFrame(states), **tables}, settings, device
+    )
+    path = write_page(output, title, done)
     if show:
-        print(f"\n{page}\nresults, metrics, runs and report: {output}")
-    if failed:
-        raise InputError(f"{_failures(failed)}; the others are in {output}")
+        print(f"\n{page}\nresults, metrics and runs: {output}\nrun page: {path}")
+    if failures:
+        raise InputError(f"{failures}; the others are in {output}")
     return output
-
-
-def _failures(failed: list[dict[str, Any]]) -> str:
-    return "; ".join(f"{state['task']} on {state['name']}: {state['why']}" for state in failed)
 
 
 def _steps(config: EvaluateAllConfig) -> Iterator[_Step]:
     for name, entry in config.classification.items():
-        yield _Step(name, "zeroshot_cls", entry.data.path, _classify(config, name, entry))
+        yield _Step(name, "zeroshot_cls", entry.data.path, partial(_classify, config, entry))
     for name, place in config.grounding.items():
-        yield _Step(name, "grounding", place.data.path, _ground(config, name, place))
+        yield _Step(name, "grounding", place.data.path, partial(_ground, config, place))
 
 
-def _classify(
-    config: EvaluateAllConfig, name: str, entry: ClassificationSet
-) -> Callable[[Path], Classified | Grounded | None]:
-    def classify(folder: Path) -> Classified | None:
-        asked = ZeroshotConfig(
-            **_common(config),
-            data=entry.data,
-            validation=entry.validation,
-            prompt=entry.prompt,
-            fibrosis=entry.fibrosis,
-            text_encoder=config.text_encoder,
-            output=folder,
-        )
-        scores = zeroshot_cls.run(asked, show=False)
-        return None if scores is None else Classified(name, scores, zeroshot_cls.second_mean_without(entry.data))
-
-    return classify
+def _classify(config: EvaluateAllConfig, entry: ClassificationSet, folder: Path) -> dict[str, pd.DataFrame] | None:
+    keys = ("data", "validation", "prompt", "fibrosis")
+    options: dict[str, Any] = _common(config) | {key: getattr(entry, key) for key in keys}
+    return zeroshot_cls.run(ZeroshotConfig(**options, text_encoder=config.text_encoder, output=folder), show=False)
 
 
-def _ground(
-    config: EvaluateAllConfig, name: str, entry: GroundingSet
-) -> Callable[[Path], Classified | Grounded | None]:
-    keys = ("validation", "prior", "aside", "layers", "heads", "shifts", "anatomy", "threshold", "box_iou")
-    options: dict[str, Any] = {key: getattr(entry, key) for key in keys}
-
-    def look(folder: Path) -> Grounded:
-        asked = GroundConfig(**_common(config), **options, data=entry.data, output=folder)
-        return Grounded(name, ground.run(asked, show=False))
-
-    return look
+def _ground(config: EvaluateAllConfig, entry: GroundingSet, folder: Path) -> dict[str, pd.DataFrame]:
+    keys = ("data", "validation", "prior", "aside", "layers", "heads", "shifts", "anatomy", "threshold", "box_iou")
+    options: dict[str, Any] = _common(config) | {key: getattr(entry, key) for key in keys}
+    return ground.run(GroundConfig(**options, output=folder), show=False)
 
 
 def _common(config: EvaluateAllConfig) -> dict[str, Any]:
-    """What every evaluation takes alike."""
+    """What every evaluation is configured with."""
     keys = ("checkpoint", "authors", "resamples", "seed", "batch_size", "workers", "device")
     return {key: getattr(config, key) for key in keys}
 
 
-def _write(
-    output: Path,
-    config: EvaluateAllConfig,
-    states: list[dict[str, Any]],
-    found: list[Classified | Grounded],
-    provenance: Any,
-) -> str:
-    """Write results.md, results.csv and metrics.json, whose shape is in docs/metrics.md; returns the page."""
-    classified = [entry for entry in found if isinstance(entry, Classified)]
-    grounded = [entry for entry in found if isinstance(entry, Grounded)]
-    missing = [
-        f"{state['name']} ({state['task']}): {'' if state['state'] == 'done' else state['state'] + ': '}{state['why']}"
-        for state in states
-        if state["why"]
-    ]
-    results = [result for entry in found for result in entry.results()]
-    page = results_page(f"Evaluation of {config.checkpoint}", classified, grounded, missing)
-    write_text(output / "results.md", page)
-    with written_whole(output / "results.csv") as partial:
-        pd.DataFrame([line for result in results for line in result.lines()]).to_csv(partial, index=False)
-    metrics = {
-        "format": METRICS_FORMAT,
-        "version": METRICS_VERSION,
-        "task": "evaluation of all data sets",
-        "checkpoint": str(config.checkpoint),
-        "provenance": provenance,
-        "data_sets": states,
-        "bootstrap": {"resamples": config.resamples, "seed": config.seed, "level": 0.95},
-        "results": [asdict(result) for result in results],
-        "environment": environment(str(choose_device(config.device))),
-    }
-    write_json(output / "metrics.json", metrics)
-    return page
+def combine(found: Mapping[tuple[str, str], Mapping[str, pd.DataFrame]]) -> dict[str, pd.DataFrame]:
+    """The scores of all evaluations: "classification" and "grounding" -> a table, its first column the data set.
+
+    Args:
+        found: (data set, "zeroshot_cls" or "grounding") -> the tables of the run.
+    """
+    parts: dict[str, list[pd.DataFrame]] = {"classification": [], "grounding": []}
+    for (name, task), tables in found.items():
+        scores = tables["scores"].copy()
+        scores.insert(0, "data_set", name)
+        parts["classification" if task == "zeroshot_cls" else "grounding"].append(scores)
+    return {key: pd.concat(tables, ignore_index=True) for key, tables in parts.items() if tables}
+
+
+def results_table(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """results.csv: one row per score of every class and mean.
+
+    Args:
+        tables: What ``combine`` returned.
+    """
+    rows = []
+    for task, table in tables.items():
+        for record in table[table.get("map", pd.Series("model", table.index)) != ABOVE_PRIOR].to_dict("records"):
+            about = {"data_set": record["data_set"], "task": task, "findings": record.get("findings", "")}
+            about |= {"class": record["class"], "map": record.get("map", "model")}
+            n = record["cases" if task == "grounding" else "images"]
+            for score, found in record.items():
+                if isinstance(found, Estimate):
+                    values = {"value": found.value, "low": found.low, "high": found.high}
+                    rows.append({**about, "score": score, **values, "n": n})
+    return pd.DataFrame(rows)
+
+
+def results_page(title: str, tables: Mapping[str, pd.DataFrame], states: pd.DataFrame) -> str:
+    """results.md, in the form of the papers' tables.
+
+    One table of data sets and one per data set of several classes for classification, one of data sets for grounding, and what
+    has no results.
+
+    Args:
+        title: Of the page.
+        tables: What ``combine`` returned.
+        states: One row per evaluation: ``data_set``, ``task``, ``state``, ``why``.
+    """
+    parts = [f"# {title}", "Brackets hold 95 % intervals over resampled patients."]
+    if "classification" in tables:
+        scores = tables["classification"].drop(columns=["threshold"])
+        means = scores[scores["class"] == MEAN].drop(columns=["class", "positives"])
+        parts += ["## Zero-shot classification", to_markdown(means)]
+        parts.append("Max F1 is over thresholds, the accuracy is at that threshold; means are over classes.")
+        for name, of_set in scores.groupby("data_set", sort=False):
+            if len(class_rows(of_set)) > 1:
+                parts += [f"### {name}, by class", to_markdown(of_set.drop(columns="data_set"))]
+    if "grounding" in tables:
+        scores = tables["grounding"]
+        of_all = scores[(scores["class"] == ALL) & (scores["map"] != ABOVE_PRIOR)].drop(columns=["class", "patients"])
+        of_all = of_all.assign(findings=of_all["findings"] + " than a patch")
+        parts += ["## Grounding", to_markdown(of_all)]
+        parts.append(
+            "Pointing game: the maximum lies inside a box; any pixel, the published rule: the maximal patch touches one. "
+            "uniform: a map that is the same everywhere; prior: each class's mean box."
+        )
+    missing = states[states["why"] != ""]
+    if len(missing):
+        lines = [
+            f"- {row.data_set} ({row.task}): {'' if row.state == 'done' else f'{row.state}: '}{row.why}"
+            for row in missing.itertuples()
+        ]
+        parts += ["## Without results", "\n".join(lines)]
+    return "\n\n".join(parts) + "\n"
 
 
 COMMAND = (EvaluateAllConfig, run)

@@ -51,49 +51,40 @@ from medslip.data.splits import SPLITS, split_of
 from medslip.data.subsample import check_fraction, choose_subsample
 from medslip.data.transforms import AugmentationConfig, EvaluationTransform, TrainingTransform, roomy
 from medslip.errors import InputError
-from medslip.evaluation.classification import score, summarise
-from medslip.evaluation.estimates import estimate, subgroup_entries
-from medslip.evaluation.figures import Tile, finetuning_curves, overview, precision_recall_curves, roc_curves
-from medslip.evaluation.judgement import judge
-from medslip.evaluation.report import write_report
-from medslip.evaluation.run_folder import (
-    METRICS_FORMAT,
-    METRICS_VERSION,
-    attribute_columns,
-    environment,
-    judgement_table,
-    read_metrics,
-    score_table,
-    subgroup_lines,
-    write_json,
-    write_metrics,
-    write_predictions,
-)
+from medslip.evaluation.bootstrap import count_patients, patient_index
+from medslip.evaluation.classification import MEAN, class_rows, mean_auroc, score
+from medslip.evaluation.classifier import Predictions, draw, evaluate, metadata_columns, prediction_table
+from medslip.evaluation.figures import Tile, finetuning_curves, overview
 from medslip.evaluation.segmentation import (
-    THRESHOLDS,
     Criterion,
     PixelCounts,
     best_threshold,
     count_pixels,
+    image_scores,
+    score_columns,
     score_segmentation,
 )
-from medslip.evaluation.subgroup_means import subgroup_means
-from medslip.evaluation.subgroups import groups_of
-from medslip.files import write_text, written_whole
+from medslip.evaluation.subgroups import MeansInGroup, by_group
+from medslip.evaluation.tables import from_records, show_tables, to_text, write_csv
+from medslip.files import write_text
 from medslip.labels import PRESENT
 from medslip.model.classifier import Classifier, LinearProbe
 from medslip.model.segmenter import BRIDGE, Segmenter
 from medslip.model.trunk import FourthStage, Trunk, TrunkName
 from medslip.model.weights import load_strictly, read_tensors
-from medslip.tasks.run_start import (
+from medslip.run_dir import (
     agreed_folder,
-    begin_run,
-    nothing_half_written,
-    refuse_less,
-    refuse_other_config,
+    begin,
+    bootstrap_settings,
+    check_at_least,
+    check_same_config,
+    finish,
+    read_metrics,
+    removed_on_bad_input,
+    write_metrics,
 )
 from medslip.tasks.weights import newest
-from medslip.tasks.zeroshot_cls import ImagesConfig, draw_judgement, read_images, refuse_bad_specificity
+from medslip.tasks.zeroshot_cls import ImagesConfig, read_images, refuse_bad_specificity
 from medslip.training.distributed import Device, Processes, processes
 from medslip.training.engine import Progress, TrainConfig, Trainer, Validation, read_log
 from medslip.training.finetuning import CLASSIFICATION_LOSS, SEGMENTATION_LOSS, FinetuningLoss, FinetuningObjective
@@ -195,7 +186,7 @@ class FinetuneConfig:
     output: Path | None = None
 
     def __post_init__(self) -> None:
-        refuse_less(self, resamples=0)
+        check_at_least(self, resamples=0)
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
             raise InputError(f"seeds: {list(self.seeds)} must be one or more different whole numbers, 0 or above")
         if self.train.seed:
@@ -513,8 +504,8 @@ class _Task(ABC, Generic[Config, Images]):
         """What best.safetensors records to rebuild the model."""
 
     @abstractmethod
-    def score(self, seed: _SeedResult[Images]) -> str:
-        """Score the test images of one seed: write predictions.csv, figures and then metrics.json; returns tables to print."""
+    def score(self, seed: _SeedResult[Images]) -> dict[str, pd.DataFrame]:
+        """Score the test images of one seed: write predictions.csv, figures and then metrics.json; returns its tables."""
 
     @abstractmethod
     def summary(self, metrics: Mapping[str, Any]) -> dict[str, float]:
@@ -605,63 +596,59 @@ class _Segmentation(_Task[FinetuneSegConfig, MaskedImages]):
     def validate(self, images: MaskedImages, measured: Arrays, losses: dict[str, float]) -> Validation:
         counts = PixelCounts(*measured)
         threshold, score = best_threshold(counts, self.config.choose_by)
-        scores = score_segmentation(counts, threshold, images.patients, resamples=0).values
+        found = score_segmentation(image_scores(counts, threshold), images.patients, resamples=0)
+        scores = dict(zip(found["score"], found["estimate"].map(float), strict=True))
         values = losses | {f"validation_{name}": scores[name] for name in get_args(Criterion) if name in scores}
         return Validation(score, values | {"validation_threshold": threshold})
 
     def card(self, images: MaskedImages) -> dict[str, Any]:
         return {"finding": images.finding, "bridge": self.config.bridge}
 
-    def score(self, seed: _SeedResult[MaskedImages]) -> str:
+    def score(self, seed: _SeedResult[MaskedImages]) -> dict[str, pd.DataFrame]:
         """Also writes overlays.png."""
-        test, counts, resamples = seed.splits["test"], PixelCounts(*seed.measured["test"]), self.config.resamples
-        scores = score_segmentation(counts, seed.validation["validation_threshold"], test.patients, resamples, seed=0)
-        predicted = counts.predicted[:, THRESHOLDS.index(scores.threshold)]
-        table = {
-            "image": [str(path) for path in test.paths], "patient": test.patients, "marked_pixels": counts.marked,
-            "predicted_pixels": predicted, "dice": scores.dice, "iou": scores.iou, **attribute_columns(test.attributes),
-        }  # fmt: skip
-        with written_whole(seed.folder / "predictions.csv") as partial:
-            pd.DataFrame(table).to_csv(partial, index=False)
+        test, threshold, resamples = seed.splits["test"], seed.validation["validation_threshold"], self.config.resamples
+        cases = image_scores(PixelCounts(*seed.measured["test"]), threshold)
+        images = test.attributes.frame(test.paths, test.patients)
+        table = pd.concat(
+            [images.set_axis(["image", *images.columns[1:]], axis=1)[["image", "patient"]], cases], axis=1
+        )
+        write_csv(table.assign(**metadata_columns(images)), seed.folder / "predictions.csv")
         tiles = []
-        for what, index in _examples(test.marked, predicted, scores.dice):
+        for what, index in _examples(test.marked, cases["predicted_pixels"].to_numpy(), cases["dice"].to_numpy()):
             image, mask, probability = (each[0].numpy() for each in seed.predict(index))
             grey = np.where(_outline(mask > 0), np.uint8(255), image)
-            heat_map = _PREDICTED * (probability >= scores.threshold)
-            tiles.append(Tile(grey, f"{what}\nDice {scores.dice[index]:.2f}", heat_map))
+            heat_map = _PREDICTED * (probability >= threshold)
+            tiles.append(Tile(grey, f"{what}\nDice {cases['dice'][index]:.2f}", heat_map))
         overview(seed.folder / "overlays.png", tiles)
-        cases = {"dice": scores.dice, "dice_marked": np.where(counts.marked > 0, scores.dice, np.nan)}
-        images = np.arange(len(test))
-        groups = subgroup_means(cases, images, test.patients, groups_of(test.attributes), resamples, seed=0)
-        counted = {"images": scores.images, "patients": scores.patients, "marked": scores.marked}
-        metrics = {
-            "format": METRICS_FORMAT,
-            "version": METRICS_VERSION,
-            "task": self.name,
-            "data": {"name": test.name, "finding": test.finding, **seed.data, **counted},
-            "threshold": scores.threshold,
-            "scores": {name: estimate(value, scores.intervals.get(name)) for name, value in scores.values.items()},
-            "bootstrap": {"resamples": scores.resamples, "seed": scores.seed, "unit": "patient", "level": 0.95},
-            "subgroups": subgroup_entries(groups),
+        means = score_columns(cases)[["dice", "dice_on_positives"]]
+        tables = {"scores": score_segmentation(cases, test.patients, resamples)}
+        tables |= by_group(images, lambda inside, owner: MeansInGroup(inside, owner, means), resamples)
+        data = {
+            "name": test.name,
+            "finding": test.finding,
+            **seed.data,
+            "images": len(test),
+            "patients": count_patients(patient_index(test.patients)),
+            "marked": int(test.marked.sum()),
+        }
+        settings = bootstrap_settings(resamples, 0, test.patients) | {
             "seed": seed.seed,
+            "threshold": threshold,
             "validation": seed.validation,
             "init": seed.init,
-            "environment": environment(seed.device),
         }
-        write_json(seed.folder / "metrics.json", metrics)
-        if not scores.values["dice_marked"]:
+        write_metrics(seed.folder, self.name, data, tables, settings, seed.device)
+        if not means["dice_on_positives"].sum():
             print(
                 f"seed {seed.seed}: the best epoch predicts no pixel of any test mask; train for longer (--train.epochs, "
                 "--data.passes), on more labels, or with another --optim.learning_rate"
             )
-        names = {"dice": "Dice", "dice_marked": "Dice where marked"}
-        lines = [line for key, title in names.items() for line in subgroup_lines(groups, key, title)]
-        return "\n".join(f"seed {seed.seed}: {line}" for line in lines)
+        return tables
 
     def summary(self, metrics: Mapping[str, Any]) -> dict[str, float]:
         """Also the Dice of predicting nothing."""
         nothing = 1 - metrics["data"]["marked"] / metrics["data"]["images"]
-        values = {name: entry["value"] for name, entry in metrics["scores"].items()}
+        values = {row["score"]: row["estimate"]["value"] for row in metrics["scores"]}
         return values | {"dice_of_predicting_nothing": nothing}
 
     def about(self, splits: Mapping[str, MaskedImages]) -> dict[str, Any]:
@@ -765,36 +752,45 @@ class _Classification(_Task[FinetuneClsConfig, LabelledImages]):
     def validate(self, images: LabelledImages, measured: Arrays, losses: dict[str, float]) -> Validation:
         """Without any AUROC, the loss chooses."""
         scores = score(images.classes, self.labels(images), measured[0], images.patients, resamples=0)
-        auroc = summarise(scores).auroc
-        if auroc is None or not np.isfinite(auroc):
-            return Validation(-losses["validation_total"], losses | {"validation_auroc": float("nan")})
-        return Validation(auroc, losses | {"validation_auroc": auroc})
+        auroc = mean_auroc(scores)
+        return Validation(
+            auroc if np.isfinite(auroc) else -losses["validation_total"], losses | {"validation_auroc": auroc}
+        )
 
     def card(self, images: LabelledImages) -> dict[str, Any]:
         equalise = self.config.data.train.equalise
         return {"classes": images.classes, "linear_probe": self.config.linear_probe, "equalise": equalise}
 
-    def score(self, seed: _SeedResult[LabelledImages]) -> str:
+    def score(self, seed: _SeedResult[LabelledImages]) -> dict[str, pd.DataFrame]:
         """Also writes roc.png, precision_recall.png, calibration.png and, with several groups, subgroups.png."""
-        test, folder, config = seed.splits["test"], seed.folder, self.config
-        labels, (probabilities,), (validated,) = self.labels(test), seed.measured["test"], seed.measured["valid"]
-        scores = score(test.classes, labels, probabilities, test.patients, config.resamples)
-        judgement = judge(test, probabilities, (seed.splits["valid"], validated), config.specificity, config.resamples)
-        write_predictions(folder, test.paths, test.patients, test.classes, probabilities, labels, test.attributes)
-        roc_curves(folder / "roc.png", scores, labels, probabilities)
-        precision_recall_curves(folder / "precision_recall.png", scores, labels, probabilities)
-        draw_judgement(folder, judgement, scores)
-        data = {"name": test.name, **seed.data}
-        extra = {"seed": seed.seed, "validation": seed.validation, "init": seed.init}
-        write_metrics(folder, self.name, data, scores, device=seed.device, extra=extra, judgement=judgement)
-        return f"seed {seed.seed}, test images\n{score_table(scores)}\n\n{judgement_table(judgement)}\n"
+        test, valid = (self._predictions(seed, split) for split in ("test", "valid"))
+        tables = evaluate(test, valid, self.config.specificity, self.config.resamples)
+        table = prediction_table(test.images, test.classes, test.probabilities, test.labels)
+        write_csv(table, seed.folder / "predictions.csv")
+        draw(seed.folder, tables, test)
+        settings = bootstrap_settings(self.config.resamples, 0, test.images["patient"]) | {
+            "seed": seed.seed,
+            "validation": seed.validation,
+            "init": seed.init,
+            "specificity": self.config.specificity,
+            "validation_data": valid.about(),
+        }
+        write_metrics(seed.folder, self.name, seed.data | test.about(), tables, settings, seed.device)
+        return tables
+
+    def _predictions(self, seed: _SeedResult[LabelledImages], split: str) -> Predictions:
+        images, (probabilities,) = seed.splits[split], seed.measured[split]
+        frame = images.attributes.frame(images.paths, images.patients)
+        return Predictions(images.name, frame, images.classes, self.labels(images), probabilities)
 
     def summary(self, metrics: Mapping[str, Any]) -> dict[str, float]:
         """Means over classes, and each class's AUROC."""
-        macro, classes = metrics["macro"]["scores"], metrics["classes"]
-        named = {name: macro[name]["value"] for name in ("auroc", "average_precision", "max_f1")}
-        named |= {f"auroc_{entry['name']}": entry["scores"]["auroc"]["value"] for entry in classes if len(classes) > 1}
-        return {name: value for name, value in named.items() if value is not None}
+        scores = from_records(metrics["scores"])
+        mean, classes = scores[scores["class"] == MEAN].iloc[0], class_rows(scores)
+        named = {name: mean[name].value for name in ("auroc", "average_precision", "max_f1")}
+        if len(classes) > 1:
+            named |= {f"auroc_{row['class']}": row["auroc"].value for _, row in classes.iterrows()}
+        return {name: value for name, value in named.items() if not np.isnan(value)}
 
     def about(self, splits: Mapping[str, LabelledImages]) -> dict[str, Any]:
         return {"name": splits["test"].name, "linear_probe": self.config.linear_probe}
@@ -806,7 +802,7 @@ class _Classification(_Task[FinetuneClsConfig, LabelledImages]):
 def run(config: FinetuneSegConfig | FinetuneClsConfig, show: bool = True) -> Path:
     """Fine-tune for segmentation or classification, once per seed; returns the run directory.
 
-    It then holds config.yaml, metrics.json (mean and standard deviation over seeds), report.html, valid_list.txt and
+    It then holds config.yaml, metrics.json (mean and standard deviation over seeds), run.html, valid_list.txt and
     test_list.txt; and for each seed a folder seed_N with train_list.txt, best.safetensors, log.jsonl, tensorboard/, losses.png
     and, for the test images, metrics.json, predictions.csv and the task's figures.
 
@@ -834,10 +830,7 @@ def run(config: FinetuneSegConfig | FinetuneClsConfig, show: bool = True) -> Pat
                 if not (config.resume and (output / f"seed_{seed}" / "metrics.json").is_file()):
                     _run_seed(task, backbone, splits, sources, subsamples[seed], seed, world, show)
             if world.is_main:
-                table = _write_summary(task, splits, str(world.device))
-                page = write_report(output)
-                if show:
-                    print(f"{table}\n\nweights, predictions, metrics and figures: {output}\nrun page: {page}")
+                _finish(task, splits, str(world.device), show)
     return output
 
 
@@ -845,13 +838,13 @@ def run(config: FinetuneSegConfig | FinetuneClsConfig, show: bool = True) -> Pat
 def _begun(config: Any, splits: Mapping[str, Any], world: Processes) -> Iterator[None]:
     """A run directory with config.yaml, valid_list.txt and test_list.txt, which is removed again if the input is unusable."""
     if config.resume:
-        refuse_other_config(config.output, config)
+        check_same_config(config.output, config)
         yield
         return
-    with nothing_half_written(config.output):
+    with removed_on_bad_input(config.output):
         world.wait()  # all have seen the folder empty before one writes
         if world.is_main:
-            begin_run(config.output, config)
+            begin(config.output, config)
             for name in ("valid", "test"):
                 _write_list(config.output / f"{name}_list.txt", splits[name].paths)
         world.wait()
@@ -937,8 +930,9 @@ def _run_seed(
     tables = task.score(result)
     # The state is large. A resumed run takes a seed's metrics.json, which was written last, for the end of that seed.
     last.unlink(missing_ok=True)
-    if show and tables:
-        print(tables)
+    if show:
+        print(f"\nseed {seed}, test images")
+        show_tables(tables)
 
 
 def _shard(config: FinetuneConfig, images: int, world: Processes) -> Shard:
@@ -974,32 +968,16 @@ def _examine(
     return tuple(column[order] for column in columns), named
 
 
-def _write_summary(task: _Task[Any, Any], splits: Mapping[str, Any], device: str) -> str:
-    """Write metrics.json over all seeds (docs/metrics.md has its shape); returns a table of one row per score."""
+def _finish(task: _Task[Any, Any], splits: Mapping[str, Any], device: str, show: bool) -> None:
+    """Write metrics.json and run.html over all seeds; one row per score."""
     config = task.config
     runs = {seed: read_metrics(config.output / f"seed_{seed}") for seed in config.seeds}
-    scores = pd.DataFrame({f"seed {seed}": task.summary(metrics) for seed, metrics in runs.items()}).dropna()
-    table = scores.assign(mean=scores.mean(axis=1), deviation=scores.std(axis=1))
-    metrics = {
-        "format": METRICS_FORMAT,
-        "version": METRICS_VERSION,
-        "task": task.name,
-        "data": {
-            **task.about(splits),
-            "fraction": config.data.fraction,
-            **{name: len(split) for name, split in splits.items()},
-        },
-        "seeds": list(config.seeds),
-        "scores": {name: estimate(mean) for name, mean in table["mean"].items()},
-        "spread": {
-            name: {"deviation": deviation, "by_seed": by_seed}
-            for name, deviation, by_seed in zip(
-                table.index, table["deviation"], scores.to_numpy().tolist(), strict=True
-            )
-        },
-        "init": runs[config.seeds[0]]["init"],
-        "environment": environment(device),
-    }
-    write_json(config.output / "metrics.json", metrics)
-    table.index = table.index.str.replace("_", " ").rename("test score")
-    return table.reset_index().to_string(index=False, float_format="{:.4f}".format, na_rep="-")
+    scores = pd.DataFrame({f"seed_{seed}": task.summary(metrics) for seed, metrics in runs.items()}).dropna()
+    table = pd.DataFrame({"mean": scores.mean(axis=1), "deviation": scores.std(axis=1)}).join(scores)
+    table = table.rename_axis("score").reset_index()
+    counts = {name: len(split) for name, split in splits.items()}
+    data = {**task.about(splits), "fraction": config.data.fraction, **counts}
+    settings = {"seeds": list(config.seeds), "init": runs[config.seeds[0]]["init"]}
+    page = finish(config.output, task.name, data, {"scores": table}, settings, device)
+    if show:
+        print(f"\n{to_text(table)}\n\nweights, predictions, metrics and figures: {config.output}\nrun page: {page}")

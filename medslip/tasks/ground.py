@@ -9,15 +9,16 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from tqdm import tqdm
 
 from medslip.data.dataset import DataSet
 from medslip.data.images import read_image
 from medslip.data.masks import decode_mask
 from medslip.data.splits import set_aside
-from medslip.data.table import Finding, ImageTable, Rectangle, check_shared
+from medslip.data.table import METADATA, Finding, ImageTable, Rectangle, check_shared
 from medslip.errors import InputError
-from medslip.evaluation.estimates import subgroup_entries
+from medslip.evaluation.classifier import metadata_columns
 from medslip.evaluation.figures import BoxCurve, Tile, box_curves, overview
 from medslip.evaluation.grounding import (
     anatomy_grids,
@@ -28,33 +29,24 @@ from medslip.evaluation.grounding import (
     mean_box_grid,
     overlap,
 )
-from medslip.evaluation.grounding_report import (
-    ALL,
-    SIZES,
-    chance_table,
-    class_table,
-    write_case_scores,
-    write_grounding_metrics,
-)
 from medslip.evaluation.grounding_scores import (
+    ABOVE_PRIOR,
+    ALL,
     CASE_SCORES,
     MAPS,
-    CaseScores,
-    GroupScores,
+    SIZES,
+    BoxRanking,
     MapPair,
     Truth,
     choose_threshold,
-    precision_recall,
     score_case,
-    score_groups,
+    score_grounding,
 )
-from medslip.evaluation.report import write_report
-from medslip.evaluation.run_folder import attribute_columns, subgroup_lines
-from medslip.evaluation.subgroup_means import subgroup_means
-from medslip.evaluation.subgroups import AttributeScores, groups_of
+from medslip.evaluation.subgroups import MeansInGroup, by_group
+from medslip.evaluation.tables import to_text, write_csv
 from medslip.model.medslip import MeDSLIPOutput
 from medslip.predictor import Predictor, present_probability
-from medslip.tasks.run_start import RUNS, begin_run, refuse_less, refuse_used, timestamp
+from medslip.run_dir import RUNS, begin, bootstrap_settings, check_at_least, check_unused, finish, timestamp
 from medslip.tasks.weights import AuthorsConfig, newest, open_weights
 from medslip.training.distributed import Device
 from medslip.vocabulary import class_pathologies, pathology_index
@@ -117,7 +109,7 @@ class GroundConfig:
     output: Path | None = None
 
     def __post_init__(self) -> None:
-        refuse_less(self, resamples=0, seed=0, batch_size=1, workers=0)
+        check_at_least(self, resamples=0, seed=0, batch_size=1, workers=0)
         if not 0 < self.aside < 1:
             raise InputError(f"aside: {self.aside} is not between 0 and 1")
         if self.threshold is not None and not 0 <= self.threshold <= 1:
@@ -181,11 +173,11 @@ class Case:
         return Truth(self.finding.boxes, region)
 
 
-def run(config: GroundConfig, show: bool = True) -> Mapping[str, Sequence[GroupScores]]:
-    """Ground; returns the scores of larger and of smaller findings: every class, then all.
+def run(config: GroundConfig, show: bool = True) -> dict[str, pd.DataFrame]:
+    """Ground findings; returns the tables of metrics.json: ``scores`` (see ``score_grounding``) and subgroups.
 
-    The run folder then holds config.yaml, scores.csv (a line a finding), metrics.json, overlays.png,
-    box_precision_recall.png and report.html.
+    The run directory then holds config.yaml, predictions.csv (a row per finding), metrics.json, overlays.png,
+    box_precision_recall.png and run.html.
 
     Args:
         config: What to ground with what.
@@ -195,7 +187,7 @@ def run(config: GroundConfig, show: bool = True) -> Mapping[str, Sequence[GroupS
         InputError: The checkpoint, an image, a box, a mask, a class, a layer or a head cannot be used.
     """
     output = config.output or RUNS / "ground" / timestamp()
-    refuse_used(output)
+    check_unused(output)
     checkpoint = newest(config.checkpoint)
     weights = open_weights(checkpoint, config.authors)
     model = weights.card.model
@@ -207,27 +199,46 @@ def run(config: GroundConfig, show: bool = True) -> Mapping[str, Sequence[GroupS
     predictor = Predictor(weights, device, config.batch_size, config.workers, config.data.equalise)
     scored = look(predictor, splits.scored, config)
     side = len(scored[0].patches)
-    chance = {"uniform": _uniform(splits, side), "prior": _prior(splits, side)}
-    thresholds = _thresholds(look(predictor, splits.tuning, config), chance)
+    baselines = {"uniform": _uniform(splits, side), "prior": _prior(splits, side)}
+    thresholds = _thresholds(look(predictor, splits.tuning, config), baselines)
     if config.threshold is not None:
         thresholds["model"] = config.threshold
-    answers, larger = _score(scored, chance, thresholds, config.box_iou)
-    groups = _groups(scored, larger, answers, config)
-    parts = _subgroups(splits.scored, larger, answers["model"], config)
-    begin_run(output, config)
-    _write(config, output, splits, scored, larger, answers, groups, parts, thresholds, predictor)
+    cases = score_cases(scored, splits.scored, baselines, thresholds, config.box_iou)
+    tables = {"scores": score_grounding(cases, config.resamples, config.seed)}
+    tables |= pointing_by_group(cases, config.resamples, config.seed)
+    begin(output, config)
+    write_csv(prediction_table(cases), output / "predictions.csv", float_format="%.6g")
+    overview(output / "overlays.png", _tiles(scored, cases), _TILES)
+    _draw_box_curves(output / "box_precision_recall.png", cases, tables["scores"])
+    data = {
+        "name": splits.scored.name,
+        "kind": config.data.kind,
+        "path": str(config.data.path),
+        "images": len(splits.scored),
+        "patients": cases["patient"].nunique(),
+        "findings": len(cases),
+        "prior_boxes": 0 if splits.prior.findings is None else len(splits.prior.findings),
+        "tuning_images": len(splits.tuning),
+        "frame": frames.pop() if len(frames := {case.frame for case in scored}) == 1 else None,
+    }
+    settings = bootstrap_settings(config.resamples, config.seed, cases["patient"]) | {
+        "thresholds": thresholds,
+        "patches": scored[0].patches.shape,
+        **{name: getattr(config, name) for name in ("box_iou", "shifts", "layers", "heads", "anatomy")},
+        "checkpoint": str(config.checkpoint),
+        "provenance": predictor.checkpoint.card.provenance,
+    }
+    page = finish(output, "grounding", data, tables, settings, str(predictor.device))
     if show:
-        _show(groups, parts, thresholds, config, output)
-    report = write_report(output)
-    if show:
-        print(f"report: {report}")
-    return groups
+        _show(tables, thresholds, config)
+        print(f"predictions, metrics and overlays: {output}\nrun page: {page}")
+    return tables
 
 
 def _check_numbers(name: str, chosen: Sequence[int], number: int) -> None:
     for value in chosen:
         if not 0 <= value < number:
-            raise InputError(f"{name}: {value} is not one of the checkpoint's, 0 to {number - 1}")
+            raise InputError(f"{name}: the checkpoint has 0 to {number - 1}, not {value}")
 
 
 def read_splits(config: GroundConfig) -> Splits:
@@ -362,142 +373,95 @@ def _prior(splits: Splits, side: int) -> dict[str, MapPair]:
     }
 
 
-def _answer(case: Case, chance: Mapping[str, Mapping[str, MapPair]], name: str) -> MapPair:
-    return MapPair(case.grid, case.patches, case.centre) if name == "model" else chance[name][case.finding.label]
+def _map_of(case: Case, baselines: Mapping[str, Mapping[str, MapPair]], name: str) -> MapPair:
+    return MapPair(case.grid, case.patches, case.centre) if name == "model" else baselines[name][case.finding.label]
 
 
-def _thresholds(cases: Sequence[Case], chance: Mapping[str, Mapping[str, MapPair]]) -> dict[str, float]:
-    """For each map, the threshold of best mean IoU over these cases."""
+def _thresholds(cases: Sequence[Case], baselines: Mapping[str, Mapping[str, MapPair]]) -> dict[str, float]:
+    """For each map, the threshold with the best mean IoU over these cases."""
     curves: dict[str, list[Grid]] = {name: [] for name in MAPS}
     for case in tqdm(cases, desc="threshold", unit="finding", leave=False, mininterval=1, disable=None):
         region = case.truth().region
         for name in MAPS:
-            iou, _ = overlap(_answer(case, chance, name).heat_map(*case.frame), region)
+            iou, _ = overlap(_map_of(case, baselines, name).heat_map(*case.frame), region)
             curves[name].append(iou)
     return {name: choose_threshold(found) for name, found in curves.items()}
 
 
-def _score(
-    cases: Sequence[Case], chance: Mapping[str, Mapping[str, MapPair]], thresholds: Mapping[str, float], box_iou: float
-) -> tuple[dict[str, list[CaseScores]], npt.NDArray[np.bool_]]:
-    """Every map's scores of every case, and whether its finding is larger than one patch."""
-    answers: dict[str, list[CaseScores]] = {name: [] for name in MAPS}
-    larger = []
+def score_cases(
+    cases: Sequence[Case],
+    images: ImageTable,
+    baselines: Mapping[str, Mapping[str, MapPair]],
+    thresholds: Mapping[str, float],
+    box_iou: float,
+) -> pd.DataFrame:
+    """Score every map on every case.
+
+    Args:
+        cases: Every finding of every image, in order.
+        images: Their images, for the metadata.
+        baselines: "uniform" and "prior" -> class -> map.
+        thresholds: Of each map.
+        box_iou: The IoU at which a predicted box finds a true one.
+
+    Returns:
+        One row per case, as ``score_grounding`` takes them, with the image's metadata and the finding's ``probability``.
+    """
+    image = np.repeat(np.arange(len(images)), [len(images.findings_of(index)) for index in range(len(images))])
+    metadata = images.images[["path", *METADATA]].iloc[image].reset_index(drop=True)
+    rows = []
     for case in tqdm(cases, desc="scores", unit="finding", leave=False, mininterval=1, disable=None):
         truth = case.truth()
-        larger.append(truth.is_large(len(case.patches)))
+        row = {
+            "patient": case.patient,
+            "class": case.finding.label,
+            "probability": case.probability,
+            "larger_than_a_patch": truth.is_large(len(case.patches)),
+            "boxes": len(truth.boxes),
+        }
         for name in MAPS:
-            answers[name].append(score_case(_answer(case, chance, name), truth, thresholds[name], box_iou))
-    return answers, np.array(larger)
+            found = score_case(_map_of(case, baselines, name), truth, thresholds[name], box_iou)
+            row |= {f"{name}_{key}": value for key, value in found.items()}
+        rows.append(row)
+    return pd.concat([metadata, pd.DataFrame(rows)], axis=1)
 
 
-def _groups(
-    cases: Sequence[Case],
-    larger: npt.NDArray[np.bool_],
-    answers: Mapping[str, Sequence[CaseScores]],
-    config: GroundConfig,
-) -> dict[str, list[GroupScores]]:
-    labels = np.array([case.finding.label for case in cases])
-    groups = {}
-    for size, of_size in zip(SIZES, (larger, ~larger), strict=True):
-        members = {name: np.flatnonzero(of_size & (labels == name)) for name in sorted(set(labels.tolist()))}
-        members[ALL] = np.flatnonzero(of_size)
-        groups[size] = score_groups(members, answers, [case.patient for case in cases], config.resamples, config.seed)
-    return groups
+def prediction_table(cases: pd.DataFrame) -> pd.DataFrame:
+    """The predictions.csv of a grounding, one row per finding; docs/metrics.md gives its columns."""
+    columns = ["patient", "class", "probability", "larger_than_a_patch", "boxes"]
+    scores = [f"{name}_{key}" for name in MAPS for key in (*CASE_SCORES, "box_confidences", "box_found")]
+    table = cases[[*columns, *scores]].assign(larger_than_a_patch=cases["larger_than_a_patch"].astype(int))
+    table.insert(0, "image", cases["path"].astype(str))
+    for column in scores:
+        if column.endswith(("_box_confidences", "_box_found")):
+            table[column] = cases[column].map(lambda values: " ".join(f"{float(value):.6g}" for value in values))
+    return table.assign(**metadata_columns(cases))
 
 
-def _image_of(images: ImageTable) -> npt.NDArray[np.intp]:
-    """The image of each finding."""
-    return np.repeat(np.arange(len(images)), [len(images.findings_of(index)) for index in range(len(images))])
+def pointing_by_group(cases: pd.DataFrame, resamples: int, seed: int) -> dict[str, pd.DataFrame]:
+    """The model's pointing game on larger findings, by sex, age and view; see ``by_group``."""
+    larger = cases[cases["larger_than_a_patch"].astype(bool)].reset_index(drop=True)
+    scores = larger[["model_pointing"]].set_axis(["pointing"], axis=1)
+    return by_group(larger, lambda inside, owner: MeansInGroup(inside, owner, scores), resamples, seed)
 
 
-def _subgroups(
-    images: ImageTable, larger: npt.NDArray[np.bool_], answers: Sequence[CaseScores], config: GroundConfig
-) -> dict[str, AttributeScores]:
-    """The pointing game of larger findings, of the model, by sex, age and view."""
-    image_of = _image_of(images)
-    pointing = np.array([answer.values[CASE_SCORES.index("pointing")] for answer in answers])
-    return subgroup_means(
-        {"pointing": pointing[larger]},
-        image_of[larger],
-        images.patients,
-        groups_of(images.metadata),
-        config.resamples,
-        config.seed,
-    )
+def _draw_box_curves(path: Path, cases: pd.DataFrame, scores: pd.DataFrame) -> None:
+    """One panel per size, one curve per map, over all findings of the size."""
+    panels = {}
+    for size in SIZES:
+        chosen = cases[cases["larger_than_a_patch"] == (size == "larger")]
+        if len(chosen):
+            of_all = scores.query("findings == @size and `class` == @ALL").set_index("map")["box_precision"]
+            panels[f"findings {size} than one patch"] = [
+                BoxCurve(name, *BoxRanking(chosen, name, np.arange(len(chosen))).curve(), of_all[name].value)
+                for name in MAPS
+            ]
+    box_curves(path, panels)
 
 
-def _write(
-    config: GroundConfig,
-    output: Path,
-    splits: Splits,
-    cases: Sequence[Case],
-    larger: npt.NDArray[np.bool_],
-    answers: Mapping[str, Sequence[CaseScores]],
-    groups: Mapping[str, Sequence[GroupScores]],
-    parts: Mapping[str, AttributeScores],
-    thresholds: Mapping[str, float],
-    predictor: Predictor,
-) -> None:
-    columns = {
-        "image": [str(case.image) for case in cases],
-        "patient": [case.patient for case in cases],
-        "class": [case.finding.label for case in cases],
-        "probability": [case.probability for case in cases],
-        "larger_than_a_patch": larger.astype(int).tolist(),
-        **attribute_columns(splits.scored.metadata.iloc[_image_of(splits.scored)]),
-    }
-    write_case_scores(output, columns, answers)
-    data = {
-        "name": splits.scored.name,
-        "kind": config.data.kind,
-        "path": str(config.data.path),
-        "images": len(splits.scored),
-        "patients": len({case.patient for case in cases}),
-        "findings": len(cases),
-        "prior_boxes": 0 if splits.prior.findings is None else len(splits.prior.findings),
-        "tuning_images": len(splits.tuning),
-        "frame": frames.pop() if len(frames := {case.frame for case in cases}) == 1 else None,
-    }
-    extra = {
-        "subgroups": subgroup_entries(parts),
-        "patches": cases[0].patches.shape,
-        "shifts": config.shifts,
-        "thresholds": thresholds,
-        "box_iou": config.box_iou,
-        "layers": config.layers,
-        "heads": config.heads,
-        "anatomy": config.anatomy,
-        "checkpoint": str(config.checkpoint),
-        "provenance": predictor.checkpoint.card.provenance,
-    }
-    write_grounding_metrics(output, data, groups, config.resamples, config.seed, str(predictor.device), extra)
-    overview(output / "overlays.png", _tiles(cases, answers["model"]), _TILES)
-    box_curves(
-        output / "box_precision_recall.png",
-        {
-            f"findings {size} than one patch": _box_curves(groups[size][-1], of_size, answers)
-            for size, of_size in zip(SIZES, (larger, ~larger), strict=True)
-            if groups[size]
-        },
-    )
-
-
-def _box_curves(
-    every: GroupScores, chosen: npt.NDArray[np.bool_], answers: Mapping[str, Sequence[CaseScores]]
-) -> list[BoxCurve]:
-    """Of each map, over all findings of one size."""
-    curves = []
-    for name in MAPS:
-        recall, precision = precision_recall([case for case, there in zip(answers[name], chosen, strict=True) if there])
-        average = every.scores[name]["box_precision"].value
-        curves.append(BoxCurve(name, recall, precision, 0.0 if average is None else average))
-    return curves
-
-
-def _tiles(cases: Sequence[Case], answers: Sequence[CaseScores]) -> list[Tile]:
-    """The best, middling and worst cases by AUROC of pixels, a row each; an image comes once a row."""
-    auroc = np.array([answer.values[CASE_SCORES.index("pixel_auroc")] for answer in answers])
+def _tiles(cases: Sequence[Case], scores: pd.DataFrame) -> list[Tile]:
+    """The best, middling and worst cases by pixel AUROC, one row each; an image occurs once per row."""
+    auroc = scores["model_pixel_auroc"].to_numpy()
     falling = [index for index in np.argsort(-auroc, kind="stable").tolist() if not np.isnan(auroc[index])]
     middle = sorted(falling, key=lambda index: (abs(auroc[index] - np.nanmedian(auroc)), index))
     rows = {"best": falling, "median": middle, "worst": falling[::-1]}
@@ -518,27 +482,43 @@ def _tile(name: str, case: Case, auroc: float) -> Tile:
     return Tile(image, title, heat_map(case.grid, *case.frame, case.centre), boxes)
 
 
-def _show(
-    groups: Mapping[str, Sequence[GroupScores]],
-    parts: Mapping[str, AttributeScores],
-    thresholds: Mapping[str, float],
-    config: GroundConfig,
-    output: Path,
-) -> None:
+def class_table(scores: pd.DataFrame, size: str) -> pd.DataFrame:
+    """One row per class: the model's scores on findings of a size, and the pointing game of the baselines."""
+    of_size = scores[scores["findings"] == size]
+    table = of_size[of_size["map"] == "model"].drop(columns=["findings", "map", "patients"]).reset_index(drop=True)
+    for place, name in enumerate(("uniform", "prior"), start=3):
+        table.insert(place, name, of_size.loc[of_size["map"] == name, "pointing"].map(float).tolist())
+    for name in (*CASE_SCORES[1:], "box_precision"):
+        table[name] = table[name].map(float)
+    return table
+
+
+def map_table(scores: pd.DataFrame, size: str) -> pd.DataFrame:
+    """One row per score, over all findings of a size: the model, the baselines, and how far the model is above the prior."""
+    rows = scores.query("findings == @size and `class` == @ALL").set_index("map")[[*CASE_SCORES, "box_precision"]].T
+    for name in ("uniform", "prior"):
+        rows[name] = rows[name].map(float)
+    return rows[[*MAPS, ABOVE_PRIOR]].rename_axis("score").reset_index()
+
+
+def _show(tables: Mapping[str, pd.DataFrame], thresholds: Mapping[str, float], config: GroundConfig) -> None:
+    scores = tables["scores"]
     for size in SIZES:
         print(f"findings {size} than one patch\n")
-        if not groups[size]:
+        if size in set(scores["findings"]):
+            print(f"{to_text(class_table(scores, size))}\n\n{ALL}\n{to_text(map_table(scores, size))}\n")
+        else:
             print("none\n")
-            continue
-        print(f"{class_table(groups[size])}\n\n{chance_table(groups[size][-1])}\n")
-    for line in subgroup_lines(parts, "pointing", "pointing game of larger findings"):
-        print(line)
+    for name in ("subgroups", "subgroup_gaps"):
+        if len(tables[name]):
+            print(f"pointing game on larger findings\n{to_text(tables[name])}\n")
     chosen = ", ".join(f"{name} {value:.2f}" for name, value in thresholds.items())
-    print("pointing: the maximum's pixel is inside a box; any pixel, the published rule: the maximal patch touches one")
+    print(
+        "pointing game: the pixel of the maximum is inside a box; any pixel (published): the maximal patch touches one"
+    )
     if config.shifts > 1:
-        print("pointing is of the map over shifted copies, any pixel of the image as it is")
+        print("the pointing game is of the map over shifted copies, any pixel of the unshifted image")
     print(f"IoU, Dice and boxes at thresholds {chosen}; a box is found at IoU {config.box_iou:g}")
-    print(f"scores, metrics and overlays: {output}")
 
 
 COMMAND = (GroundConfig, run)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from medslip.checkpoints import Card, save_checkpoint
@@ -18,20 +19,22 @@ from medslip.data.records import StudyList, read_list, refuse_missing_images
 from medslip.data.splits import shared_patients
 from medslip.data.transforms import AugmentationConfig, EvaluationTransform, TrainingTransform, roomy
 from medslip.errors import InputError
-from medslip.evaluation.classification import Scores, score, summarise
+from medslip.evaluation.bootstrap import count_patients, patient_index
+from medslip.evaluation.classification import mean_auroc, score
 from medslip.evaluation.figures import loss_curves
-from medslip.evaluation.report import write_report
-from medslip.evaluation.run_folder import write_metrics
+from medslip.evaluation.report_page import write_page
 from medslip.files import fingerprint
 from medslip.labels import LabelStore
 from medslip.losses import existence_of
 from medslip.model.medslip import ModelConfig, build_model
 from medslip.model.text_encoder import TextConfig, TextEncoder
-from medslip.tasks.run_start import (
+from medslip.run_dir import (
     agreed_folder,
-    begin_run,
-    discard_start,
-    refuse_used,
+    begin,
+    bootstrap_settings,
+    check_unused,
+    discard_beginning,
+    write_metrics,
 )
 from medslip.training.criterion import Criterion, LossConfig, PretrainingObjective, loss_terms
 from medslip.training.distributed import Device, Processes, processes
@@ -109,7 +112,7 @@ def run(config: PretrainConfig) -> Path:
     """Pre-train; returns the best checkpoint.
 
     The run folder then holds config.yaml, best.safetensors (and .json), last.safetensors to resume from, log.jsonl,
-    tensorboard/, losses.png, metrics.json (validation scores of the best checkpoint) and report.html.
+    tensorboard/, losses.png, metrics.json (validation scores of the best checkpoint) and run.html.
 
     Raises:
         InputError: Something in the data or the config cannot be used.
@@ -120,7 +123,7 @@ def run(config: PretrainConfig) -> Path:
         store.check(studies.table["row"].tolist(), studies.table["study"].tolist(), studies.source)
         refuse_missing_images(studies)
     if not config.resume:
-        refuse_used(config.output)
+        check_unused(config.output)
     prompts = load_prompts(config.prompts.pathology, config.prompts.anatomy)
     transform = EvaluationTransform(config.data.side)
     encoder, prepared = TextEncoder(config.text), fingerprint_of(config.data)
@@ -152,17 +155,19 @@ def run(config: PretrainConfig) -> Path:
             card = Card(config.model, transform, encoder.identity, prompts, provenance)
             save_checkpoint(config.output / "best.safetensors", model, card)
             if examiner.scores is not None:
+                data = {
+                    "list": str(config.data.valid),
+                    "part": "validation",
+                    "fingerprint": prepared,
+                    **examiner.counts(),
+                }
+                settings = {"validation": values, "step": progress.step, **examiner.bootstrap()}
                 write_metrics(
-                    config.output,
-                    "pre-training",
-                    {"list": str(config.data.valid), "part": "validation", "fingerprint": prepared},
-                    examiner.scores,
-                    device=str(world.device),
-                    extra={"validation": values, "step": progress.step},
+                    config.output, "pre-training", data, {"scores": examiner.scores}, settings, str(world.device)
                 )
 
         if world.is_main:
-            begin_run(config.output, config, config.resume)
+            begin(config.output, config, config.resume)
         world.wait()
         trainer = Trainer(
             config.train, config.optim, world, config.output, criterion.names, examiner.validate, save_best
@@ -171,11 +176,11 @@ def run(config: PretrainConfig) -> Path:
             trainer.fit(objective, batches, config.resume)
         except InputError:
             if world.is_main:
-                discard_start(config.output)
+                discard_beginning(config.output)
             raise
         if world.is_main:
             loss_curves(config.output / "losses.png", read_log(config.output / "log.jsonl"))
-            print(f"report: {write_report(config.output)}")
+            print(f"run page: {write_page(config.output)}")
     return config.output / "best.safetensors"
 
 
@@ -238,7 +243,7 @@ class Examiner:
             rank=world.rank,
             preloaded=_preloaded(valid, config.data.side, config),
         )
-        self.scores: Scores | None = None
+        self.scores: pd.DataFrame | None = None
 
     def validate(self) -> Validation:
         """Score the model with its present weights."""
@@ -262,11 +267,19 @@ class Examiner:
         values = {f"validation_{name}": value for name, value in zip(criterion.names[1:], parts, strict=True)}
         values["validation_total"] = sum(w * part for w, part in zip(criterion.weights, parts, strict=True))
         self.scores = self._score([answer for shard in self._world.gather(answers) for answer in shard])
-        auroc = None if self.scores is None else summarise(self.scores).auroc
-        values["validation_auroc"] = math.nan if auroc is None else auroc
-        return Validation(-values["validation_total"] if auroc is None else auroc, values)
+        auroc = math.nan if self.scores is None else mean_auroc(self.scores)
+        values["validation_auroc"] = auroc
+        return Validation(-values["validation_total"] if math.isnan(auroc) else auroc, values)
 
-    def _score(self, answers: list[tuple[Any, Any, Any]]) -> Scores | None:
+    def bootstrap(self) -> dict[str, Any]:
+        """The entry ``bootstrap`` of metrics.json: no resamples."""
+        return bootstrap_settings(0, 0, self._patients)
+
+    def counts(self) -> dict[str, int]:
+        """``images`` and ``patients`` of the validation list."""
+        return {"images": len(self._patients), "patients": count_patients(patient_index(self._patients))}
+
+    def _score(self, answers: list[tuple[Any, Any, Any]]) -> pd.DataFrame | None:
         indices, probability, existence = (np.concatenate(column) for column in zip(*answers, strict=True))
         order = np.argsort(indices)
         probability, existence = probability[order], existence[order].astype(np.int8)

@@ -5,30 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from medslip.data.dataset import DataSet
 from medslip.data.datasets.cxr14 import Cxr14
 from medslip.data.old_images import ImagesConfig, read_images  # noqa: F401  fine-tuning takes them from here
 from medslip.data.table import ImageTable, check_shared
 from medslip.errors import InputError
-from medslip.evaluation.classification import Scores, score
-from medslip.evaluation.figures import precision_recall_curves, reliability_diagrams, roc_curves, subgroup_forest
-from medslip.evaluation.judgement import Judgement, judge
-from medslip.evaluation.report import write_report
-from medslip.evaluation.run_folder import (
-    judgement_table,
-    score_table,
-    write_metrics,
-    write_predictions,
-    write_unscored_metrics,
-)
+from medslip.evaluation.classifier import Predictions, draw, evaluate, prediction_table
+from medslip.evaluation.tables import show_tables, write_csv
 from medslip.labels import UNKNOWN
 from medslip.predictor import Predictor
-from medslip.tasks.run_start import RUNS, begin_run, refuse_less, refuse_used, timestamp
+from medslip.run_dir import RUNS, begin, bootstrap_settings, check_at_least, check_unused, finish, timestamp
 from medslip.tasks.weights import AuthorsConfig, newest, open_weights
 from medslip.training.distributed import Device
 from medslip.vocabulary import CLASS_PROMPTS, FINDINGS, class_key, class_pathologies, pathology_of
@@ -79,7 +71,7 @@ class ZeroshotConfig:
     output: Path | None = None
 
     def __post_init__(self) -> None:
-        refuse_less(self, resamples=0, seed=0, batch_size=1, workers=0)
+        check_at_least(self, resamples=0, seed=0, batch_size=1, workers=0)
         refuse_bad_specificity(self.specificity)
         if self.validation is not None and self.validation.equalise != self.data.equalise:
             raise InputError("validation.equalise: differs from data.equalise; the images must be treated alike")
@@ -120,98 +112,85 @@ class Questions:
         }
 
 
-def run(config: ZeroshotConfig, show: bool = True) -> Scores | None:
-    """Classify; returns the scores, or None where there are no labels.
+def run(config: ZeroshotConfig, show: bool = True) -> dict[str, pd.DataFrame] | None:
+    """Classify images; returns the tables of ``classifier.evaluate``, or None if there are no labels.
 
-    The run folder then holds config.yaml, predictions.csv, metrics.json and, with labels, roc.png, precision_recall.png,
-    calibration.png and, where sex, age or view are known, subgroups.png; and report.html, which shows them.
+    The run directory then holds config.yaml, predictions.csv, metrics.json and run.html; with labels also roc.png,
+    precision_recall.png, calibration.png and, where sex, age or view are known, subgroups.png.
 
     Args:
         config: What to classify with what.
-        show: Whether to print the table.
+        show: Whether to print the tables.
 
     Raises:
         InputError: The checkpoint, an image, a class or the text encoder cannot be used.
     """
     output = config.output or RUNS / "zeroshot_cls" / timestamp()
-    refuse_used(output)
+    check_unused(output)
     checkpoint = newest(config.checkpoint)
     weights = open_weights(checkpoint, config.authors)
     images = config.data.read()
     questions = ask(images, config)
-    validation = _read_validation(images, config)
+    others = _read_validation(images, config)
     config = replace(config, checkpoint=checkpoint, output=output)
-    predictor = Predictor(
-        weights,
-        None if config.device == "auto" else config.device,
-        config.batch_size,
-        config.workers,
-        config.data.equalise,
-    )
-    answers = predictor.classify(images.paths, questions.free_text, config.text_encoder)
-    probabilities = answers.columns(questions.queries)
-    scored = 0 if images.labels is None else len(images.classes)
-    chosen_on = None
-    if validation is not None:
-        others = predictor.classify(validation.paths, questions.free_text, config.text_encoder)
-        chosen_on = validation, others.columns(questions.queries)[:, :scored]
-    begin_run(output, config)
-    labels = questions.labels(images)
-    write_predictions(output, images.paths, images.patients, questions.classes, probabilities, labels, images.metadata)
-    about = {
+    device = None if config.device == "auto" else config.device
+    predictor = Predictor(weights, device, config.batch_size, config.workers, config.data.equalise)
+
+    def probabilities_of(paths: list[Path]) -> npt.NDArray[np.float32]:
+        return predictor.classify(paths, questions.free_text, config.text_encoder).columns(questions.queries)
+
+    probabilities = probabilities_of(images.paths)
+    validation = None if others is None else _predictions(others, probabilities_of(others.paths))
+    begin(output, config)
+    table = prediction_table(images.images, questions.classes, probabilities, questions.labels(images))
+    write_csv(table, output / "predictions.csv")
+    data = {"name": images.name, "kind": config.data.kind, "path": str(config.data.path)}
+    settings: dict[str, Any] = {
         "checkpoint": str(checkpoint),
         "provenance": weights.card.provenance,
         "queries": questions.described(),
     }
-    data = {"name": images.name, "kind": config.data.kind, "path": str(config.data.path)}
     if images.labels is None:
-        write_unscored_metrics(output, TASK, data, str(predictor.device), about)
+        page = finish(output, TASK, data, settings=settings, device=str(predictor.device))
         print(_highest(images.paths, questions, probabilities))
-        print(f"{len(images)} images classified, no labels to score against: {output}/predictions.csv")
-        print(f"report: {write_report(output)}")
+        print(
+            f"{len(images)} images classified, no labels to score against: {output}/predictions.csv\nrun page: {page}"
+        )
         return None
-    scores = score(
-        images.classes, images.label_array, probabilities[:, :scored], images.patients, config.resamples, config.seed
+    test = _predictions(images, probabilities)
+    tables = evaluate(
+        test, validation, config.specificity, config.resamples, config.seed, second_mean_without(config.data)
     )
-    leave_out = second_mean_without(config.data)
-    judgement = judge(images, probabilities[:, :scored], chosen_on, config.specificity, config.resamples, config.seed)
-    write_metrics(output, TASK, data, scores, leave_out, str(predictor.device), about, judgement)
-    roc_curves(output / "roc.png", scores, images.label_array, probabilities[:, :scored])
-    precision_recall_curves(output / "precision_recall.png", scores, images.label_array, probabilities[:, :scored])
-    draw_judgement(output, judgement, scores)
+    draw(output, tables, test)
+    settings |= bootstrap_settings(config.resamples, config.seed, images.patients)
+    if validation is not None:
+        settings |= {"specificity": config.specificity, "validation_data": validation.about()}
+    page = finish(output, TASK, data | test.about(), tables, settings, str(predictor.device))
     if show:
-        print(f"{score_table(scores, leave_out)}\n\n{judgement_table(judgement)}")
+        show_tables(tables)
         if validation is None:
-            print("no validation images: no operating points and no recalibration; name them as --validation.kind ...")
-        print(f"\npredictions, metrics and figures: {output}")
-    report = write_report(output)
-    if show:
-        print(f"report: {report}")
-    return scores
+            print(
+                "no validation images, so no operating points and no recalibration; give some with --validation.kind ..."
+            )
+        print(f"\npredictions, metrics and figures: {output}\nrun page: {page}")
+    return tables
+
+
+def _predictions(images: ImageTable, probabilities: npt.NDArray[np.float32]) -> Predictions:
+    """The predictions of the labelled classes, which come before those that only the user asked for."""
+    scored = probabilities[:, : len(images.classes)]
+    return Predictions(images.name, images.images, images.classes, images.label_array, scored)
 
 
 def _highest(paths: Sequence[Path], questions: Questions, probabilities: npt.NDArray[np.float32]) -> str:
-    """Of what free text asks, or of the first class, the images of highest probability: a look at what was found."""
+    """The images with the highest probability of each free-text query, or else of the first class."""
     lines = []
     asked = [column for column, query in enumerate(questions.queries) if isinstance(query, int)]
     for column in asked or [0]:
         order = np.argsort(-probabilities[:, column], kind="stable")[:_SHOWN]
         shown = ", ".join(f"{paths[index].name} {probabilities[index, column]:.3f}" for index in order)
-        lines.append(f"highest of {questions.classes[column]}: {shown}")
+        lines.append(f"highest {questions.classes[column]}: {shown}")
     return "\n".join(lines)
-
-
-def draw_judgement(folder: Path, judgement: Judgement, scores: Scores) -> None:
-    """Draw calibration.png and, where there are subgroups to compare, subgroups.png.
-
-    Args:
-        folder: The run's folder.
-        judgement: What to draw.
-        scores: The scores of all images.
-    """
-    reliability_diagrams(folder / "calibration.png", judgement.calibration, judgement.recalibrated)
-    if any("auroc" in by.comparisons for by in judgement.subgroups.values()):
-        subgroup_forest(folder / "subgroups.png", judgement.subgroups, scores)
 
 
 def second_mean_without(data: DataSet) -> tuple[str, ...]:

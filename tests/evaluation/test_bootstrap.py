@@ -6,14 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from medslip.evaluation.bootstrap import (
-    count_carriers,
-    named_intervals,
-    patient_index,
-    percentile_interval,
-    resample_patients,
-)
-from medslip.evaluation.classification import SCORES, score, summarise
+from medslip.evaluation.bootstrap import Estimate, Resampled, estimate, patient_index, resample_patients
+from medslip.evaluation.classification import SCORES, score
 
 
 def noisy(images: int, classes: int = 1, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -23,6 +17,20 @@ def noisy(images: int, classes: int = 1, seed: int = 0) -> tuple[np.ndarray, np.
 
 
 NAMES = ["a", "b", "c"]
+
+
+def auroc(*arguments, row: str = "a", key: str = "auroc", **options) -> Estimate:
+    """One score of one row."""
+    return score(*arguments, **options).set_index("class")[key][row]
+
+
+def test_an_estimate_prints_its_interval_and_says_when_it_has_none():
+    """Tables, figures and the terminal all print it."""
+    assert str(Estimate(0.9712, 0.9653, 0.9761, 998, 2)) == "0.971 [0.965, 0.976]"
+    assert f"{Estimate(0.1, -0.2, 0.25):+.2f}" == "+0.10 [-0.20, +0.25]"
+    assert (str(Estimate(0.5)), str(Estimate(float("nan")))) == ("0.500", "-")
+    assert [Estimate(0, *ends).excludes_zero for ends in ((0.1, 0.2), (-0.2, -0.1), (-0.1, 0.1), ())] == [1, 1, 0, 0]
+    assert Estimate(1.0, 0.0, 2.0, 9, 1).to_dict() == {"value": 1, "low": 0, "high": 2, "resamples": 9, "left_out": 1}
 
 
 def test_images_of_one_patient_share_a_number_and_unknown_patients_do_not():
@@ -51,18 +59,17 @@ def test_resampling_is_uniform_over_patients():
 def test_the_same_seed_gives_the_same_intervals_and_another_gives_others():
     labels, probabilities = noisy(200, 3)
     first, again, other = (score(NAMES, labels, probabilities, resamples=60, seed=seed) for seed in (1, 1, 2))
-    assert first.classes == again.classes
-    assert summarise(first) == summarise(again)
-    assert first.classes != other.classes
+    assert first["auroc"].tolist() == again["auroc"].tolist()
+    assert first["auroc"].tolist() != other["auroc"].tolist()
 
 
-def test_duplicating_every_image_of_a_patient_leaves_the_interval_as_it_is():
+def test_duplicating_every_image_of_a_patient_leaves_the_interval_unchanged():
     labels, probabilities = noisy(150)
     patients = [f"{number:03}" for number in range(150)]
-    once = score(["a"], labels, probabilities, patients, resamples=200).classes[0]
+    once = score(["a"], labels, probabilities, patients, resamples=200)
     twice = score(["a"], np.tile(labels, (2, 1)), np.tile(probabilities, (2, 1)), patients * 2, resamples=200)
-    for key in ("auroc", "average_precision", "max_f1", "accuracy"):
-        found, expected = twice.classes[0].intervals[key], once.intervals[key]
+    for key in SCORES:
+        found, expected = twice[key][0], once[key][0]
         assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
@@ -71,8 +78,8 @@ def test_duplicates_taken_for_independent_images_would_narrow_the_interval():
     patients = [f"{number}" for number in range(150)] * 4
     widths = []
     for who in (patients, None):
-        interval = score(["a"], labels, probabilities, who, resamples=300).classes[0].intervals["auroc"]
-        widths.append(interval.high - interval.low)
+        found = auroc(["a"], labels, probabilities, who, resamples=300)
+        widths.append(found.high - found.low)
     assert widths[0] / widths[1] == pytest.approx(2, rel=0.25)  # sqrt(4)
 
 
@@ -80,17 +87,16 @@ def test_interval_of_a_proportion_is_that_of_the_binomial():
     """Every positive is at the threshold: the accuracy is the share of negatives, binomial in resamples."""
     labels = np.repeat([1, 0], [100, 300])[:, None].astype(np.int8)
     probabilities = np.repeat([1.0, 0.5, 0.0], [100, 60, 240])[:, None]
-    interval = score(["a"], labels, probabilities, resamples=3000).classes[0].intervals["accuracy"]
+    found = auroc(["a"], labels, probabilities, resamples=3000, key="accuracy")
     low, high = binom.ppf([0.025, 0.975], 400, 0.75) / 400
-    assert (interval.low, interval.high) == pytest.approx((low, high), abs=0.006)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.006)
 
 
 def test_intervals_cover_the_true_auroc_about_as_often_as_they_say():
     truth, covered, trials = 0.7602, 0, 120  # the AUROC of N(1, 1) against N(0, 1)
     for trial in range(trials):
-        labels, probabilities = noisy(200, seed=trial)
-        interval = score(["a"], labels, probabilities, resamples=200).classes[0].intervals["auroc"]
-        covered += interval.low <= truth <= interval.high
+        found = auroc(["a"], *noisy(200, seed=trial), resamples=200)
+        covered += found.low <= truth <= found.high
     assert 0.90 <= covered / trials <= 0.99
 
 
@@ -98,34 +104,26 @@ def test_resamples_without_positives_are_left_out_and_counted():
     labels = np.zeros((40, 2), np.int8)
     labels[:2, 0], labels[:20, 1] = 1, 1
     probabilities = np.random.default_rng(0).random((40, 2))
-    scores = score(["rare", "common"], labels, probabilities, resamples=400)
-    rare, common = (entry.intervals["auroc"] for entry in scores.classes)
+    rare, common, mean = score(["rare", "common"], labels, probabilities, resamples=400)["auroc"]
     assert rare.left_out / 400 == pytest.approx((1 - 2 / 40) ** 40, abs=0.06)
     assert rare.resamples + rare.left_out == 400
-    assert common.left_out == 0
-    assert summarise(scores).intervals["auroc"].left_out == rare.left_out
-
-
-def test_one_patient_gives_no_interval():
-    labels, probabilities = noisy(30)
-    assert not score(["a"], labels, probabilities, ["p"] * 30, resamples=10).classes[0].intervals
+    assert (common.left_out, mean.left_out) == (0, rare.left_out)
 
 
 def test_percentiles_skip_what_is_not_defined():
-    assert percentile_interval(np.array([np.nan]), 9) is None
-    interval = percentile_interval(np.array([*range(101), np.nan], float), 9)
-    assert (interval.low, interval.high) == pytest.approx((2.5, 97.5))
-    assert (interval.resamples, interval.left_out) == (101, 1)
+    assert not estimate(0.5, np.array([np.nan]), 9).has_interval
+    found = estimate(50.0, np.array([*range(101), np.nan], float), 9)
+    assert (found.low, found.high) == pytest.approx((2.5, 97.5))
+    assert (found.resamples, found.left_out) == (101, 1)
 
 
-def test_a_score_that_one_patient_carries_has_no_interval():
+def test_a_score_that_rests_on_one_patient_has_no_interval():
     """An interval without width, or of the resamples that happen to have the patient, would look certain."""
-    values = np.linspace(0, 1, 50)
-    assert percentile_interval(values, 1) is None
-    assert percentile_interval(values, 2) is not None
-    assert list(named_intervals(np.stack([values, values], axis=1), ("a", "b"), (2, 1))) == ["a"]
-    weights = np.array([[1, 0, 2], [0, 0, 1], [3, 0, 0.5]])
-    assert count_carriers(weights).tolist() == [2, 0, 3]
+    drawn = np.random.default_rng(0).random((50, 2, 3))
+    found = Resampled(drawn[0], drawn, np.array([[2, 1, 0], [9, 9, 9]]))
+    assert [[each.has_interval for each in row] for row in found.estimates()] == [[True, False, False], [True] * 3]
+    assert [each.has_interval for each in found.mean().estimates()] == [True, False, False]
+    assert [each.has_interval for each in (found[1] - found[0]).estimates()] == [True, False, False]
 
 
 @pytest.mark.parametrize("label", [0, 1])
@@ -135,9 +133,8 @@ def test_a_class_whose_positives_or_negatives_are_one_patients_has_no_interval(l
     labels[:3, 0], labels[:20, 1] = label, label
     probabilities = np.random.default_rng(0).random((40, 2))
     alone = ["p"] * 3 + [""] * 37
-    scores = score(["rare", "common"], labels, probabilities, alone, resamples=50)
-    assert scores.carriers == (1, 18)
-    rare, common = scores.classes
-    assert rare.auroc is not None
-    assert (rare.intervals, summarise(scores).intervals) == ({}, {})
-    assert set(common.intervals) == set(summarise(scores, ("rare",)).intervals) == set(SCORES)
+    table = score(["rare", "common"], labels, probabilities, alone, 50, leave_out=["rare"]).set_index("class")
+    for key in SCORES:
+        has = {name: found.has_interval for name, found in table[key].items()}
+        assert has == {"rare": False, "common": True, "mean": False, "mean without rare": True}
+    assert not np.isnan(table["auroc"]["rare"].value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,13 +12,14 @@ from scipy.stats import binomtest
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss
 
-from medslip.evaluation.calibration import BINS, calibration, fit_platt, wilson_interval
+from medslip.evaluation.calibration import BINS, CALIBRATION_SCORES, calibration, fit_platt
 
 
 def of_one(label, probability, patients=None, resamples=0, seed=0):
     label, probability = np.asarray(label, np.int8), np.asarray(probability)
     patients = [""] * len(label) if patients is None else patients
-    return calibration(["x"], label[:, None], probability[:, None], patients, resamples, seed)[0]
+    table, bins = calibration(["x"], label[:, None], probability[:, None], patients, resamples, seed)
+    return SimpleNamespace(**table.iloc[0], bins=bins.drop(columns="class"))
 
 
 @settings(max_examples=40, deadline=None)
@@ -28,14 +31,14 @@ def test_scores_are_those_of_scikit_learn(images, seed, grain):
     label = random.integers(0, 2, images)
     label[:2] = 0, 1
     found = of_one(label, probability)
-    assert found.brier == pytest.approx(brier_score_loss(label, probability))
+    assert found.brier.value == pytest.approx(brier_score_loss(label, probability))
     share, mean = calibration_curve(label, probability, n_bins=BINS, strategy="quantile")
-    np.testing.assert_allclose([each.frequency for each in found.bins], share)
-    np.testing.assert_allclose([each.probability for each in found.bins], mean)
-    sizes = np.array([each.images for each in found.bins])
+    np.testing.assert_allclose(found.bins["frequency"].map(float), share)
+    np.testing.assert_allclose(found.bins["probability"], mean)
+    sizes = found.bins["images"].to_numpy()
     assert sizes.sum() == images
-    assert found.ece == pytest.approx((sizes * np.abs(share - mean)).sum() / images)
-    assert found.max_error == pytest.approx(np.abs(share - mean).max())
+    assert found.ece.value == pytest.approx((sizes * np.abs(share - mean)).sum() / images)
+    assert found.max_error.value == pytest.approx(np.abs(share - mean).max())
 
 
 def test_perfect_calibration_has_no_error_and_a_chance_level_above_it():
@@ -43,8 +46,8 @@ def test_perfect_calibration_has_no_error_and_a_chance_level_above_it():
     probability = np.repeat([0.2, 0.6, 0.8], 10)
     label = np.concatenate([np.arange(10) < count for count in (2, 6, 8)])
     found = of_one(label, probability)
-    assert found.ece == pytest.approx(0, abs=1e-12)
-    assert found.max_error == pytest.approx(0, abs=1e-12)
+    assert found.ece.value == pytest.approx(0, abs=1e-12)
+    assert found.max_error.value == pytest.approx(0, abs=1e-12)
     assert 0 < found.chance_ece < found.chance_limit
 
 
@@ -63,7 +66,7 @@ def test_a_calibrated_model_is_below_the_chance_limit_as_often_as_said():
     for _ in range(100):
         probability = random.random(200)
         found = of_one(random.random(200) < probability, probability)
-        below += found.ece <= found.chance_limit
+        below += found.ece.value <= found.chance_limit
     assert 88 <= below <= 100
 
 
@@ -72,7 +75,9 @@ def test_unknown_labels_are_left_out():
     random = np.random.default_rng(0)
     label, probability = random.integers(-1, 2, 200), random.random(200)
     known = label >= 0
-    assert of_one(label, probability) == of_one(label[known], probability[known])
+    every, some = of_one(label, probability), of_one(label[known], probability[known])
+    assert (every.ece, every.brier, every.chance_ece) == (some.ece, some.brier, some.chance_ece)
+    assert every.bins.equals(some.bins)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +86,8 @@ def test_unknown_labels_are_left_out():
 def test_a_class_that_cannot_be_judged_is_undefined(label, why):
     """A division by zero, or a perfect-looking figure of no meaning."""
     found = of_one(label, np.linspace(0, 1, len(label)))
-    assert (found.undefined, found.ece, found.brier, found.bins) == (why, None, None, ())
+    assert (found.note, len(found.bins)) == (why, 0)
+    assert np.isnan([found.ece.value, found.brier.value, found.chance_ece]).all()
 
 
 def test_intervals_resample_patients_and_repeat():
@@ -91,10 +97,9 @@ def test_intervals_resample_patients_and_repeat():
     once = of_one(label, probability, [str(k) for k in range(60)], 200, 3)
     owners = [str(k) for k in range(60)] * 20
     many = of_one(np.tile(label, 20), np.tile(probability, 20), owners, 200, 3)
-    assert many.intervals["brier"].low == pytest.approx(once.intervals["brier"].low)
-    assert many.intervals["brier"].high == pytest.approx(once.intervals["brier"].high)
-    assert once.intervals["brier"].low < once.brier < once.intervals["brier"].high
-    assert once == of_one(label, probability, [str(k) for k in range(60)], 200, 3)
+    assert (many.brier.low, many.brier.high) == pytest.approx((once.brier.low, once.brier.high))
+    assert once.brier.low < once.brier.value < once.brier.high
+    assert once.brier == of_one(label, probability, [str(k) for k in range(60)], 200, 3).brier
 
 
 def test_probability_outside_0_to_1_is_refused():
@@ -103,13 +108,11 @@ def test_probability_outside_0_to_1_is_refused():
         of_one([0, 1], [0.5, 1.5])
 
 
-@given(st.integers(1, 500), st.floats(0, 1))
-def test_wilson_interval_is_that_of_scipy(images, share):
+def test_bins_have_wilson_intervals():
     """Error bars of another formula."""
-    present = round(share * images)
-    low, high = wilson_interval(np.array([present]), np.array([images]))
-    other = binomtest(present, images).proportion_ci(method="wilson")
-    np.testing.assert_allclose([low[0], high[0]], [other.low, other.high], atol=1e-9)
+    found = of_one([1, 0, 0, 0, 0, 0, 1, 0], np.full(8, 0.5)).bins["frequency"][0]
+    expected = binomtest(2, 8).proportion_ci(method="wilson")
+    assert (found.value, found.low, found.high) == (0.25, expected.low, expected.high)
 
 
 def test_recalibration_undoes_a_known_distortion():
@@ -123,7 +126,7 @@ def test_recalibration_undoes_a_known_distortion():
     assert platt.slope == pytest.approx(1 / 3, rel=0.05)
     assert platt.intercept == pytest.approx(-1 / 3, abs=0.05)
     after = of_one(label, platt(distorted))
-    assert after.ece < 0.02 < of_one(label, distorted).ece
+    assert after.ece.value < 0.02 < of_one(label, distorted).ece.value
 
 
 def test_recalibration_is_finite_where_the_classes_are_told_apart_perfectly():
@@ -144,5 +147,5 @@ def test_a_class_known_of_one_patient_alone_has_no_interval():
     random = np.random.default_rng(0)
     label = np.where(np.arange(60) < 20, random.integers(0, 2, 60), -1)
     found = of_one(label, random.random(60), ["p"] * 20 + [""] * 40, 20)
-    assert found.ece is not None
-    assert found.intervals == {}
+    assert not np.isnan(found.ece.value)
+    assert not any(getattr(found, key).has_interval for key in CALIBRATION_SCORES)

@@ -5,14 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
-from medslip.evaluation.calibration import calibration
 from medslip.evaluation.classification import score
+from medslip.evaluation.classifier import Predictions, evaluate
 from medslip.evaluation.figures import (
     LOSS_PARTS,
     Tile,
+    difference_plot,
+    finetuning_curves,
     loss_curves,
     overview,
     precision_recall_curves,
@@ -20,7 +23,7 @@ from medslip.evaluation.figures import (
     roc_curves,
     subgroup_forest,
 )
-from medslip.evaluation.subgroups import subgroups
+from medslip.evaluation.paired import compare_classifiers
 
 
 def assert_picture(path: Path, smallest: tuple[int, int]) -> np.ndarray:
@@ -46,25 +49,28 @@ def test_curves_are_drawn_with_undefined_classes_and_unknown_labels(draw, classe
 
 
 @pytest.mark.parametrize("recalibrated", [True, False])
-def test_reliability_diagrams_are_drawn_with_undefined_classes(recalibrated, tmp_path):
-    """A class without positives would end the run after hours, at its last figure."""
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 2, (80, 3)).astype(np.int8)
-    labels[:, 0] = 0
-    found = calibration(["a_b", "c", "d"], labels, rng.random((80, 3)), [""] * 80, 0)
-    reliability_diagrams(tmp_path / "calibration.png", found, found if recalibrated else ())
-    assert_picture(tmp_path / "calibration.png", (300, 500))
-
-
 @pytest.mark.parametrize("resamples", [0, 5])
-def test_subgroups_are_drawn_with_and_without_intervals(resamples, tmp_path):
-    """No figure where no interval was asked for."""
+def test_calibration_and_subgroups_are_drawn_with_and_without_intervals(recalibrated, resamples, tmp_path):
+    """A class without positives, or no interval, would end the run after hours, at its last figure."""
     rng = np.random.default_rng(0)
-    labels, probabilities = rng.integers(0, 2, (120, 2)).astype(np.int8), rng.random((120, 2))
-    attributes = {"sex": ["M", "F", ""] * 40, "view": ["PA"] * 120}
-    found = subgroups(["a", "b"], labels, probabilities, [""] * 120, attributes, None, resamples)
-    subgroup_forest(tmp_path / "subgroups.png", found, score(["a", "b"], labels, probabilities, resamples=resamples))
+    labels, probabilities = rng.integers(0, 2, (120, 3)).astype(np.int8), rng.random((120, 3))
+    labels[:, 0] = 0
+    images = pd.DataFrame({"path": map(str, range(120)), "patient": "", "sex": ["M", "F", ""] * 40, "view": "PA"})
+    test = Predictions("made", images.assign(age=np.nan), ["a_b", "c", "d"], labels, probabilities)
+    tables = evaluate(test, test if recalibrated else None, resamples=resamples)
+    reliability_diagrams(tmp_path / "calibration.png", tables["calibration"], tables["reliability"])
+    assert_picture(tmp_path / "calibration.png", (300, 500))
+    subgroup_forest(tmp_path / "subgroups.png", tables["subgroups"], tables["subgroup_gaps"], tables["scores"])
     assert_picture(tmp_path / "subgroups.png", (200, 900))
+
+
+def test_differences_are_drawn_with_undefined_ones(tmp_path):
+    rng = np.random.default_rng(0)
+    labels = np.column_stack([rng.integers(0, 2, 60), np.zeros(60)]).astype(np.int8)
+    pair = rng.random((60, 2)), rng.random((60, 2))
+    table = compare_classifiers(["a", "b"], labels, [pair], [""] * 60, resamples=9)
+    difference_plot(tmp_path / "d.png", {name: rows[["name", "difference"]] for name, rows in table.groupby("score")})
+    assert_picture(tmp_path / "d.png", (300, 900))
 
 
 def entry(step: int) -> dict[str, float]:
@@ -83,6 +89,8 @@ def entry(step: int) -> dict[str, float]:
 def test_loss_curves_are_drawn_from_any_part_of_a_log(history, tmp_path):
     loss_curves(tmp_path / "loss.png", history)
     assert_picture(tmp_path / "loss.png", (400, 1200))
+    finetuning_curves(tmp_path / "losses.png", history, "validation_auroc", "Mean AUROC")
+    assert_picture(tmp_path / "losses.png", (400, 1000))
 
 
 def test_overview_lays_the_heat_map_where_it_is_hot_and_the_box_where_it_belongs(tmp_path):

@@ -11,6 +11,7 @@ from medslip.evaluation.segmentation import (
     THRESHOLDS,
     best_threshold,
     count_pixels,
+    image_scores,
     score_segmentation,
 )
 
@@ -51,13 +52,17 @@ def test_scores_by_hand():
     mask[0, 0, :2] = mask[1, 0, :2] = True
     probability = np.zeros((4, 1, 4))
     probability[0, 0, 1:3] = probability[2, 0, 0] = 1.0
-    scores = score_segmentation(count_pixels(probability, mask), 0.5, ["a", "a", "b", "c"], resamples=200)
-    expected = {"dice": 0.375, "iou": 1 / 3, "dice_marked": 0.25, "iou_marked": 1 / 6, "empty_right": 0.5}
-    assert scores.values == pytest.approx(expected | {"dice_balanced": 0.375})
-    assert (scores.images, scores.patients, scores.marked) == (4, 3, 2)
-    # Patient a has all marked images: wherever it is drawn, their mean is the same.
-    assert set(scores.intervals) == {"dice", "iou", "empty_right"}
-    assert scores.intervals["dice"].low < 0.375 < scores.intervals["dice"].high
+    cases = image_scores(count_pixels(probability, mask), 0.5)
+    assert cases["predicted_pixels"].tolist() == [2, 0, 1, 0]
+    table = score_segmentation(cases, ["a", "a", "b", "c"], resamples=200).set_index("score")
+    expected = {"dice": 0.375, "iou": 1 / 3, "dice_on_positives": 0.25, "iou_on_positives": 1 / 6}
+    expected |= {"empty_mask_accuracy": 0.5, "dice_balanced": 0.375}
+    assert table["estimate"].map(float).to_dict() == pytest.approx(expected)
+    assert table["images"].tolist() == [4, 4, 2, 2, 2, 4]
+    # Patient a has all images with a mask: wherever it is drawn, their mean is the same.
+    has = {name for name, found in table["estimate"].items() if found.has_interval}
+    assert has == {"dice", "iou", "empty_mask_accuracy"}
+    assert table["estimate"]["dice"].low < 0.375 < table["estimate"]["dice"].high
 
 
 def test_the_threshold_is_where_the_mean_dice_is_highest():
@@ -82,8 +87,10 @@ def test_balanced_choice_does_not_prefer_predicting_nothing():
 
 
 def test_scores_that_no_image_defines_are_left_out():
-    scores = score_segmentation(count_pixels(np.zeros((2, 3, 3)), np.zeros((2, 3, 3), bool)), 0.5, ["", ""])
-    assert scores.values == {"dice": 1.0, "iou": 1.0, "empty_right": 1.0}
+    counts = count_pixels(np.zeros((2, 3, 3)), np.zeros((2, 3, 3), bool))
+    table = score_segmentation(image_scores(counts, 0.5), ["", ""])
+    assert table["score"].tolist() == ["dice", "iou", "empty_mask_accuracy"]
+    assert table["estimate"].map(float).tolist() == [1.0] * 3
 
 
 @pytest.mark.parametrize("thresholds", [(0.5, 0.5), (0.5, 1.5), (-0.1, 0.5)])

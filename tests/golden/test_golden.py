@@ -45,6 +45,55 @@ RENAMES: list[tuple[str, str | None]] = [
     # The vocabulary is decoded without the free text next to it. In float64 its numbers are the same to 1e-13; in float32 the
     # random weights of the recipe amplify the rounding of three of them to 2e-5.
     (r"^zeroshot_folder/predictions.csv/(CXR4_.*/widen|CXR1_.*/collapse|CXR6_.*/mass)$", None),
+    # metrics.json: tables of rows instead of nested records; low and high of an estimate beside its value.
+    (r"/interval/", "/"),
+    (r"mean of \d+ class(es)?(, without)?", r"mean\2"),
+    (r"mean, without", "mean without"),
+    ("dice_marked", "dice_on_positives"),
+    ("iou_marked", "iou_on_positives"),
+    ("empty_right", "empty_mask_accuracy"),
+    # Classification.
+    (r"/calibration/(bins|simulations)$|/negatives$|/compared$|/subgroups/\w+/unknown$", None),
+    (r"/calibration/classes\[[^]]+\]/positives$", None),
+    (r"/(calibration|operating_points)/validation/", "/validation_data/"),
+    (r"/operating_points/specificity$", "/specificity"),
+    (r"/calibration/classes\[([^]]+)\]/recalibrated/bins\[(\d+)\]/", r"/reliability[\1 recalibrated@\2]/"),
+    (r"/calibration/classes\[([^]]+)\]/bins\[(\d+)\]/", r"/reliability[\1 predicted@\2]/"),
+    ("@0]", "]"),
+    *((f"@{k}]", f"#{k + 1}]") for k in range(1, 10)),
+    (r"/calibration/classes\[([^]]+)\]/recalibrated/(scores/)?", r"/calibration[\1 recalibrated]/"),
+    (r"/calibration/classes\[([^]]+)\]/(scores/)?", r"/calibration[\1 predicted]/"),
+    (r"/operating_points/classes\[([^]]+)\]/at_(\w+?)/(scores|chosen)/", r"/operating_points[\1 \2]/"),
+    (r"/subgroups/(\w+)/groups\[([^]]+)\]/classes\[([^]]+)\]/(scores/)?", r"/subgroup_classes[\1 \2 \3]/"),
+    (r"/subgroups/(\w+)/groups\[([^]]+)\]/", r"/subgroups[\1 \2]/"),
+    (r"/subgroups/(\w+)/comparisons/(\w+)/means/([^/]+)/", r"/subgroups[\1 \3]/\2/"),
+    (r"/subgroups/(\w+)/comparisons/(\w+)/gap/", r"/subgroup_gaps[\1 \2]/gap/"),
+    (r"/macro/scores/", "/scores[mean]/"),
+    (r"/macro_without/([^/]+)/scores/", r"/scores[mean without \1]/"),
+    (r"metrics.json/classes\[([^]]+)\]/(scores/)?", r"metrics.json/scores[\1]/"),
+    # Grounding: scores.csv is predictions.csv, with every box of each map.
+    ("/scores.csv/", "/predictions.csv/"),
+    (r"/\w+_boxes(_found)?$", None),
+    (r"/(larger|smaller)\[([^]]+)\]/scores/(\w+)/", r"/scores[\1 \2 \3]/"),
+    (r"/(larger|smaller)\[([^]]+)\]/above_prior/", r"/scores[\1 \2 model - prior]/"),
+    (r"/(larger|smaller)\[([^]]+)\]/findings$", r"/scores[\1 \2 model]/cases"),
+    (r"/(larger|smaller)\[([^]]+)\]/patients$", r"/scores[\1 \2 model]/patients"),
+    # Fine-tuning.
+    (r"/(seed_\d/metrics.json)/scores/(\w+)/", r"/\1/scores[\2]/estimate/"),
+    (r"^(finetune_\w+/metrics.json)/scores/(\w+)/value", r"\1/scores[\2]/mean"),
+    (r"/spread/(\w+)/by_seed\[(\d)\]", r"/scores[\1]/seed_\2"),
+    (r"/spread/(\w+)/", r"/scores[\1]/"),
+    # Comparison.
+    (r"/differences(\[.*\])/(a|b)/value$", r"/differences\1/\2"),
+    (r"/differences.csv/(.*)/(low|high)$", r"/differences.csv/\1/difference_\2"),
+    (r"/differences.csv/(.*)/(name|score)$", None),
+    # Evaluation of all data sets.
+    (r"/results.csv/.*/(name|subset|task)$", None),
+    (r"/results(.csv/|\[)(\w+) zero-shot classification +", r"/results\1\2 classification "),
+    (r"/results\[(\w+) (classification|grounding) (.*?)( model)?\]/(scores/)?", r"/\2[\1 \3\4]/"),
+    (r"/classification\[(.*) model\]/", r"/classification[\1]/"),
+    (r"(/classification\[.*\]/)n$", r"\1images"),
+    (r"(/grounding\[.*\]/)n$", r"\1cases"),
 ]
 """Pattern in the place of a number, as stored -> what stands there today, or None."""
 
@@ -72,10 +121,13 @@ OTHER_KERNELS = 2e-3
 """The same, on a machine whose convolutions round differently from those of the machine that wrote the files. Training makes
 so much more of the last bit that what follows it is skipped there."""
 
-ROW_NAMES = ("image", "study", "data_set", "task", "subset", "group", "name", "class", "map", "score")
+ROW_NAMES = ("image", "study", "data_set", "task", "subset", "findings", "group", "name", "class", "map", "score")
 """Columns that name a row together, as far as a table has them; an image by its file's name."""
 
-ELEMENT_NAMES = ("data_set", "task", "subset", "group", "anatomy", "pathology", "name", "class", "map", "score")
+ELEMENT_NAMES = (
+    "data_set", "task", "subset", "attribute", "group", "anatomy", "pathology", "findings", "name", "class", "rule",
+    "probabilities", "map", "score",
+)  # fmt: skip
 """Keys whose texts name an element of a list in metrics.json."""
 
 NOT_STORED = {"environment", "version", "time", "provenance", "resamples"}

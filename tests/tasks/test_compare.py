@@ -12,7 +12,8 @@ import pytest
 from medslip.cli import run_task
 from medslip.data.images import read_image
 from medslip.errors import InputError
-from medslip.evaluation.run_folder import write_predictions
+from medslip.evaluation.classifier import prediction_table
+from medslip.evaluation.tables import write_csv
 from medslip.tasks.compare import CompareConfig, run
 
 CLASSES = ("effusion", "mass")
@@ -26,15 +27,19 @@ def classified(
     labels = random.integers(0, 2, (40, len(classes))).astype(np.int8)
     probabilities = np.random.default_rng(answers).random(labels.shape)
     names = [f"{images}/{index}.png" for index in range(40)]
-    write_predictions(folder, names, [f"p{index // 2}" for index in range(40)], classes, probabilities, labels)
+    known = pd.DataFrame({"path": names, "patient": [f"p{index // 2}" for index in range(40)]})
+    write_csv(
+        prediction_table(known.assign(view="", sex="", age=np.nan), classes, probabilities, labels),
+        folder / "predictions.csv",
+    )
     about = {"format": "medslip-metrics", "version": 1, "task": "zero-shot classification", **metrics}
     (folder / "metrics.json").write_text(json.dumps(about))
     return folder
 
 
-def change(folder: Path, how, name: str = "predictions.csv") -> Path:
+def change(folder: Path, how) -> Path:
     """Rewrite a run's table."""
-    path = folder / name
+    path = folder / "predictions.csv"
     how(pd.read_csv(path, dtype=str, keep_default_na=False)).to_csv(path, index=False)
     return folder
 
@@ -50,15 +55,16 @@ def test_the_command_line_takes_two_folders_and_leaves_a_run_folder(tmp_path, mo
     classified(Path("a"), 1), classified(Path("b"), 2)
     assert run_task("compare", ["a", "b", "--resamples", "20", "--output", "out"]) == 0
     said = capsys.readouterr().out
-    assert "B - A [95 % interval]" in said
-    assert "mean of 2 classes" in said
+    assert "B - A" in said
+    assert "\nmean " in said
     assert read_image(tmp_path / "out" / "differences.png").size
-    assert "mean of 2 classes" in Path("out/report.html").read_text()
+    assert "Differences" in Path("out/run.html").read_text()
     table = pd.read_csv("out/differences.csv")
     assert len(table) == 3 * 4
     assert np.allclose(table["b"] - table["a"], table["difference"])
     places = estimates_of(Path("out"))
-    assert [places[f"/differences/{k}/difference"]["interval"]["low"] for k in range(12)] == table["low"].tolist()
+    rows = [f"/differences/{row['name']} {row['score']}/difference" for _, row in table.iterrows()]
+    assert [places[row]["low"] for row in rows] == table["difference_low"].tolist()
     assert run_task("compare", ["--config", "out/config.yaml", "--output", "again"]) == 0
     assert Path("again/differences.csv").read_bytes() == Path("out/differences.csv").read_bytes()
 
@@ -87,7 +93,7 @@ def test_common_classes_are_compared_and_the_others_named(tmp_path):
     a, b = classified(tmp_path / "a", 1), classified(tmp_path / "b", 2)
     change(b, lambda table: table.rename(columns={"mass": "nodule", "label_mass": "label_nodule"}))
     differences, metrics = compared(a, b, tmp_path / "out")
-    assert {entry["name"] for entry in differences} == {"effusion", "mean of 1 class"}
+    assert {entry["name"] for entry in differences} == {"effusion", "mean"}
     assert (metrics["data"]["classes_only_a"], metrics["data"]["classes_only_b"]) == (["mass"], ["nodule"])
 
 
@@ -100,17 +106,17 @@ def test_what_cannot_be_compared_is_refused_in_words(tmp_path):
         change(relabelled, lambda t: t.assign(label_mass=["0", *t["label_mass"][1:]]))
     cases = {
         "images/0.png has mass": relabelled,
-        "only runs of one kind": classified(tmp_path / "c", 2, task="fine-tuned classification"),
-        "a run of 'pretraining' cannot be compared": classified(tmp_path / "d", 2, task="pretraining"),
+        "only runs of one task": classified(tmp_path / "c", 2, task="fine-tuned classification"),
+        "cannot compare runs of 'pretraining'": classified(tmp_path / "d", 2, task="pretraining"),
         "no image in common": change(classified(tmp_path / "e", 2), lambda t: t.assign(image=t["image"] + "x")),
-        "no class is in both": classified(tmp_path / "f", 2, classes=("nodule",)),
-        "line 41: images/38.png is there twice": change(
+        "no class in common": classified(tmp_path / "f", 2, classes=("nodule",)),
+        "line 41: images/38.png occurs twice": change(
             classified(tmp_path / "g", 2), lambda t: t.assign(image=[*t["image"][:-1], "images/38.png"])
         ),
-        "line 2: mass 'high' is no number": change(
+        "images/0.png: mass 'high' is not a number": change(
             classified(tmp_path / "h", 2), lambda t: t.assign(mass=["high", *t["mass"][1:]])
         ),
-        "metrics.json: file not found": tmp_path / "nowhere",
+        "metrics.json: no such file": tmp_path / "nowhere",
     }
     for message, other in cases.items():
         with pytest.raises(InputError, match=message):
@@ -140,7 +146,7 @@ def grounded(folder: Path, findings: list[tuple[str, str, float, int]]) -> Path:
         for image, name, value, larger in findings
     ]
     folder.mkdir()
-    pd.DataFrame(rows).to_csv(folder / "scores.csv", index=False)
+    pd.DataFrame(rows).to_csv(folder / "predictions.csv", index=False)
     (folder / "metrics.json").write_text(json.dumps({"format": "medslip-metrics", "task": "grounding"}))
     return folder
 
@@ -188,7 +194,7 @@ def test_segmentations_are_compared_image_by_image(tmp_path):
     found = {entry["score"]: entry["difference"]["value"] for entry in differences}
     assert found["dice"] == pytest.approx(0.5)
     assert metrics["bootstrap"]["unit"] == "image", "no patient is known"
-    assert (found["dice_marked"], found["empty_right"], found["dice_balanced"]) == (0.5, 0.5, 0.5)
+    assert (found["dice_on_positives"], found["empty_mask_accuracy"], found["dice_balanced"]) == (0.5, 0.5, 0.5)
     other = segmented(tmp_path / "c", [1, 1, 1], [9, 2, 0])
     with pytest.raises(InputError, match="different labels"):
         compared(a, other, tmp_path / "again")
@@ -208,15 +214,10 @@ def test_every_image_of_a_patient_twice_changes_no_interval(tmp_path, kind):
             segmented(folder, values, [9, 0] * 6, patients=True)
     once, _ = compared(*folders, tmp_path / "once")
     for folder in folders:
-        change(
-            folder,
-            lambda table: pd.concat([table, table.assign(image="again/" + table["image"])]),
-            "scores.csv" if kind == "grounding" else "predictions.csv",
-        )
+        change(folder, lambda table: pd.concat([table, table.assign(image="again/" + table["image"])]))
     twice, metrics = compared(*folders, tmp_path / "twice")
     assert metrics["data"]["patients"] * 2 <= metrics["data"]["images"]
-    intervals = [[entry["difference"]["interval"] for entry in found] for found in (once, twice)]
-    assert any(intervals[0])
-    for one, other in zip(*intervals, strict=True):
-        ends = [[interval[end] for end in ("low", "high") if interval] for interval in (one, other)]
-        assert ends[0] == pytest.approx(ends[1], abs=1e-9), one
+    ends = [[entry["difference"][end] for entry in found for end in ("low", "high")] for found in (once, twice)]
+    assert any(ends[0])
+    for one, other in zip(*ends, strict=True):
+        assert one == pytest.approx(other, abs=1e-9)

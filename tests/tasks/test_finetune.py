@@ -136,15 +136,17 @@ def test_segmentation_learns_and_leaves_a_complete_run_directory(seg, estimates_
     """Bright squares on noise: a segmenter that does not find them does not learn, or learns the wrong masks."""
     output = finetune.run(replace(seg, seeds=(0, 1)), show=False)
     assert {path.name for path in output.iterdir()} == {
-        "config.yaml", "metrics.json", "report.html", "valid_list.txt", "test_list.txt", "seed_0", "seed_1",
+        "config.yaml", "metrics.json", "run.html", "valid_list.txt", "test_list.txt", "seed_0", "seed_1",
     }  # fmt: skip
     assert not list(output.rglob("*.partial"))
     summary = read(output / "metrics.json")
     assert summary["seeds"] == [0, 1]
-    mean, dice = estimates_of(output)["/scores/dice"], summary["spread"]["dice"]
-    assert mean == {"value": pytest.approx(np.mean(dice["by_seed"])), "interval": None}
-    assert dice["deviation"] == pytest.approx(np.std(dice["by_seed"], ddof=1))
-    assert mean["value"] > summary["scores"]["dice_of_predicting_nothing"]["value"] + 0.15
+    scores = pd.DataFrame(summary["scores"]).set_index("score")
+    dice = scores.loc["dice"]
+    by_seed = [dice["seed_0"], dice["seed_1"]]
+    assert dice["mean"] == pytest.approx(np.mean(by_seed))
+    assert dice["deviation"] == pytest.approx(np.std(by_seed, ddof=1))
+    assert dice["mean"] > scores["mean"]["dice_of_predicting_nothing"] + 0.15
     for seed in (0, 1):
         folder = output / f"seed_{seed}"
         assert {path.name for path in folder.iterdir()} == {
@@ -156,10 +158,9 @@ def test_segmentation_learns_and_leaves_a_complete_run_directory(seg, estimates_
         assert sum(map(len, parts)) == len(set.union(*parts)) == 60
         table = pd.read_csv(folder / "predictions.csv")
         assert set(table["image"]) == parts[2]
-        assert table["dice"].mean() == pytest.approx(dice["by_seed"][seed])
-        scored = estimates_of(folder)["/scores/dice"]
-        assert scored["value"] == dice["by_seed"][seed]
-        assert scored["interval"]["resamples"] == 20
+        assert table["dice"].mean() == pytest.approx(by_seed[seed])
+        scored = estimates_of(folder)["/scores/dice/estimate"]
+        assert (scored["value"], scored["resamples"]) == (by_seed[seed], 20)
         about = read(folder / "metrics.json")["data"]
         assert (about["images"], about["patients"]) == (len(table), len(table) / 2)  # what the intervals resample
     assert parse(FinetuneSegConfig, ["--config", str(output / "config.yaml")]) == replace(seg, seeds=(0, 1))
@@ -177,13 +178,12 @@ def test_classification_leaves_a_complete_run_directory(cls, linear_probe, estim
     assert metrics["format"] == "medslip-metrics"
     assert metrics["data"]["images"] == len(lines_of(output / "test_list.txt")) == 30
     assert metrics["data"]["patients"] == 15  # what the intervals resample
-    assert metrics["operating_points"]["validation"]["images"] == len(lines_of(output / "valid_list.txt"))
+    assert metrics["validation_data"]["images"] == len(lines_of(output / "valid_list.txt"))
     scored = estimates_of(folder)
-    assert scored["/calibration/classes/0/scores/ece"]["value"] is not None
+    assert scored["/calibration/effusion predicted/ece"]["value"] is not None
     summary = read(output / "metrics.json")
-    auroc = scored["/macro/scores/auroc"]["value"]
-    assert estimates_of(output)["/scores/auroc"] == {"value": auroc, "interval": None}
-    assert summary["spread"]["auroc"] == {"deviation": None, "by_seed": [auroc]}
+    auroc = scored["/scores/mean/auroc"]["value"]
+    assert summary["scores"][0] == {"score": "auroc", "mean": auroc, "deviation": None, "seed_0": auroc}
     assert list(summary["init"]["random"]) == (["head"] if linear_probe else ["fourth_stage", "head"])
     assert parse(FinetuneClsConfig, ["--config", str(output / "config.yaml")]).data == cls.data
     table = pd.read_csv(folder / "predictions.csv")
@@ -216,28 +216,27 @@ def test_a_pretrained_checkpoint_is_not_a_fine_tuned_model(tiny_checkpoint):
 
 def test_segmentation_scores_the_sexes_apart(seg, corpus, monkeypatch, capsys):
     """A model that finds less in women would hide behind the mean over all."""
-    score = finetune.score_segmentation
+    score = finetune.image_scores
 
-    def unequal(counts, *rest, **options):
+    def unequal(counts, threshold):
         """One epoch finds nothing, which would be the same in all groups."""
-        return replace(score(counts, *rest, **options), dice=np.linspace(0, 1, len(counts.marked)) ** 2)
+        return score(counts, threshold).assign(dice=np.linspace(0, 1, len(counts.marked)) ** 2)
 
-    monkeypatch.setattr(finetune, "score_segmentation", unequal)
+    monkeypatch.setattr(finetune, "image_scores", unequal)
     data = replace(seg.data, test_fraction=0.6)
     output = finetune.run(replace(seg, data=data, train=replace(seg.train, epochs=1)))
-    metrics = read(output / "seed_0" / "metrics.json")
-    assert list(metrics["subgroups"]) == ["sex"]
+    groups = pd.DataFrame(read(output / "seed_0" / "metrics.json")["subgroups"])
+    assert set(groups["attribute"]) == {"sex"}
     sex = pd.read_csv(corpus / "findings.csv").set_index("image")["sex"]
     table = pd.read_csv(output / "seed_0" / "predictions.csv")
     assert table["sex"].tolist() == [sex[Path(image).name] for image in table["image"]]
-    by_sex = table.groupby("sex")["dice"].mean()
-    means = {name: mean["value"] for name, mean in metrics["subgroups"]["sex"]["comparisons"]["dice"]["means"].items()}
-    assert means == pytest.approx(by_sex.to_dict())
+    means = {row["group"]: row["dice"]["value"] for _, row in groups.iterrows()}
+    assert means == pytest.approx(table.groupby("sex")["dice"].mean().to_dict())
     assert means["F"] != means["M"]
-    for group in metrics["subgroups"]["sex"]["groups"]:
-        assert group["images"] == 2 * group["patients"]  # what the intervals resample
-    assert "seed 0: Dice by sex: F " in capsys.readouterr().out
-    assert "mean Dice" in (output / "report.html").read_text()
+    assert (groups["images"] == 2 * groups["patients"]).all()  # what the intervals resample
+    assert "Subgroups" in (output / "run.html").read_text()
+    said = capsys.readouterr().out
+    assert said.index("seed 0, test images") < said.index("subgroups") < said.index("run page")
 
 
 @pytest.mark.parametrize("choose_by", ["dice", "dice_balanced"])
@@ -290,7 +289,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(cls, tmp_path, monkeypatch, s
     config = replace(cls, seeds=(0, 1), train=replace(cls.train, epochs=3))
     whole = finetune.run(replace(config, output=tmp_path / "whole"), show=False)
     config = replace(config, output=tmp_path / "broken")
-    step, judge = Trainer._step, finetune.judge
+    step, evaluate = Trainer._step, finetune.evaluate
     calls = []
 
     def stop(original, after):
@@ -304,7 +303,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(cls, tmp_path, monkeypatch, s
 
     with monkeypatch.context() as patch:
         if stopped == "test":  # of seed 1
-            patch.setattr(finetune, "judge", stop(judge, 2))
+            patch.setattr(finetune, "evaluate", stop(evaluate, 2))
         else:
             patch.setattr(Trainer, "_step", stop(step, stopped))
         with pytest.raises(InputError, match="stopped"):
@@ -322,9 +321,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one(cls, tmp_path, monkeypatch, s
 
 
 def test_there_must_be_something_to_resume(cls):
-    with pytest.raises(InputError, match="holds no run to go on with"):
+    with pytest.raises(InputError, match="holds no run to resume"):
         finetune.run(replace(cls, resume=True), show=False)
-    with pytest.raises(InputError, match="no --output is named to go on with"):
+    with pytest.raises(InputError, match="no --output is given"):
         finetune.run(replace(cls, output=None, resume=True), show=False)
     assert not cls.output.exists()
 

@@ -21,9 +21,9 @@ from medslip.data.phantom_truth import read_findings
 from medslip.data.registry import data_set
 from medslip.data.table import FINDING_COLUMNS, ImageTable
 from medslip.errors import InputError
-from medslip.evaluation import subgroup_means
+from medslip.evaluation import subgroups
 from medslip.evaluation.grounding import mean_box_grid
-from medslip.evaluation.grounding_scores import SCORES, CaseScores
+from medslip.evaluation.grounding_scores import ALL, SCORES
 from medslip.model.image_encoder import Streams
 from medslip.predictor import Predictor
 from medslip.tasks import ground
@@ -48,24 +48,25 @@ def config(corpus: Path, tiny_checkpoint: Path, tmp_path: Path) -> GroundConfig:
 
 def test_run_folder_holds_scores_of_every_finding(config, corpus, capsys, estimates_of):
     """A finding, a chance level, or a file would be missing."""
-    groups = ground.run(config)
+    scores = ground.run(config)["scores"]
     findings = read_findings(corpus, "test")
-    assert sum(groups[size][-1].findings for size in groups if groups[size]) == len(findings)
-    table = pd.read_csv(config.output / "scores.csv")
+    assert scores[(scores["class"] == ALL) & (scores["map"] == "model")]["cases"].sum() == len(findings)
+    table = pd.read_csv(config.output / "predictions.csv")
     assert sorted(table["class"]) == sorted(finding.pathology for finding in findings)
     assert set(table["patient"]) == {finding.patient for finding in findings}
     metrics = json.loads((config.output / "metrics.json").read_text())
     assert set(metrics["thresholds"]) == {"model", "uniform", "prior"}
-    last = metrics["larger"][-1]
-    assert last["name"] == "all findings"
-    assert set(last["scores"]["prior"]) == set(SCORES)
     large = table[table["larger_than_a_patch"] == 1]
-    iou = estimates_of(config.output)[f"/larger/{len(metrics['larger']) - 1}/scores/prior/iou"]
+    places = estimates_of(config.output)
+    assert {f"/scores/larger all findings prior/{score}" for score in SCORES} <= set(places)
+    iou = places["/scores/larger all findings prior/iou"]
     assert iou["value"] == pytest.approx(large["prior_iou"].mean(), abs=1e-5)
     assert (table["uniform_pixel_auroc"] == 0.5).all()
-    assert list(metrics["subgroups"]) == ["sex", "age", "view"]
-    for parts in metrics["subgroups"].values():
-        assert sum(group["images"] for group in parts["groups"]) == large["image"].nunique()
+    confidences, found = (table[f"uniform_box_{name}"].astype(str).str.split() for name in ("confidences", "found"))
+    assert confidences.map(len).tolist() == found.map(len).tolist() == [1] * len(table)
+    groups = pd.DataFrame(metrics["subgroups"])
+    assert list(groups["attribute"].unique()) == ["sex", "age", "view"]
+    assert (groups.groupby("attribute")["images"].sum() == large["image"].nunique()).all()
     for figure in ("overlays.png", "box_precision_recall.png"):
         assert read_image(config.output / figure).size
     assert "all findings" in capsys.readouterr().out
@@ -122,18 +123,18 @@ def test_boxes_of_publishers_layouts_are_grounded(config, corpus, layout, classe
     """Boxes could not be scored, or their frame would be taken for the image's pixels."""
     data = data_set(layout)(corpus / layout, equalise=True)
     config = replace(config, data=data, validation=None, prior=None, aside=0.5, threshold=0.25)
-    groups = ground.run(config, show=False)
+    scores = ground.run(config, show=False)["scores"]
     metrics = json.loads((config.output / "metrics.json").read_text())
     assert metrics["thresholds"]["model"] == 0.25
     assert metrics["data"]["frame"] == [1024, 1024]
-    assert {group.name for size in groups.values() for group in size} <= {*classes, "all findings"}
+    assert set(scores["class"]) <= {*classes, ALL}
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--layers", "[1]"], "layers: 1 is not one of the checkpoint's, 0 to 0"),
-        (["--heads", "[-1]"], "heads: -1"),
+        (["--layers", "[1]"], "layers: the checkpoint has 0 to 0, not 1"),
+        (["--heads", "[-1]"], "not -1"),
         (["--threshold", "1.5"], "threshold: 1.5 is outside 0..1"),
         (["--box_iou", "0"], "box_iou"),
         (["--aside", "1"], "aside: 1.0 is not between 0 and 1"),
@@ -163,9 +164,9 @@ def test_thresholds_are_chosen_on_images_that_are_not_scored(config, corpus, mon
     chosen_on = []
     thresholds = ground._thresholds
 
-    def spy(cases, chance):
+    def spy(cases, baselines):
         chosen_on.extend(case.image for case in cases)
-        return thresholds(cases, chance)
+        return thresholds(cases, baselines)
 
     monkeypatch.setattr(ground, "_thresholds", spy)
     ground.run(config, show=False)
@@ -218,7 +219,7 @@ def test_the_map_is_highest_where_the_patch_is_centred(config, corpus, shifts):
     )
     predictor = SimpleNamespace(patch_centre=0.5 / 16, shifted_outputs=lambda paths, k: [(output, [output] * k**2)])
     case = ground.look(predictor, images, replace(config, shifts=shifts))[0]
-    scored = ground._answer(case, {}, "model").heat_map(*case.frame)
+    scored = ground._map_of(case, {}, "model").heat_map(*case.frame)
     for heat in (scored, ground._tile("best", case, 1.0).heat_map):
         top, left = (places.mean() for places in np.nonzero(heat > 1 - 1e-9))
         expected = ((1 + 0.5 / 16) * 16, (2 + 0.5 / 16) * 16)  # patches of 16 pixels in a frame of 64
@@ -233,28 +234,34 @@ def test_findings_of_one_patient_are_resampled_together(config, corpus, tmp_path
         image["patient"] = f"q{index // 2}"
     (shared / "coco" / "test.json").write_text(json.dumps(data))
     table = pd.DataFrame(data["images"]).rename(columns={"file_name": "image"})
-    groups = ground.run(replace(config, data=Coco(shared / "coco", split="test")), show=False)
+    found = ground.run(replace(config, data=Coco(shared / "coco", split="test")), show=False)["scores"]
     patient = table.set_index("image")["patient"]
-    scores = pd.read_csv(config.output / "scores.csv")
+    scores = pd.read_csv(config.output / "predictions.csv")
     scores["patient"] = [patient[str(Path(image).relative_to(shared))] for image in scores["image"]]
     smaller = scores[scores["larger_than_a_patch"] == 0]
-    assert groups["smaller"][-1].patients == smaller["patient"].nunique() < smaller["image"].nunique()
+    patients = found[(found["findings"] == "smaller") & (found["class"] == ALL)]["patients"]
+    assert set(patients) == {smaller["patient"].nunique()}
+    assert smaller["patient"].nunique() < smaller["image"].nunique()
     metrics = json.loads((config.output / "metrics.json").read_text())
     assert metrics["data"]["patients"] == scores["patient"].nunique()
 
 
-def test_larger_findings_are_told_apart_by_what_is_known_of_their_own_images(config, corpus, monkeypatch):
-    """A group's pointing game would be that of other images, and a weakness in one group be laid to another."""
-    monkeypatch.setattr(subgroup_means, "LEAST", 1)
+def test_larger_findings_are_grouped_by_the_metadata_of_their_own_images(config, corpus, monkeypatch):
+    """The pointing game of one group would be that of other images."""
+    monkeypatch.setattr(subgroups, "LEAST", 1)
     images = ground.read_splits(config).scored
+    predictor = Predictor.load(config.checkpoint, "cpu")
+    cases = ground.look(predictor, images, config)
+    baselines = {name: ground._uniform(ground.Splits(images, images, images), 2) for name in ("uniform", "prior")}
+    table = ground.score_cases(cases, images, baselines, dict.fromkeys(("model", "uniform", "prior"), 0.5), 0.3)
     known = pd.read_csv(corpus / "findings.csv").set_index("image")
-    of_case = known.loc[[str(f.image.relative_to(corpus)) for f in read_findings(corpus, "test")]]
-    larger = np.arange(len(of_case)) % 3 > 0
-    answers = [CaseScores(np.full(6, float(sex == "F")), np.empty(0), np.empty(0, bool), 1) for sex in of_case["sex"]]
-    found = ground._subgroups(images, larger, answers, config)
-    assert {mean.group: mean.value for mean in found["sex"].comparisons["pointing"].means} == {"F": 1, "M": 0}
-    for attribute in ("sex", "view"):
-        expected = of_case[larger].groupby(attribute)["study"].nunique()
-        assert {group.name: group.images for group in found[attribute].groups} == expected.to_dict()
-        expected = of_case[larger].groupby(attribute)["patient"].nunique()
-        assert {group.name: group.patients for group in found[attribute].groups} == expected.to_dict()
+    of_case = known.loc[[str(Path(path).relative_to(corpus)) for path in table["path"]]].reset_index()
+    assert table["sex"].tolist() == of_case["sex"].tolist()
+    table["larger_than_a_patch"] = np.arange(len(table)) % 3 > 0
+    table["model_pointing"] = (table["sex"] == "F").astype(float)
+    groups = ground.pointing_by_group(table, 0, 0)["subgroups"]
+    by_sex = groups[groups["attribute"] == "sex"].set_index("group")
+    assert by_sex["pointing"].map(float).to_dict() == {"F": 1, "M": 0}
+    larger = table[table["larger_than_a_patch"]]
+    for what, column in (("images", "path"), ("patients", "patient")):
+        assert by_sex[what].to_dict() == larger.groupby("sex")[column].nunique().to_dict()

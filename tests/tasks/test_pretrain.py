@@ -43,15 +43,15 @@ def test_run_folder_holds_what_a_reader_needs(config, estimates_of):
     best = run(config)
     names = {path.name for path in config.output.iterdir()}
     assert names >= {"config.yaml", "best.safetensors", "best.json", "last.safetensors", "log.jsonl", "losses.png"}
-    assert names >= {"metrics.json", "tensorboard", "report.html"}
+    assert names >= {"metrics.json", "tensorboard", "run.html"}
     assert not list(config.output.rglob("*.partial"))
     log = read_log(config.output / "log.jsonl")
     assert [line["step"] for line in log if line["kind"] == "train"] == list(range(1, 10))
     assert sum(line["kind"] == "validation" for line in log) == 3
     metrics = json.loads((config.output / "metrics.json").read_text())
-    assert [entry["name"] for entry in metrics["classes"]] == ["effusion"]
-    auroc = estimates_of(config.output)["/macro/scores/auroc"]
-    assert auroc == {"value": metrics["validation"]["validation_auroc"], "interval": None}
+    assert [row["class"] for row in metrics["scores"]] == ["effusion", "mean"]
+    auroc = estimates_of(config.output)["/scores/mean/auroc"]
+    assert (auroc["value"], auroc["low"]) == (metrics["validation"]["validation_auroc"], None)
     card = load_checkpoint(best).card
     assert card.transform.side == 32
     assert card.text is not None

@@ -53,8 +53,7 @@ def config(folder, tmp_path, tiny_checkpoint):
 @pytest.fixture
 def no_figures(monkeypatch):
     """Drawing takes longer than everything else here; test_table_gives_predictions_scores_and_figures draws."""
-    for name in ("roc_curves", "precision_recall_curves", "draw_judgement"):
-        monkeypatch.setattr(zeroshot_cls, name, lambda *arguments: None)
+    monkeypatch.setattr(zeroshot_cls, "draw", lambda *arguments: None)
 
 
 def with_data(config, **change):
@@ -74,7 +73,7 @@ def expected(config, pathology):
 
 def test_table_gives_predictions_scores_and_figures(config, capsys, estimates_of):
     """The run folder must let a reader check every number: which image, which label, which query."""
-    scores = run(config)
+    scores = run(config)["scores"].set_index("class")
     predictions, metrics = results(config)
     assert list(predictions.columns) == ["image", "patient", "Effusion", "Mass", "label_Effusion", "label_Mass"]
     assert [name.rsplit("/")[-1] for name in predictions["image"]] == [f"i{index:02}.png" for index in range(10)]
@@ -82,9 +81,9 @@ def test_table_gives_predictions_scores_and_figures(config, capsys, estimates_of
     assert predictions["label_Mass"].tolist() == [1, 0] * 5
     np.testing.assert_allclose(predictions["Effusion"], expected(config, "effusion"), rtol=1e-4)
     np.testing.assert_allclose(predictions["Mass"], expected(config, "mass"), rtol=1e-4)
-    assert [entry["name"] for entry in metrics["classes"]] == ["Effusion", "Mass"]
+    assert [row["class"] for row in metrics["scores"]] == ["Effusion", "Mass", "mean"]
     places = estimates_of(config.output)
-    assert places["/classes/0/scores/auroc"]["value"] == pytest.approx(scores.classes[0].auroc)
+    assert places["/scores/Effusion/auroc"]["value"] == scores["auroc"]["Effusion"].value
     assert (metrics["data"]["images"], metrics["data"]["patients"], metrics["data"]["kind"]) == (10, 5, "csv")
     assert metrics["queries"] == {"Effusion": "effusion", "Mass": "mass"}
     assert metrics["provenance"] == {"made": "for tests"}
@@ -92,7 +91,7 @@ def test_table_gives_predictions_scores_and_figures(config, capsys, estimates_of
     names = {path.name for path in config.output.iterdir()}
     assert names == {
         "config.yaml",
-        "report.html",
+        "run.html",
         "predictions.csv",
         "metrics.json",
         "roc.png",
@@ -100,10 +99,10 @@ def test_table_gives_predictions_scores_and_figures(config, capsys, estimates_of
         "calibration.png",
     }
     assert parse(ZeroshotConfig, ["--config", str(config.output / "config.yaml")]) == config
-    assert metrics["calibration"]["classes"][0]["scores"]["ece"]["value"] is not None
-    assert metrics["operating_points"] is None
+    assert places["/calibration/Effusion predicted/ece"]["value"] is not None
+    assert "operating_points" not in metrics
     shown = capsys.readouterr().out
-    assert "no validation images: no operating points" in shown
+    assert "no validation images, so no operating points" in shown
     assert "Effusion" in shown
     assert str(config.output) in shown
 
@@ -117,11 +116,11 @@ def test_folder_gives_predictions_of_every_finding_without_scores(config, folder
     assert len(predictions) == 12
     np.testing.assert_allclose(predictions["edema"], expected(config, "edema"), rtol=1e-4)
     assert metrics["data"]["kind"] == "folder"
-    assert "classes" not in metrics
+    assert "scores" not in metrics
     shown = capsys.readouterr().out
     assert "no labels to score against" in shown
     best = predictions.sort_values("effusion", ascending=False).iloc[0]
-    assert f"highest of effusion: {Path(best['image']).name} {best['effusion']:.3f}, " in shown
+    assert f"highest effusion: {Path(best['image']).name} {best['effusion']:.3f}, " in shown
     assert not (config.output / "roc.png").exists()
 
 
@@ -173,9 +172,9 @@ def test_fibrosis_is_asked_by_the_catch_all_or_by_its_own_prompt(config, folder,
 def test_free_text_becomes_a_class_beside_the_labelled_ones(config):
     """A class that the labels do not have is answered, marked unknown, and kept out of the scores."""
     config = replace(config, prompt={"covid-19": "ground-glass opacities"})
-    scores = run(config)
+    scores = run(config)["scores"]
     predictions, metrics = results(config)
-    assert [entry.name for entry in scores.classes] == ["Effusion", "Mass"]
+    assert scores["class"].tolist() == ["Effusion", "Mass", "mean"]
     assert predictions["covid-19"].between(0, 1).all()
     assert predictions["label_covid-19"].eq(-1).all()
     assert metrics["queries"]["covid-19"] == "covid-19: ground-glass opacities"
@@ -188,7 +187,7 @@ def test_free_text_replaces_the_pathology_of_a_class(config):
     run(config)
     predictions, metrics = results(config)
     assert metrics["queries"] == {"Effusion": "effusion", "Mass": "Mass: a round shadow"}
-    assert [entry["name"] for entry in metrics["classes"]] == ["Effusion", "Mass"]
+    assert [row["class"] for row in metrics["scores"]] == ["Effusion", "Mass", "mean"]
     assert np.abs(predictions["Mass"] - expected(config, "mass")).max() > 1e-5
 
 
@@ -265,7 +264,7 @@ def test_without_arguments_the_newest_phantom_run_answers_the_held_out_phantoms(
     (made,) = (tmp_path / "runs" / "zeroshot_cls").iterdir()
     assert len(pd.read_csv(made / "predictions.csv")) == 10
     metrics = json.loads((made / "metrics.json").read_text())
-    assert metrics["operating_points"]["validation"] == {"name": "findings (valid)", "images": 2, "patients": 1}
+    assert metrics["validation_data"] == {"name": "findings (valid)", "images": 2, "patients": 1}
 
 
 @pytest.fixture
@@ -283,18 +282,19 @@ def test_operating_points_come_from_the_validation_images(validated, capsys):
     """Thresholds of the scored images themselves would flatter the model."""
     run(validated)
     predictions, metrics = results(validated)
-    (effusion, _) = metrics["operating_points"]["classes"]
+    point = next(row for row in metrics["operating_points"] if (row["class"], row["rule"]) == ("Effusion", "max_f1"))
     others = validated.validation.read()
     scores = Predictor(load_checkpoint(validated.checkpoint), "cpu").classify(others.paths).columns(["effusion"])[:, 0]
-    threshold = effusion["at_max_f1"]["chosen"]["threshold"]
+    threshold = point["threshold"]
     assert np.isclose(scores[others.label_array[:, 0] == 1], threshold, rtol=1e-4).any()
     reached = predictions["Effusion"][predictions["label_Effusion"] == 1] >= threshold
-    assert effusion["at_max_f1"]["scores"]["sensitivity"]["value"] == pytest.approx(reached.mean())
+    assert point["sensitivity"]["value"] == pytest.approx(reached.mean())
     assert len(predictions) == 6
     assert predictions["sex"].tolist() == ["M", "F"] * 3
-    assert list(metrics["subgroups"]) == ["sex"]
+    assert {row["attribute"] for row in metrics["subgroups"]} == {"sex"}
+    assert (metrics["specificity"], metrics["validation_data"]["name"]) == (0.9, "parts (valid)")
     shown = capsys.readouterr().out
-    assert "thresholds: specificity of at least 0.9 on parts (valid)" in shown
+    assert "operating points" in shown
     assert "no validation images" not in shown
 
 

@@ -1,0 +1,277 @@
+"""The run page, run.html: the figures, tables, config and versions of one run directory, or of several, in one file.
+
+The only file that imports jinja2. Everything that comes from data (names of classes, paths) is escaped, and the page's own
+policy allows no script but its own and no address outside the page.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from os.path import relpath
+from pathlib import Path, PurePath
+from typing import Any
+from urllib.parse import quote
+
+import pandas as pd
+from jinja2 import Environment, StrictUndefined, Template
+from markupsafe import Markup
+
+from medslip.evaluation.tables import display, filled_columns, from_records, is_missing, show, words
+from medslip.files import written_whole
+
+PAGE = "run.html"
+"""The page's name in the run directory."""
+
+METRICS_FORMAT = "medslip-metrics"
+"""The entry ``format`` of every metrics.json."""
+
+METRICS_VERSION = 4
+"""The entry ``version`` of every metrics.json; docs/metrics.md says when it is raised."""
+
+_FIGURES = {
+    "differences.png": "Run B minus run A, with 95 % intervals; in colour where the interval excludes 0.",
+    "answers.png": "Where the model looks: its attention in colour, the true box, its probability.",
+    "overlays.png": "Best, median and worst cases: the model's map in colour over the image, and the truth.",
+    "box_precision_recall.png": "Predicted boxes from the most confident down; the dot is all of them.",
+    "subgroups.png": "Mean AUROC within groups of images, with 95 % intervals.",
+    "losses.png": "The course of training.",
+    "roc.png": "ROC curve of each class; the dotted line is chance.",
+    "precision_recall.png": "Precision and recall of each class; dotted: the share of positives; the dot: maximum F1.",
+    "calibration.png": "Reliability: the share of images with the finding, by predicted probability.",
+}
+"""File -> caption, the most telling first."""
+
+_NOTES = {
+    "calibration": "Does a probability mean what it says? Of images given 0.8, eight in ten should have the finding.",
+    "data_sets": "What was to be evaluated, and what became of it.",
+    "differences": "Of many classes compared, 1 in 20 has an interval that excludes 0 by chance.",
+    "operating_points": "Thresholds chosen on validation images, scored on the test images.",
+    "subgroups": "The same scores within groups of images. Small groups have wide intervals.",
+}
+"""Table -> how to read it."""
+
+_FOLDED = 40
+"""Tables with more rows than this are folded away."""
+
+_LONG = 40
+"""Texts with more characters than this are wrapped."""
+
+_ROWS = 10
+"""Rows of predictions.csv that are shown."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table on the page.
+
+    Attributes:
+        title: Its heading.
+        note: How to read it; "" for nothing.
+        columns: (heading, CSS class) of each column.
+        rows: Texts.
+        folded: Whether it is folded away at first.
+    """
+
+    title: str
+    note: str
+    columns: list[tuple[str, str]]
+    rows: list[list[str]]
+    folded: bool
+
+
+@dataclass(frozen=True)
+class Section:
+    """What the page shows of one run directory.
+
+    Attributes:
+        title: Task and data.
+        folder: The run directory, for people.
+        trouble: What is wrong with its metrics.json; "" if nothing is.
+        tables: Those of metrics.json, predictions.csv and log.jsonl.
+        figures: (file name, caption, data address, width, height) of each.
+        details: (title, name -> value) of settings, data and versions.
+        config: config.yaml.
+        files: (name, address relative to the page) of each.
+    """
+
+    title: str
+    folder: str
+    trouble: str
+    tables: list[Table]
+    figures: list[tuple[str, str, str, int, int]]
+    details: list[tuple[str, dict[str, str]]]
+    config: str
+    files: list[tuple[str, str]]
+
+
+def write_page(folder: Path, title: str | None = None, runs: Sequence[Path] = ()) -> Path:
+    """Write run.html into a folder, whole or not at all.
+
+    The page shows what is in the run directory, whatever that is: the tables of metrics.json, figures (PNG), the first rows of
+    predictions.csv, the validations in log.jsonl, config.yaml and versions; and the same of every folder ``seed_N`` within.
+
+    Args:
+        folder: Where the page goes.
+        title: None takes the task and the data.
+        runs: Other run directories to show on the same page.
+
+    Returns:
+        The page's path.
+    """
+    folder = Path(folder)
+    own = [folder] if not runs or (folder / "metrics.json").is_file() else []
+    shown = [*own, *(Path(run) for run in runs)]
+    sections = [
+        _section(part, folder)
+        for run in shown
+        for part in (run, *sorted(run.glob("seed_*"), key=lambda path: (len(path.name), path.name)))
+        if part.is_dir()
+    ]
+    style, script = (_resource(f"run_page.{suffix}") for suffix in ("css", "js"))
+    text = _template().render(
+        title=title or sections[0].title,
+        sections=sections,
+        style=Markup(style),
+        script=Markup(script),
+        script_hash=f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
+    )
+    path = folder / PAGE
+    with written_whole(path) as partial:
+        partial.write_text(text, encoding="utf-8", errors="replace")  # JSON can hold halves of characters
+    return path
+
+
+@cache
+def _template() -> Template:
+    return Environment(autoescape=True, undefined=StrictUndefined).from_string(_resource("run_page.html.jinja"))
+
+
+def _resource(name: str) -> str:
+    return resources.files("medslip.resources").joinpath(name).read_text(encoding="utf-8")
+
+
+def _section(folder: Path, page: Path) -> Section:
+    metrics, trouble = _read_metrics(folder)
+    tables = {name: from_records(value) for name, value in metrics.items() if _is_table(value)}
+    settings = {key: value for key, value in metrics.items() if key not in tables}
+    environment, data = (settings.pop(key, {}) for key in ("environment", "data"))
+    config = folder / "config.yaml"
+    return Section(
+        _title(metrics, folder),
+        str(folder),
+        trouble,
+        [_table(name, table) for name, table in (tables | dict(_csv_and_log(folder))).items()],
+        list(_figures(folder)),
+        [
+            (name, _flat(value))
+            for name, value in (("Data", data), ("Settings", settings), ("Versions", environment))
+            if value
+        ],
+        config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "",
+        [
+            (path.name, f"./{quote(relpath(path, page).replace(chr(92), '/'))}")
+            for path in sorted(folder.iterdir())
+            if path.name != PAGE and not path.name.endswith(".partial")
+        ],
+    )
+
+
+def _read_metrics(folder: Path) -> tuple[dict[str, Any], str]:
+    """metrics.json, and what is wrong with it."""
+    path = folder / "metrics.json"
+    if not path.is_file():
+        return {}, ""
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        return {}, f"{path}: cannot read it ({error})"
+    if not isinstance(metrics, dict):
+        return {}, f"{path}: is not an object"
+    version = metrics.get("version", METRICS_VERSION)
+    if version != METRICS_VERSION:
+        return metrics, f"{path}: has version {version}; this page is made for version {METRICS_VERSION}"
+    return metrics, ""
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) and row for row in value)
+
+
+def _title(metrics: Mapping[str, Any], folder: Path) -> str:
+    task, data = str(metrics.get("task") or folder.name), metrics.get("data")
+    about = data if isinstance(data, dict) else {}
+    name = str(about.get("name") or PurePath(str(about.get("list") or about.get("path") or "")).name)
+    seed = f", seed {metrics['seed']}" if "seed" in metrics else ""
+    return f"{task[:1].upper()}{task[1:]}{seed}" + (f": {name}" if name else "")
+
+
+def _table(name: str, table: pd.DataFrame) -> Table:
+    shown, heading = display(table), words(name)
+    kinds = [_css_class(table[column]) for column in filled_columns(table)]
+    return Table(
+        heading[:1].upper() + heading[1:],
+        _NOTES.get(name, ""),
+        list(zip(shown.columns, kinds, strict=True)),
+        shown.to_numpy().tolist(),
+        len(table) > _FOLDED,
+    )
+
+
+def _css_class(column: pd.Series) -> str:
+    if not all(isinstance(value, str) or is_missing(value) for value in column):
+        return "number"
+    return "long" if max(len(str(value)) for value in column) > _LONG else "text"
+
+
+def _csv_and_log(folder: Path) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The first rows of predictions.csv, and the validations of a training."""
+    path = folder / "predictions.csv"
+    if path.is_file():
+        try:
+            table = pd.read_csv(path, nrows=_ROWS, dtype=str, keep_default_na=False)
+            yield f"first rows of {path.name}", table
+        except (OSError, ValueError):
+            pass
+    log = folder / "log.jsonl"
+    if log.is_file():
+        entries = [_loaded(line) for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
+        rows = [entry for entry in entries if entry.get("kind") == "validation"]
+        if rows:
+            yield "validation during training", pd.DataFrame(rows).drop(columns=["kind", "time"], errors="ignore")
+
+
+def _loaded(line: str) -> dict[str, Any]:
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return {}  # the last line of a run that was stopped
+    return entry if isinstance(entry, dict) else {}
+
+
+def _figures(folder: Path) -> Iterator[tuple[str, str, str, int, int]]:
+    order = {name: place for place, name in enumerate(_FIGURES)}
+    for path in sorted(folder.glob("*.png"), key=lambda path: (order.get(path.name, len(order)), path.name)):
+        data = path.read_bytes()
+        if data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) >= 24:
+            width, height = struct.unpack(">II", data[16:24])
+            source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+            yield path.name, _FIGURES.get(path.name, ""), source, width, height
+
+
+def _flat(value: Any, above: str = "") -> dict[str, str]:
+    """Nested settings as (path of keys in words) -> text."""
+    if not isinstance(value, dict):
+        return {
+            above: show(value) if not isinstance(value, list) else ", ".join(show(item) for item in value) or "none"
+        }
+    found: dict[str, str] = {}
+    for key, inner in value.items():
+        found |= _flat(inner, f"{above} / {words(str(key))}" if above else words(str(key)))
+    return found

@@ -1,0 +1,189 @@
+"""Tables of results: DataFrames of Estimates, numbers and texts, and the forms in which people and programs read them.
+
+A missing value (NaN, None) and an Estimate that is not defined are shown as "-", and are ``null`` in JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medslip.evaluation.bootstrap import Estimate
+from medslip.files import written_whole
+
+MISSING = "-"
+"""What is shown of a missing value."""
+
+_ESTIMATE = {field.name for field in fields(Estimate)}
+
+WORDS = {
+    "a": "A",
+    "accuracy": "accuracy at max F1",
+    "auroc": "AUROC",
+    "b": "B",
+    "box_precision": "box AP",
+    "brier": "Brier score",
+    "chance_ece": "ECE by chance",
+    "chance_limit": "95 % of chance below",
+    "contrast_to_noise": "contrast-to-noise ratio",
+    "dice": "Dice",
+    "dice_balanced": "balanced Dice",
+    "dice_of_predicting_nothing": "Dice of predicting nothing",
+    "dice_on_positives": "Dice on positives",
+    "difference": "B - A",
+    "ece": "ECE",
+    "iou": "IoU",
+    "iou_on_positives": "IoU on positives",
+    "max_error": "largest error",
+    "max_f1": "max F1",
+    "npv": "NPV",
+    "pixel_auroc": "pixel AUROC",
+    "pointing": "pointing game",
+    "pointing_patch": "pointing game, any pixel",
+    "ppv": "PPV",
+}
+"""Name of a score or column -> how people write it, where that is more than its own words."""
+
+
+def words(key: str) -> str:
+    """A column, a score or a key as people write it; other names stay as they are."""
+    if key in WORDS:
+        return WORDS[key]
+    prefix, _, rest = key.partition("_")
+    if prefix in ("auroc", "iou", "ece") and rest:
+        return f"{WORDS[prefix]} {rest}"
+    return key.replace("_", " ") if key.isascii() and key.islower() else key
+
+
+def show(value: Any, spec: str = ".3f") -> str:
+    """A cell as text.
+
+    Args:
+        value: An Estimate, a number, a text, a list or nothing.
+        spec: The format of numbers; very small and very large ones have three significant digits instead.
+    """
+    if isinstance(value, list | tuple):
+        return ", ".join(show(item, spec) for item in value)
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    if isinstance(value, Estimate):
+        return format(value, spec)
+    if is_missing(value):
+        return "" if isinstance(value, str) else MISSING
+    if isinstance(value, float | np.floating):
+        return f"{value:{spec}}" if value == 0 or 1e-3 <= abs(float(value)) < 1e4 else f"{value:.3g}"
+    if isinstance(value, int | np.integer):
+        return f"{value:,}"
+    return str(value)
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a cell holds nothing: None, NaN, pandas' NA, an empty text or list, or an Estimate that is not defined."""
+    if isinstance(value, str | list):
+        return not value
+    if isinstance(value, Estimate):
+        return math.isnan(value.value)
+    return value is None or value is pd.NA or (isinstance(value, float | np.floating) and math.isnan(value))
+
+
+def display(table: pd.DataFrame, spec: str = ".3f") -> pd.DataFrame:
+    """The table as texts under readable headings, without columns that hold nothing.
+
+    Args:
+        table: A table of results.
+        spec: The format of numbers.
+    """
+    kept = filled_columns(table)
+    shown = table[kept].map(lambda value: show(value, spec)).astype(str)
+    for name in {"score", "rule", "attribute", "map"} & set(kept):
+        shown[name] = shown[name].map(words)
+    return shown.rename(columns=words)
+
+
+def filled_columns(table: pd.DataFrame) -> list[str]:
+    """The columns that hold something."""
+    return [str(name) for name in table if not all(map(is_missing, table[name]))]
+
+
+def to_text(table: pd.DataFrame, spec: str = ".3f") -> str:
+    """The table for a terminal, columns aligned and the headings ruled off; the first column and notes to the left."""
+    shown = display(table, spec)
+    rows = [list(shown.columns), *shown.to_numpy().tolist()]
+    left = [k == 0 or name in ("note", "group", "findings", "map") for k, name in enumerate(shown.columns)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if aligned else cell.rjust(width)
+            for cell, width, aligned in zip(row, widths, left, strict=True)
+        ).rstrip()
+        for row in rows
+    ]
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+
+
+def show_tables(tables: Mapping[str, pd.DataFrame]) -> None:
+    """Print the main tables of a run, without the bins of the calibration and the classes of each subgroup."""
+    for name in ("scores", "calibration", "operating_points", "subgroups", "subgroup_gaps"):
+        if len(tables.get(name, ())):
+            print(f"\n{words(name)}\n{to_text(tables[name])}")
+
+
+def to_markdown(table: pd.DataFrame) -> str:
+    """The table in Markdown, its columns aligned as text too."""
+    shown = display(table)
+    rows = [[cell.replace("|", "\\|") for cell in row] for row in [list(shown.columns), *shown.to_numpy().tolist()]]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * width for width in widths])
+    return "\n".join(f"| {' | '.join(map(str.ljust, row, widths))} |" for row in rows)
+
+
+def to_records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows as JSON has them: Estimates as ``value``, ``low``, ``high``, ``resamples`` and ``left_out``; missing as None."""
+    return [{str(key): _to_json(value) for key, value in row.items()} for row in table.to_dict("records")]
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, Estimate):
+        return value.to_dict()
+    return None if is_missing(value) and not isinstance(value, str | list) else value
+
+
+def from_records(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """A table from the rows that ``to_records`` gave, as read from JSON."""
+    return pd.DataFrame([{key: _from_json(value) for key, value in row.items()} for row in records], dtype=object)
+
+
+def _from_json(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    if value.keys() != _ESTIMATE or not all(
+        entry is None or isinstance(entry, int | float) for entry in value.values()
+    ):
+        return json.dumps(value, ensure_ascii=False)
+    entries: dict[str, Any] = {key: math.nan if entry is None else entry for key, entry in value.items()}
+    return Estimate(**entries)
+
+
+def write_csv(table: pd.DataFrame, path: Path, float_format: str | None = None) -> None:
+    """Write a table as CSV, whole or not at all; an Estimate x becomes the columns ``x``, ``x_low`` and ``x_high``.
+
+    Args:
+        table: A table of results or of predictions.
+        path: The file.
+        float_format: How numbers are written; None keeps every digit.
+    """
+    columns: dict[str, Any] = {}
+    for name, column in table.items():
+        columns[str(name)] = column.astype(int) if column.dtype == bool else column
+        if column.map(lambda value: isinstance(value, Estimate)).any():
+            for end, suffix in (("value", ""), ("low", "_low"), ("high", "_high")):
+                columns[f"{name}{suffix}"] = column.map(lambda value, end=end: getattr(value, end, value))
+    with written_whole(path) as partial:
+        pd.DataFrame(columns).to_csv(partial, index=False, float_format=float_format)

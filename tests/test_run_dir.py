@@ -1,0 +1,152 @@
+"""Run directories: what they hold, and what is left of a run whose input is bad."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from medslip.errors import InputError
+from medslip.evaluation.classification import score
+from medslip.evaluation.report_page import METRICS_FORMAT, METRICS_VERSION
+from medslip.run_dir import (
+    bootstrap_settings,
+    environment,
+    finish,
+    read_metrics,
+    removed_on_bad_input,
+    write_json,
+    write_metrics,
+)
+from medslip.version import __version__
+
+
+def begin(folder: Path, weights: bool) -> None:
+    (folder / "seed_0").mkdir(parents=True)
+    (folder / "config.yaml").write_text("a: 1\n")
+    (folder / "valid_list.txt").write_text("a.png\n")
+    if weights:
+        (folder / "seed_0" / "best.safetensors").touch()
+
+
+def run_that_ends_with(error: BaseException, folder: Path, weights: bool = False) -> None:
+    with removed_on_bad_input(folder):
+        begin(folder, weights)
+        raise error
+
+
+def test_a_refused_run_leaves_no_folder(tmp_path):
+    """The second try with the right input would be told that the folder is in use."""
+    with pytest.raises(InputError, match=r"a\.png"):
+        run_that_ends_with(InputError("a.png: cut short"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_trained_weights_are_never_removed(tmp_path):
+    """A bad test image would cost the training."""
+    with pytest.raises(InputError, match=r"a\.png"):
+        run_that_ends_with(InputError("a.png: cut short"), tmp_path / "run", weights=True)
+    assert (tmp_path / "run" / "seed_0" / "best.safetensors").exists()
+    assert (tmp_path / "run" / "config.yaml").exists()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ZeroDivisionError()])
+def test_after_any_other_end_the_folder_stays_to_be_looked_at(tmp_path, error):
+    with pytest.raises(type(error)):
+        run_that_ends_with(error, tmp_path / "run")
+    assert (tmp_path / "run" / "valid_list.txt").exists()
+
+
+def test_somebody_elses_folder_is_refused_and_stays(tmp_path):
+    """A wrong --output would delete what is there."""
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match="not empty"), removed_on_bad_input(tmp_path):
+        pytest.fail("began in it")
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def read_strictly(path: Path) -> Any:
+    def fail(word: str):
+        raise AssertionError(f"{path} holds {word}")
+
+    return json.loads(path.read_text(encoding="utf-8"), parse_constant=fail)
+
+
+def test_json_holds_no_nan_and_takes_numpy_and_paths(tmp_path):
+    data = {"a": np.float32("nan"), "b": [np.inf, np.int8(3)], "c": Path("x"), "d": np.array([[1.5, np.nan]]), 5: ()}
+    write_json(tmp_path / "new" / "x.json", data)
+    expected = {"a": None, "b": [None, 3], "c": "x", "d": [[1.5, None]], "5": []}
+    assert read_strictly(tmp_path / "new" / "x.json") == expected
+
+
+def test_a_failed_write_leaves_the_earlier_file(tmp_path):
+    write_json(tmp_path / "x.json", {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "x.json", {"a": object()})
+    assert read_strictly(tmp_path / "x.json") == {"a": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
+
+
+def example() -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, (120, 2)).astype(np.int8)
+    labels[:, 1] = 0
+    return score(["Mass", "Hernia"], labels, rng.random((120, 2)), [str(k // 2) for k in range(120)], 30)
+
+
+def test_metrics_have_the_documented_form_and_no_nan(tmp_path, estimates_of):
+    settings = {"checkpoint": "c", **bootstrap_settings(30, 0, ["p"])}
+    page = finish(tmp_path, "zero-shot classification", {"name": "x", "images": 120}, {"scores": example()}, settings)
+    metrics = read_strictly(tmp_path / "metrics.json")
+    assert read_metrics(tmp_path) == metrics
+    assert (metrics["format"], metrics["version"]) == (METRICS_FORMAT, METRICS_VERSION)
+    assert (metrics["data"], metrics["checkpoint"]) == ({"name": "x", "images": 120}, "c")
+    assert metrics["bootstrap"] == {"resamples": 30, "seed": 0, "unit": "patient", "level": 0.95}
+    mass, hernia, mean = metrics["scores"]
+    assert (mass["class"], hernia["note"], mean["class"], mean["positives"]) == ("Mass", "no positives", "mean", None)
+    assert estimates_of(tmp_path)["/scores/Mass/auroc"]["low"] is not None
+    assert page.is_file()
+
+
+def test_the_bootstrap_says_what_it_resampled():
+    """Intervals over single images would pass for intervals over patients, which are wider."""
+    for patients, unit in ((["", ""], "image"), (["", "p"], "patient"), (pd.Series(["", ""]), "image")):
+        assert bootstrap_settings(5, 0, patients)["bootstrap"]["unit"] == unit
+
+
+def test_a_setting_cannot_replace_a_table(tmp_path):
+    with pytest.raises(ValueError, match="scores"):
+        write_metrics(tmp_path, "t", {}, {"scores": example()}, {"scores": 1})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [(None, "no such file"), ("{", "cannot read it"), ("[]", "is not the metrics.json"), ("{}", "is not the metrics")],
+)
+def test_what_is_not_a_run_is_refused(tmp_path, text, message):
+    """A traceback for a mistyped folder."""
+    if text is not None:
+        (tmp_path / "metrics.json").write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_metrics(tmp_path)
+
+
+def test_the_documentation_gives_the_version_and_every_column_of_scores(tmp_path):
+    """Whoever reads a metrics.json by docs/metrics.md would meet what it does not explain, or another version."""
+    page = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    assert f'"version": {METRICS_VERSION}' in page
+    assert f"| {METRICS_VERSION} |" in page
+    for name in (*example(), "resamples", "unit", "data", "environment", "subgroups", "subgroup_gaps", "reliability"):
+        assert re.search(rf"\b{name}\b", page), name
+
+
+def test_environment_names_versions_and_the_device():
+    found = environment()
+    assert found["medslip"] == __version__
+    assert found["device"] == "cpu"
+    assert all(found[key] for key in ("python", "torch", "numpy", "device_name", "cpus"))
