@@ -18,7 +18,7 @@ from medslip.checkpoints import Card, save_checkpoint
 from medslip.data.records import write_list
 from medslip.data.transforms import EvaluationTransform
 from medslip.labels import LabelStoreWriter
-from medslip.model.medslip import ModelConfig, build_model
+from medslip.model.medslip import MeDSLIP, ModelConfig
 from medslip.model.text_encoder import TextConfig, TextEncoder
 from medslip.vocabulary import ANATOMIES, PATHOLOGIES, load_prompts
 
@@ -105,7 +105,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) -
     prompts = load_prompts()
     config = ModelConfig("resnet18", width=32, decoder_layers=1, feed_forward=32)
     torch.manual_seed(0)
-    model = build_model(config, encoder.encode(prompts.pathology), encoder.encode(prompts.anatomy))
+    model = MeDSLIP(config, encoder.encode(prompts.pathology), encoder.encode(prompts.anatomy))
     card = Card(config, EvaluationTransform(32), encoder.identity, prompts, {"made": "for tests"})
     path = tmp_path_factory.mktemp("tiny_checkpoint") / "tiny.safetensors"
     save_checkpoint(path, model, card)

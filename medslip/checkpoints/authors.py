@@ -15,7 +15,7 @@ from torch import Tensor
 from medslip.checkpoints.pretrained import Card, Checkpoint
 from medslip.data.transforms import EvaluationTransform
 from medslip.errors import InputError, one_line
-from medslip.model.medslip import ModelConfig, build_model
+from medslip.model.medslip import MeDSLIP, ModelConfig
 from medslip.model.text_encoder import TextConfig, TextEncoder
 from medslip.model.weights import load_strictly
 from medslip.vocabulary import ANATOMIES, PATHOLOGIES, Prompts
@@ -91,7 +91,7 @@ def load_authors(
             raise InputError(
                 f"{name}: embeddings of shape {tuple(embeddings.shape)}, this checkpoint needs {(len(names), width)}"
             )
-    model = build_model(config, pathology, anatomy)
+    model = MeDSLIP(config, pathology, anatomy)
     prompt_buffers = {"pathology_prompts": model.pathology_prompts, "anatomy_prompts": model.anatomy_prompts}
     load_strictly(model, tensors | prompt_buffers, source)
     card = Card(config, EvaluationTransform(), identity, prompts, {"source": "authors' checkpoint"})

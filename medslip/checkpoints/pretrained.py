@@ -17,7 +17,7 @@ from torch import Tensor
 from medslip.data.transforms import EvaluationTransform
 from medslip.errors import InputError
 from medslip.files import to_json, write_text
-from medslip.model.medslip import MeDSLIP, ModelConfig, build_model
+from medslip.model.medslip import MeDSLIP, ModelConfig
 from medslip.model.text_encoder import TextConfig, TextEncoder, TextIdentity
 from medslip.model.weights import load_strictly, read_tensors, write_tensors
 from medslip.version import __version__
@@ -142,6 +142,6 @@ def load_checkpoint(path: Path) -> Checkpoint:
             f"{path}: pathology_prompts and anatomy_prompts have shapes {tuple(pathology.shape)} and "
             f"{tuple(anatomy.shape)}; the vocabulary needs {len(PATHOLOGIES)} and {len(ANATOMIES)} embeddings of one width"
         )
-    model = build_model(card.model, pathology, anatomy)
+    model = MeDSLIP(card.model, pathology, anatomy)
     load_strictly(model, tensors, str(path))
     return Checkpoint(model.eval(), card)

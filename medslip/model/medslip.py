@@ -6,6 +6,7 @@ Shapes: B batch, A 51 anatomies, P 75 pathologies, N patches, D width, T text wi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -116,51 +117,48 @@ class MeDSLIP(nn.Module):
     """The dual-stream model.
 
     Args:
-        image_encoder: Images -> two streams of B x N x D.
-        pathology_decoder: Pathology queries attend to the pathology stream.
-        anatomy_decoder: Anatomy queries attend to the anatomy stream.
+        config: Architecture and initialisation.
         pathology_prompts: P x T, the frozen text encoder's embeddings of the pathology prompts; stored with the weights,
             so that inference needs no text encoder.
         anatomy_prompts: A x T.
-        width: D.
-        dropout: Probability before the heads.
-        similarity: "dot", or "cosine", which adds a learnt temperature to both contrastive losses.
+
+    Raises:
+        InputError: ``trunk_weights`` cannot be used.
     """
 
     pathology_prompts: Tensor
     anatomy_prompts: Tensor
 
-    def __init__(
-        self,
-        image_encoder: ImageEncoder,
-        pathology_decoder: QueryDecoder,
-        anatomy_decoder: QueryDecoder,
-        pathology_prompts: Tensor,
-        anatomy_prompts: Tensor,
-        width: int = 256,
-        dropout: float = 0.1,
-        similarity: Similarity = "cosine",
-    ) -> None:
+    def __init__(self, config: ModelConfig, pathology_prompts: Tensor, anatomy_prompts: Tensor) -> None:
         super().__init__()
-        text_width = pathology_prompts.shape[1]
+        width, text_width = config.width, pathology_prompts.shape[1]
+        shape = (
+            width,
+            config.decoder_layers,
+            config.decoder_heads,
+            config.feed_forward,
+            config.dropout,
+            config.add_zero_attn,
+        )
         self.register_buffer("pathology_prompts", pathology_prompts.detach().clone().float())
         self.register_buffer("anatomy_prompts", anatomy_prompts.detach().clone().float())
-        self.image_encoder = image_encoder
+        self.image_encoder = ImageEncoder(Trunk(config.trunk, config.trunk_weights, config.residual_gamma), width)
         self.query_projection = nn.Linear(text_width, width)
-        self.pathology_decoder = pathology_decoder
-        self.anatomy_decoder = anatomy_decoder
+        self.pathology_decoder = QueryDecoder(*shape)
+        self.anatomy_decoder = QueryDecoder(*shape)
         self.query_norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(config.dropout)
         self.pathology_existence = nn.Linear(width, 2)
         self.anatomy_existence = nn.Linear(width, 2)
         self.pathology_prototype = nn.Linear(width, text_width)
         self.anatomy_prototype = nn.Linear(width, text_width)
-        self.similarity: Similarity = similarity
-        if similarity == "cosine":
+        self.similarity = config.similarity
+        if config.similarity == "cosine":
             # exp(.) of the first two is the inverse temperature; ICL, a sigmoid, learns its threshold too.
             self.protocl_log_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
             self.icl_log_scale = nn.Parameter(torch.tensor(10.0).log())
             self.icl_bias = nn.Parameter(torch.tensor(0.0))
+        _initialise(self, config.initialisation)
 
     def forward(self, images: Tensor, with_attention: bool = False) -> MeDSLIPOutput:
         """Query a batch of images with the whole vocabulary.
@@ -229,70 +227,24 @@ class MeDSLIP(nn.Module):
         return self.icl_log_scale.exp() * cosine + self.icl_bias
 
 
-def build_model(config: ModelConfig, pathology_prompts: Tensor, anatomy_prompts: Tensor) -> MeDSLIP:
-    """Build the model and initialise it.
+def _initialise(model: MeDSLIP, initialisation: str) -> None:
+    """Initialise everything but the trunk.
 
-    Args:
-        config: Architecture and initialisation.
-        pathology_prompts: P x T embeddings.
-        anatomy_prompts: A x T embeddings.
+    With N(0, 0.02) ("authors") the streams have about a hundredth of the trunk's scale, and queries see next to nothing for a
+    long time. With "scaled" the image passes through from the first step on: layers preserve the variance of their input
+    (Glorot), the gate starts at an even split, and queries start with unit variance around the mean of the prompts: the [CLS]
+    states of a BERT have most of their length in common, which does not distinguish the queries.
     """
-
-    def decoder() -> QueryDecoder:
-        return QueryDecoder(
-            config.width,
-            config.decoder_layers,
-            config.decoder_heads,
-            config.feed_forward,
-            config.dropout,
-            config.add_zero_attn,
-        )
-
-    model = MeDSLIP(
-        ImageEncoder(Trunk(config.trunk, config.trunk_weights, config.residual_gamma), config.width),
-        decoder(),
-        decoder(),
-        pathology_prompts,
-        anatomy_prompts,
-        config.width,
-        config.dropout,
-        config.similarity,
-    )
-    if config.initialisation == "authors":
-        _initialise_as_authors(model)
-    else:
-        _initialise_scaled(model)
-    return model
-
-
-def _layers_outside_trunk(model: MeDSLIP) -> list[nn.Module]:
+    draw = partial(nn.init.normal_, std=0.02) if initialisation == "authors" else nn.init.xavier_uniform_
     trunk = set(model.image_encoder.trunk.modules())
-    return [module for module in model.modules() if module not in trunk]
-
-
-def _initialise_as_authors(model: MeDSLIP) -> None:
-    for module in _layers_outside_trunk(model):
-        if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=0.02)
+    for module in model.modules():
+        if isinstance(module, nn.Linear) and module not in trunk:
+            draw(module.weight)
             nn.init.zeros_(module.bias)
         elif isinstance(module, nn.MultiheadAttention):
-            nn.init.normal_(module.in_proj_weight, std=0.02)
-
-
-def _initialise_scaled(model: MeDSLIP) -> None:
-    """Initialise so that the image passes through from the first step on.
-
-    With N(0, 0.02) the streams have about a hundredth of the trunk's scale, and queries see next to nothing for a long time.
-    Here layers preserve the variance of their input (Glorot), the gate starts at an even split, and queries start with unit
-    variance around the mean of the prompts: the [CLS] states of a BERT have most of their length in common, which does not
-    distinguish the queries.
-    """
-    for module in _layers_outside_trunk(model):
-        if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-            nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.MultiheadAttention):
-            nn.init.xavier_uniform_(module.in_proj_weight)
+            draw(module.in_proj_weight)
+    if initialisation == "authors":
+        return
     encoder = model.image_encoder
     for stream in (encoder.pathology_stream, encoder.anatomy_stream):
         nn.init.kaiming_uniform_(stream.hidden.weight, nonlinearity="relu")

@@ -26,7 +26,7 @@ from medslip.evaluation.report_page import write_page
 from medslip.files import fingerprint
 from medslip.labels import LabelStore
 from medslip.losses import existence_of
-from medslip.model.medslip import ModelConfig, build_model
+from medslip.model.medslip import MeDSLIP, ModelConfig
 from medslip.model.text_encoder import TextConfig, TextEncoder
 from medslip.run_dir import (
     agreed_folder,
@@ -128,7 +128,7 @@ def run(config: PretrainConfig) -> Path:
     transform = EvaluationTransform(config.data.side)
     encoder, prepared = TextEncoder(config.text), fingerprint_of(config.data)
     torch.manual_seed(config.train.seed)
-    model = build_model(config.model, encoder.encode(prompts.pathology), encoder.encode(prompts.anatomy))
+    model = MeDSLIP(config.model, encoder.encode(prompts.pathology), encoder.encode(prompts.anatomy))
     with processes(config.device) as world:
         config = replace(config, output=agreed_folder(config.output, "pretrain", world, config.resume))
         if world.is_main:

@@ -12,7 +12,7 @@ import torch
 from medslip.checkpoints import Card, load_authors, load_checkpoint, save_checkpoint
 from medslip.data.transforms import EvaluationTransform
 from medslip.errors import InputError
-from medslip.model.medslip import ModelConfig, build_model
+from medslip.model.medslip import MeDSLIP, ModelConfig
 from medslip.model.text_encoder import TextConfig, TextEncoder, TextIdentity
 from medslip.model.weights import read_tensors, write_tensors
 from medslip.vocabulary import load_prompts
@@ -35,7 +35,7 @@ def card():
 @pytest.fixture
 def saved(card, tmp_path):
     torch.manual_seed(0)
-    model = build_model(card.model, torch.randn(75, 10), torch.randn(51, 10))
+    model = MeDSLIP(card.model, torch.randn(75, 10), torch.randn(51, 10))
     model.image_encoder.trunk.bn1.running_mean += 1
     save_checkpoint(tmp_path / "best.safetensors", model, card)
     return tmp_path / "best.safetensors", model

@@ -6,7 +6,7 @@ import torchvision
 from torch import nn
 
 from medslip.errors import InputError
-from medslip.model.medslip import ModelConfig, build_model
+from medslip.model.medslip import MeDSLIP, ModelConfig
 from medslip.model.trunk import Trunk
 from medslip.training.criterion import Criterion, LossConfig, loss_terms
 
@@ -16,7 +16,7 @@ A, P = 51, 75
 def tiny(trunk="resnet18", text_width=24, **config):
     torch.manual_seed(0)
     config = {"width": 16, "decoder_layers": 2, "feed_forward": 24} | config
-    return build_model(ModelConfig(trunk, **config), torch.randn(P, text_width), torch.randn(A, text_width)).eval()
+    return MeDSLIP(ModelConfig(trunk, **config), torch.randn(P, text_width), torch.randn(A, text_width)).eval()
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_scaled_start_lets_the_image_through_and_tells_queries_apart():
     """With queries all alike, or streams a hundredth of the trunk's scale, the first epochs would learn nothing."""
     prompts = 10 + torch.randn(126, 48) * 0.3  # as of a BERT: most of each embedding is common to all
     config = ModelConfig(trunk="resnet18", width=64, decoder_layers=1, feed_forward=64)
-    model = build_model(config, prompts[:75], prompts[75:]).eval()
+    model = MeDSLIP(config, prompts[:75], prompts[75:]).eval()
     queries = model.query_projection(prompts)
     assert queries.mean().abs() < 0.05
     assert queries.std().item() == pytest.approx(1, rel=0.05)

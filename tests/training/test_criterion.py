@@ -7,7 +7,7 @@ from medslip.data.loading import Batch
 from medslip.data.transforms import EvaluationTransform
 from medslip.errors import InputError
 from medslip.losses import existence_of
-from medslip.model.medslip import ModelConfig, build_model
+from medslip.model.medslip import MeDSLIP, ModelConfig
 from medslip.training.criterion import Criterion, LossConfig, LossTerm, PretrainingObjective, loss_terms
 
 CONFIG = ModelConfig("resnet18", width=16, decoder_layers=1, feed_forward=16, dropout=0.0)
@@ -22,7 +22,7 @@ def losses(output, labels, seed=0, **config):
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    return build_model(CONFIG, torch.randn(75, 12), torch.randn(51, 12)).eval()
+    return MeDSLIP(CONFIG, torch.randn(75, 12), torch.randn(51, 12)).eval()
 
 
 @pytest.fixture(scope="module")
