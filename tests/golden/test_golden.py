@@ -42,9 +42,6 @@ from medslip.labels import LabelStore
 
 RENAMES: list[tuple[str, str | None]] = [
     (r"/start/", "/init/"),
-    # The vocabulary is decoded without the free text next to it. In float64 its numbers are the same to 1e-13; in float32 the
-    # random weights of the recipe amplify the rounding of three of them to 2e-5.
-    (r"^zeroshot_folder/predictions.csv/(CXR4_.*/widen|CXR1_.*/collapse|CXR6_.*/mass)$", None),
     # metrics.json: tables of rows instead of nested records; low and high of an estimate beside its value.
     (r"/interval/", "/"),
     (r"mean of \d+ class(es)?(, without)?", r"mean\2"),
@@ -117,9 +114,8 @@ EXPECTED = Path(__file__).parent / "expected"
 TOLERANCE = 1e-6
 """Absolute, or relative to the stored number."""
 
-OTHER_KERNELS = 2e-3
-"""The same, on a machine whose convolutions round differently from those of the machine that wrote the files. Training makes
-so much more of the last bit that what follows it is skipped there."""
+LOOSER = {r"/recalibrated/": 1e-4}
+"""Pattern in the place of a number -> its own tolerance: a slope fitted to few images amplifies rounding."""
 
 ROW_NAMES = ("image", "study", "data_set", "task", "subset", "findings", "group", "name", "class", "map", "score")
 """Columns that name a row together, as far as a table has them; an image by its file's name."""
@@ -189,7 +185,7 @@ CASES: dict[str, str] = {
     "finetune_seg_wide": f"finetune_seg {FINETUNED} {PHANTOM_MASKS} --bridge 32 "
     "--data.valid_fraction 0.3 --data.test_fraction 0.4 --data.side 32 --data.workers 0 --seeds [0,1] --device cpu",
     "finetune_seg_siim_acr": f"finetune_seg {FINETUNED} --data.kind siim_acr --data.path corpus/siim_acr --bridge 16 "
-    "--data.valid_fraction 0.3 --data.test_fraction 0.4 --data.side 32 --data.workers 0 --device cpu",
+    "--choose_by dice_balanced --data.valid_fraction 0.3 --data.test_fraction 0.4 --data.side 32 --data.workers 0 --device cpu",
     "evaluate_all": "evaluate_all --checkpoint golden.safetensors --text_encoder tiny_bert --workers 0 --device cpu "
     "--resamples 20 --classification CLASSIFICATION --grounding GROUNDING",
     "compare_cls": "compare zeroshot_table evaluate_all/zeroshot_cls/table --resamples 20",
@@ -203,13 +199,13 @@ CASES: dict[str, str] = {
 
 
 @pytest.fixture(scope="session")
-def workspace(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, write_recipe) -> Path:
+def workspace(tmp_path_factory: pytest.TempPathFactory, same_bert: Path, write_recipe) -> Path:
     """The folder that every command runs in: phantoms, a checkpoint, a text encoder, and made inputs."""
     folder = tmp_path_factory.mktemp("golden")
     drawn = "--studies 64 --valid_fraction 0.25 --test_fraction 0.4 --side 64 --seed 3 --workers 1"
     assert run_task("make_phantom", [*_today(drawn.split()), "--output", str(folder / "corpus")]) == 0
     write_recipe("pretrained", folder / "golden.safetensors")
-    (folder / "tiny_bert").symlink_to(tiny_bert)
+    (folder / "tiny_bert").symlink_to(same_bert)
     _write_table(folder)
     _write_openi(folder / "made")
     _write_published(folder / "made" / "published")
@@ -402,7 +398,7 @@ def _told_apart(names: list[str]) -> list[str]:
 
 
 KERNELS = 38294530
-"""_kernels() where the files were written."""
+"""_kernels() where the files were written: single ranks, thresholds and training steps depend on the last bit."""
 
 
 def _kernels() -> int:
@@ -426,7 +422,6 @@ def compare(name: str, found: dict[str, Any]) -> None:
         )
         file.write_text(f"{{\n{lines}\n}}\n")
     here = dict(flatten(found, name))
-    tolerance = TOLERANCE if _kernels() == KERNELS else OTHER_KERNELS
     wrong = []
     for stored, expected in flatten(json.loads(file.read_text()), name):
         place = _place_today(stored)
@@ -434,7 +429,7 @@ def compare(name: str, found: dict[str, Any]) -> None:
             continue
         if place not in here:
             wrong.append(f"{place}: missing")
-        elif not _equal(here[place], expected, tolerance):
+        elif not _equal(here[place], expected, _tolerance(stored)):
             wrong.append(f"{place}: {here[place]} instead of {expected}")
     assert not wrong, f"{len(wrong)} differ:\n" + "\n".join(wrong[:20])
 
@@ -448,6 +443,10 @@ def _place_today(stored: str) -> str | None:
         else:
             place = re.sub(pattern, replacement, place)
     return place
+
+
+def _tolerance(stored: str) -> float:
+    return next((looser for pattern, looser in LOOSER.items() if re.search(pattern, stored)), TOLERANCE)
 
 
 def _equal(value: Any, expected: Any, tolerance: float) -> bool:
@@ -474,6 +473,9 @@ def test_phantoms_are_drawn_alike(workspace: Path) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_numbers_are_as_stored(name: str, run) -> None:
-    if name.startswith(("pretrain", "finetune", "compare_seg")) and _kernels() != KERNELS:
-        pytest.skip("another machine's rounding, which training amplifies")
-    compare(name, collect(run(name)))
+    found = collect(run(name))
+    if not name.startswith("prepare") and _kernels() != KERNELS:
+        pytest.skip(
+            "ran, but the numbers of a network are compared only where torch rounds as it did when they were stored"
+        )
+    compare(name, found)
