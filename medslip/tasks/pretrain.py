@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import torch
 
@@ -111,7 +112,7 @@ class PretrainConfig:
 def run(config: PretrainConfig) -> Path:
     """Pre-train; returns the best checkpoint.
 
-    The run folder then holds config.yaml, best.safetensors (and .json), last.safetensors to resume from, log.jsonl,
+    The run directory then holds config.yaml, best.safetensors (and .json), last.safetensors to resume from, log.jsonl,
     tensorboard/, losses.png, metrics.json (validation scores of the best checkpoint) and run.html.
 
     Raises:
@@ -148,30 +149,29 @@ def run(config: PretrainConfig) -> Path:
             preloaded=_preloaded(train, roomy(config.data.side), config),
             pin_memory=world.device.type == "cuda",
         )
-        examiner = Examiner(objective, valid, store, transform, config, world)
+        validator = Validator(objective, valid, store, transform, config, world)
 
         def save_best(progress: Progress, values: dict[str, float]) -> None:
             provenance: dict[str, Any] = {"step": progress.step, "validation": values, "config": config_to_dict(config)}
             card = Card(config.model, transform, encoder.identity, prompts, provenance)
             save_checkpoint(config.output / "best.safetensors", model, card)
-            if examiner.scores is not None:
+            if validator.scores is not None:
+                patients = validator.patients
                 data = {
                     "list": str(config.data.valid),
                     "part": "validation",
                     "fingerprint": prepared,
-                    **examiner.counts(),
+                    "images": len(patients),
+                    "patients": count_patients(patient_index(patients)),
                 }
-                settings = {"validation": values, "step": progress.step, **examiner.bootstrap()}
-                write_metrics(
-                    config.output, "pre-training", data, {"scores": examiner.scores}, settings, str(world.device)
-                )
+                settings = {"validation": values, "step": progress.step, **bootstrap_settings(0, 0, patients)}
+                scores = {"scores": validator.scores}
+                write_metrics(config.output, "pre-training", data, scores, settings, str(world.device))
 
         if world.is_main:
             begin(config.output, config, config.resume)
         world.wait()
-        trainer = Trainer(
-            config.train, config.optim, world, config.output, criterion.names, examiner.validate, save_best
-        )
+        trainer = Trainer(config.train, config.optim, world, config.output, criterion.names, validator, save_best)
         try:
             trainer.fit(objective, batches, config.resume)
         except InputError:
@@ -204,7 +204,7 @@ def _preloaded(studies: StudyList, side: int, config: PretrainConfig) -> torch.T
     return preload(studies, side, config.data.workers) if config.data.preload else None
 
 
-class Examiner:
+class Validator:
     """Deterministic validation: losses with seeded negatives, and zero-shot AUROC against the labels of the reports.
 
     A pathology is scored if at least one report calls it present and one absent. Words of normality and the catch-all for
@@ -216,9 +216,10 @@ class Examiner:
         store: Its label store.
         transform: The evaluation transform.
         config: For batch size, workers, seed.
-        world: The processes that share the list.
+        world: The processes that divide the list among them.
 
     Attributes:
+        patients: Patient of each image.
         scores: Scores of the last validation; None if no pathology can be scored.
     """
 
@@ -232,7 +233,7 @@ class Examiner:
         world: Processes,
     ) -> None:
         self._objective, self._world, self._seed = objective, world, config.train.seed
-        self._patients = valid.table["patient"].tolist()
+        self.patients = valid.table["patient"].tolist()
         self._loader: Iterable[Batch] = evaluation_loader(
             valid,
             transform,
@@ -245,58 +246,42 @@ class Examiner:
         )
         self.scores: pd.DataFrame | None = None
 
-    def validate(self) -> Validation:
+    def __call__(self) -> Validation:
         """Score the model with its present weights."""
-        device = self._world.device
-        criterion = self._objective.criterion
-        summed, known = (
-            torch.zeros(len(criterion.names), device=device),
-            torch.zeros(len(criterion.weights), device=device),
-        )
-        answers = []
-        for batch in (batch.to(device) for batch in self._loader):
+        criterion, world = self._objective.criterion, self._world
+        summed = torch.zeros(len(criterion.names), device=world.device)
+        counts = torch.zeros(len(criterion.weights), device=world.device)
+        predicted = []
+        for batch in (batch.to(world.device) for batch in self._loader):
             assert batch.labels is not None
             output = self._objective.predict(batch.images)
             generator = torch.Generator().manual_seed(self._seed * 1_000_003 + int(batch.indices[0]))
-            summed += criterion(output, batch.labels, torch.ones_like(known), generator)
-            known += self._objective.counts(batch)
+            summed += criterion(output, batch.labels, torch.ones_like(counts), generator)
+            counts += criterion.counts(batch.labels)
             probability = output.pathology_logits.float().softmax(dim=-1)[..., 1]
-            existence = existence_of(batch.labels)[0]
-            answers.append((batch.indices.cpu().numpy(), probability.cpu().numpy(), existence.cpu().numpy()))
-        parts = (self._world.sum(summed)[1:] / self._world.sum(known).clamp(min=1)).tolist()
-        values = {f"validation_{name}": value for name, value in zip(criterion.names[1:], parts, strict=True)}
-        values["validation_total"] = sum(w * part for w, part in zip(criterion.weights, parts, strict=True))
-        self.scores = self._score([answer for shard in self._world.gather(answers) for answer in shard])
+            existence, _ = existence_of(batch.labels)
+            predicted.append([tensor.cpu().numpy() for tensor in (batch.indices, probability, existence)])
+        losses = (world.sum(summed)[1:] / world.sum(counts).clamp(min=1)).tolist()
+        values = {f"validation_{name}": loss for name, loss in zip(criterion.names[1:], losses, strict=True)}
+        values["validation_total"] = sum(w * loss for w, loss in zip(criterion.weights, losses, strict=True))
+        self.scores = self._score([part for shard in world.gather(predicted) for part in shard])
         auroc = math.nan if self.scores is None else mean_auroc(self.scores)
         values["validation_auroc"] = auroc
         return Validation(-values["validation_total"] if math.isnan(auroc) else auroc, values)
 
-    def bootstrap(self) -> dict[str, Any]:
-        """The entry ``bootstrap`` of metrics.json: no resamples."""
-        return bootstrap_settings(0, 0, self._patients)
-
-    def counts(self) -> dict[str, int]:
-        """``images`` and ``patients`` of the validation list."""
-        return {"images": len(self._patients), "patients": count_patients(patient_index(self._patients))}
-
-    def _score(self, answers: list[tuple[Any, Any, Any]]) -> pd.DataFrame | None:
-        indices, probability, existence = (np.concatenate(column) for column in zip(*answers, strict=True))
+    def _score(self, predicted: list[list[npt.NDArray[Any]]]) -> pd.DataFrame | None:
+        indices, probability, existence = (np.concatenate(column) for column in zip(*predicted, strict=True))
         order = np.argsort(indices)
         probability, existence = probability[order], existence[order].astype(np.int8)
-        asked = [
+        scored = [
             column
             for column, name in enumerate(PATHOLOGIES)
             if name in FINDINGS and (existence[:, column] == 1).any() and (existence[:, column] == 0).any()
         ]
-        if not asked:
+        if not scored:
             return None
-        return score(
-            [PATHOLOGIES[column] for column in asked],
-            existence[:, asked],
-            probability[:, asked],
-            self._patients,
-            resamples=0,
-        )
+        names = [PATHOLOGIES[column] for column in scored]
+        return score(names, existence[:, scored], probability[:, scored], self.patients, resamples=0)
 
 
 COMMAND = (PretrainConfig, run)
