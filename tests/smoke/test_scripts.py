@@ -106,7 +106,8 @@ def test_zeroshot_script_without_arguments_takes_the_newest_phantom_run(demonstr
 def test_zeroshot_reads_the_phantoms_chestxray14_layout(demonstrated, monkeypatch, tmp_path):
     """What is written in a publisher's layout must be read by that publisher's reader, with the same labels."""
     monkeypatch.chdir(demonstrated)
-    arguments = ["--checkpoint", "runs/phantom/pretrain/best.safetensors", "--data.path", "data_file/phantom/cxr14"]
+    arguments = ["--checkpoint", "runs/phantom/pretrain/best.safetensors"]
+    arguments += ["--data.kind", "cxr14", "--data.path", "data_file/phantom/cxr14"]
     assert run_task("zeroshot_cls", [*arguments, "--output", str(tmp_path / "out"), "--workers", "0"]) == 0
     predictions = pd.read_csv(tmp_path / "out" / "predictions.csv")
     truth = pd.read_csv(demonstrated / "data_file/phantom/findings.csv").query("split == 'test'")
@@ -121,7 +122,8 @@ def test_zeroshot_reads_the_phantoms_chestxray14_layout(demonstrated, monkeypatc
 def test_a_folder_of_images_and_a_free_text_query_need_no_labels(demonstrated, monkeypatch, tmp_path):
     monkeypatch.chdir(demonstrated)
     images = next((demonstrated / "data_file/phantom/cxr14").glob("images_*/images"))
-    arguments = ["--data.kind", "folder", "--data.path", str(images), "--workers", "0"]
+    arguments = ["--checkpoint", "runs/phantom/pretrain/best.safetensors", "--workers", "0"]
+    arguments += ["--data.kind", "folder", "--data.path", str(images)]
     arguments += ["--prompt", '{"broken rib": "rib fracture: a break in the line of a rib"}']
     assert run_task("zeroshot_cls", [*arguments, "--output", str(tmp_path / "out")]) == 0
     assert "broken rib" in pd.read_csv(tmp_path / "out" / "predictions.csv").columns
