@@ -26,13 +26,15 @@ from medslip.data.reading import read_cells
 from medslip.errors import InputError
 from medslip.evaluation import segmentation
 from medslip.evaluation.bootstrap import Floats, Resampled, patient_index, resample_means
-from medslip.evaluation.classification import SCORES, mean_members, resample_scores, why_undefined
+from medslip.evaluation.classification import MEAN, SCORES, mean_members, resample_scores, why_undefined
 from medslip.evaluation.grounding_scores import CASE_SCORES, size_groups
 
 CLASSIFICATION = ("zero-shot classification", "fine-tuned classification")
 GROUNDING = "grounding"
 SEGMENTATION = "segmentation"
 TASKS = (*CLASSIFICATION, GROUNDING, SEGMENTATION)
+
+_TEXTS = frozenset({"image", "patient", "class", "view", "sex"})
 
 Pair = tuple[pd.DataFrame, pd.DataFrame]
 """The predictions of run A and of run B."""
@@ -45,19 +47,27 @@ class Run:
     Attributes:
         folder: As the user named it.
         metrics: Its metrics.json.
-        predictions: Seed -> its predictions.csv, every cell a text; the key is None for a run without seeds.
-        paths: Seed -> that file.
+        predictions: Seed -> its predictions.csv; the key is None for a run without seeds.
     """
 
     folder: Path
     metrics: Mapping[str, Any]
     predictions: Mapping[int | None, pd.DataFrame]
-    paths: Mapping[int | None, Path]
 
     @property
     def task(self) -> str:
         """What the run did."""
-        return str(self.metrics.get("task"))
+        return str(self.metrics["task"])
+
+    @property
+    def classes(self) -> list[str]:
+        """Classes with labels or findings; of a segmentation, its finding."""
+        table = next(iter(self.predictions.values()))
+        if self.task in CLASSIFICATION:
+            return [name for name in table.columns if f"label_{name}" in table.columns]
+        return (
+            table["class"].unique().tolist() if self.task == GROUNDING else [str(self.metrics["data"].get("finding"))]
+        )
 
 
 def open_run(folder: Path, metrics: Mapping[str, Any]) -> Run:
@@ -74,57 +84,57 @@ def open_run(folder: Path, metrics: Mapping[str, Any]) -> Run:
         raise InputError(f"{folder}: cannot compare runs of {metrics.get('task')!r}, only of: {', '.join(TASKS)}")
     seeds = metrics.get("seeds")
     folders = {metrics.get("seed"): folder} if seeds is None else {seed: folder / f"seed_{seed}" for seed in seeds}
-    paths = {seed: path / "predictions.csv" for seed, path in folders.items()}
-    by_class = ["class"] if metrics["task"] == GROUNDING else []
-    tables = {seed: _read(path, ["image", *by_class]) for seed, path in paths.items()}
-    first = next(iter(tables))
-    for seed, table in tables.items():
-        if set(table["image"]) != set(tables[first]["image"]):
+    tables = {seed: _read(path / "predictions.csv", metrics["task"]) for seed, path in folders.items()}
+    first = next(iter(tables.values()))
+    for table in tables.values():
+        if set(table["image"]) != set(first["image"]):
             raise InputError(
-                f"{paths[seed]}: has other images than {paths[first]}; seeds of a run share their test images"
+                f"{_path(table)}: has other images than {_path(first)}; seeds of a run share their test images"
             )
-    return Run(folder, metrics, tables, paths)
+    return Run(folder, metrics, tables)
 
 
-def _read(path: Path, key: list[str]) -> pd.DataFrame:
+def _read(path: Path, task: str) -> pd.DataFrame:
+    """A predictions.csv, checked, with numbers as numbers."""
     table = read_cells(path)
-    for column in (*key, "patient"):
-        if column not in table.columns:
-            raise InputError(f"{path}: no column {column!r}")
+    key = ["image", "class"] if task == GROUNDING else ["image"]
+    needed = [*key, "patient", *_columns(task)]
+    if missing := [column for column in needed if column not in table.columns]:
+        raise InputError(f"{path}: no column {missing[0]!r}")
     twice = table.duplicated(key)
     if twice.any():
         row = int(np.argmax(twice))
         raise InputError(f"{path}: line {table.index[row]}: {' '.join(table[key].iloc[row])} occurs twice")
+    for column in table.columns:
+        if column in _TEXTS or column.endswith(("_box_confidences", "_box_found")):
+            continue
+        texts = table[column].replace({"": "nan"})
+        good = np.isfinite(pd.to_numeric(texts, errors="coerce").to_numpy(np.float64))
+        if task == GROUNDING or column == "age":
+            good |= (texts == "nan").to_numpy()
+        if column.startswith("label_"):
+            good &= texts.isin(("1", "0", "-1")).to_numpy()
+        if not good.all():
+            row = int(np.argmin(good))
+            what = "1, 0 or -1" if column.startswith("label_") else "a number"
+            raise InputError(f"{path}: line {table.index[row]}: {column} {table[column].iloc[row]!r} is not {what}")
+        # Python reads a number exactly as it was written; pandas' parser is off by the last bit.
+        table[column] = [float(text) for text in texts]
+    table.attrs["path"] = path
     return table
 
 
-def numbers(table: pd.DataFrame, columns: Sequence[str], path: Path, blank: bool = False) -> pd.DataFrame:
-    """Columns of a table of texts as numbers.
+def _columns(task: str) -> list[str]:
+    """What predictions.csv must have besides the names of its rows."""
+    if task in CLASSIFICATION:
+        return []
+    cases = ["larger_than_a_patch", *(f"model_{score}" for score in CASE_SCORES)]
+    return cases if task == GROUNDING else ["marked_pixels", "dice", "iou"]
 
-    Args:
-        table: With ``image``, and the columns.
-        columns: Their names.
-        path: The table's file, for messages.
-        blank: Whether a cell may be empty, which is NaN.
 
-    Raises:
-        InputError: A column is missing, or a cell is not a finite number.
-    """
-    found = {}
-    for column in columns:
-        if column not in table.columns:
-            raise InputError(f"{path}: no column {column!r}")
-        texts = table[column].replace({"": "nan"})
-        values = pd.to_numeric(texts, errors="coerce").to_numpy(np.float64)
-        good = np.isfinite(values) | (blank & (texts == "nan").to_numpy())
-        if not good.all():
-            row = int(np.argmin(good))
-            raise InputError(
-                f"{path}: {table['image'].iloc[row]}: {column} {table[column].iloc[row]!r} is not a number"
-            )
-        # Python reads a number exactly as it was written; pandas' parser is off by the last bit.
-        found[column] = [float(text) for text in texts]
-    return pd.DataFrame(found)
+def _path(table: pd.DataFrame) -> Path:
+    path: Path = table.attrs["path"]
+    return path
 
 
 @dataclass(frozen=True)
@@ -134,6 +144,7 @@ class Matched:
     Attributes:
         pairs: For each common seed, both runs' rows, in the same order.
         seeds: The common seeds.
+        classes: The common classes.
         only_a: Images of run A alone.
         only_b: Images of run B alone.
         patients: One name per row; run B's where run A has none.
@@ -141,6 +152,7 @@ class Matched:
 
     pairs: list[Pair]
     seeds: list[int | None]
+    classes: list[str]
     only_a: list[str]
     only_b: list[str]
     patients: list[str]
@@ -153,54 +165,67 @@ def match_runs(a: Run, b: Run) -> Matched:
     name: a data set may have been moved.
 
     Raises:
-        InputError: The runs have no seed, image or class in common.
+        InputError: The runs have no seed, class or image in common, or were scored against different labels.
     """
     seeds = [seed for seed in a.predictions if seed in b.predictions]
-    if not seeds:
-        has = [", ".join(map(str, run.predictions)) for run in (a, b)]
-        raise InputError(f"{a.folder} has seeds {has[0]}, {b.folder} {has[1]}: they have no seed in common")
-    of_a, of_b = (run.predictions[seeds[0]] for run in (a, b))
-    grounding = a.task == GROUNDING
-    if grounding:
-        common = set(of_a["class"]) & set(of_b["class"])
-        of_a, of_b = (table[table["class"].isin(common)] for table in (of_a, of_b))
-    names = match_images(of_a["image"].unique().tolist(), of_b["image"].unique().tolist())
+    classes = [name for name in a.classes if name in b.classes]
+    for what, common, has in (
+        ("class", classes, [", ".join(run.classes) or "no labelled class" for run in (a, b)]),
+        ("seed", seeds, [f"seeds {', '.join(map(str, run.predictions))}" for run in (a, b)]),
+    ):
+        if not common:
+            raise InputError(f"{a.folder} has {has[0]}, {b.folder} has {has[1]}: they have no {what} in common")
+    key = ["image", "class"] if a.task == GROUNDING else ["image"]
+
+    def of_classes(run: Run, seed: int | None) -> pd.DataFrame:
+        table = run.predictions[seed]
+        return table[table["class"].isin(classes)] if a.task == GROUNDING else table
+
+    of_a, of_b = (of_classes(run, seeds[0])["image"].unique().tolist() for run in (a, b))
+    names = match_images(of_a, of_b)
     if not names:
-        raise InputError(f"{a.paths[seeds[0]]} and {b.paths[seeds[0]]} have no image in common")
-    to_a = {in_b: in_a for in_a, in_b in names}
-    order = {in_a: k for k, (in_a, _) in enumerate(names)}
-    key = ["image", "class"] if grounding else ["image"]
+        raise InputError(
+            f"{_path(a.predictions[seeds[0]])} and {_path(b.predictions[seeds[0]])} have no image in common"
+        )
+    order = {name: k for k, (name, _) in enumerate(names)}
+    to_a = {theirs: ours for ours, theirs in names}
 
-    def common_rows(table: pd.DataFrame, rename: Mapping[str, str] | None = None) -> pd.DataFrame:
-        kept = table.assign(image=table["image"].map(rename)) if rename else table
-        kept = kept[kept["image"].isin(order)]
-        if grounding:
-            kept = kept[kept["class"].isin(common)]
-        place = kept["image"].map(order)
-        kept = kept.assign(_place=place).sort_values(["_place", *key[1:]], kind="stable")
-        return kept.drop(columns="_place").reset_index(drop=True)
+    def rows(run: Run, seed: int | None) -> pd.DataFrame:
+        table = of_classes(run, seed)
+        kept = table[table["image"].isin(order if run is a else to_a)]
+        kept = kept.assign(image=kept["image"].map(lambda name: name if run is a else to_a[name]))
+        place = kept.assign(_place=kept["image"].map(order)).sort_values(["_place", *key], kind="stable")
+        return place.drop(columns="_place").reset_index(drop=True)
 
-    pairs = [(common_rows(a.predictions[seed]), common_rows(b.predictions[seed], to_a)) for seed in seeds]
-    for one, other in pairs:
-        if list(map(tuple, one[key].to_numpy())) != list(map(tuple, other[key].to_numpy())):
-            _raise_finding_missing(one, other, a.paths[seeds[0]], b.paths[seeds[0]])
+    pairs = [(rows(a, seed), rows(b, seed)) for seed in seeds]
     first, second = pairs[0]
-    return Matched(
-        pairs,
-        seeds,
-        sorted(set(of_a["image"]) - set(order)),
-        sorted(set(of_b["image"]) - set(to_a)),
-        [mine or theirs for mine, theirs in zip(first["patient"], second["patient"], strict=True)],
-    )
+    for table in (table for pair in pairs for table in pair):
+        _check_same(first, table, key, a.task, classes)
+    patients = [mine or theirs for mine, theirs in zip(first["patient"], second["patient"], strict=True)]
+    return Matched(pairs, seeds, classes, sorted(set(of_a) - set(order)), sorted(set(of_b) - set(to_a)), patients)
 
 
-def _raise_finding_missing(one: pd.DataFrame, other: pd.DataFrame, path: Path, other_path: Path) -> None:
-    keys = [set(zip(table["image"], table["class"], strict=True)) for table in (one, other)]
-    image, name = min(keys[0] ^ keys[1])
-    lacks, has = (other_path, path) if (image, name) in keys[0] else (path, other_path)
-    raise InputError(
-        f"{lacks}: {image} has no {name}, but has one in {has}: the runs were scored against different labels"
-    )
+def _check_same(first: pd.DataFrame, table: pd.DataFrame, key: list[str], task: str, classes: Sequence[str]) -> None:
+    """Check that two tables have the same findings and labels."""
+    keys = [set(map(tuple, each[key].to_numpy())) for each in (first, table)]
+    if task == GROUNDING and keys[0] != keys[1]:
+        image, name = min(keys[0] ^ keys[1])
+        lacks, has = (table, first) if (image, name) in keys[0] else (first, table)
+        raise InputError(
+            f"{_path(lacks)}: {image} has no {name}, but has one in {_path(has)}: the runs were scored against different labels"
+        )
+    labels = {name: f"label_{name}" for name in classes} if task in CLASSIFICATION else {}
+    labels |= {f"a mask of {classes[0]}:": "marked_pixels"} if task == SEGMENTATION else {}
+    for name, column in labels.items():
+        expected, found = (
+            (each[column] > 0).astype(int) if task == SEGMENTATION else each[column] for each in (first, table)
+        )
+        if (expected != found).any():
+            row = int(np.argmax(expected != found))
+            raise InputError(
+                f"{_path(table)}: {table['image'][row]} has {name} {found[row]:g}, but {expected[row]:g} in {_path(first)}: "
+                "the runs were scored against different labels"
+            )
 
 
 def match_images(first: Sequence[str], second: Sequence[str]) -> list[tuple[str, str]]:
@@ -308,15 +333,37 @@ def compare_segmenters(
     return _differences(keys, cases, [(one, other) for one, other in found])
 
 
-def grounding_columns(cases: pd.DataFrame) -> tuple[list[tuple[str, str, str]], list[npt.NDArray[np.bool_]]]:
-    """(size, class, score) of each comparison of two groundings, and which cases it is over.
+def compare_runs(a: Run, b: Run, matched: Matched, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """Compare two runs of the same task by all its scores.
 
     Args:
-        cases: One row per case: ``class`` and ``larger_than_a_patch``.
+        a: The first run.
+        b: The second run.
+        matched: What ``match_runs`` returned.
+        resamples: Number of resamples; 0 for no intervals.
+        seed: Random seed.
     """
-    groups = size_groups(cases)
+    pairs, classes, patients = matched.pairs, matched.classes, matched.patients
+    if a.task == SEGMENTATION:
+        return compare_segmenters(pairs, patients, resamples, seed)
+    if a.task in CLASSIFICATION:
+        labels = pairs[0][0][[f"label_{name}" for name in classes]].to_numpy(np.int8)
+        probabilities = [(one[classes].to_numpy(), other[classes].to_numpy()) for one, other in pairs]
+        means = [{str(row["class"]) for row in run.metrics.get("scores", [])} for run in (a, b)]
+        leave_out = [name for name in classes if f"{MEAN} without {name}" in means[0] & means[1]]
+        return compare_classifiers(classes, labels, probabilities, patients, leave_out, resamples, seed)
+    # Models with other patches may divide the findings elsewhere: a finding is larger if both runs say so.
+    first, second = pairs[0]
+    larger = (first["larger_than_a_patch"] > 0) & (second["larger_than_a_patch"] > 0)
+    groups = size_groups(first.assign(larger_than_a_patch=larger))
     keys = [(size, name, score) for size, name in groups for score in CASE_SCORES]
-    return keys, [inside for inside in groups.values() for _ in CASE_SCORES]
+    members = [inside for inside in groups.values() for _ in CASE_SCORES]
+
+    def columns(run: pd.DataFrame) -> Floats:
+        values = [run[f"model_{score}"].where(inside) for (_, _, score), inside in zip(keys, members, strict=True)]
+        return np.stack(values, axis=1)
+
+    return compare_cases(keys, [(columns(one), columns(other)) for one, other in pairs], patients, resamples, seed)
 
 
 def _means(

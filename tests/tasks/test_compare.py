@@ -113,7 +113,7 @@ def test_what_cannot_be_compared_is_refused_in_words(tmp_path):
         "line 41: images/38.png occurs twice": change(
             classified(tmp_path / "g", 2), lambda t: t.assign(image=[*t["image"][:-1], "images/38.png"])
         ),
-        "images/0.png: mass 'high' is not a number": change(
+        "line 2: mass 'high' is not a number": change(
             classified(tmp_path / "h", 2), lambda t: t.assign(mass=["high", *t["mass"][1:]])
         ),
         "metrics.json: no such file": tmp_path / "nowhere",
