@@ -11,7 +11,6 @@ import hashlib
 import json
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from os.path import relpath
@@ -67,50 +66,6 @@ _ROWS = 10
 """Rows of predictions.csv that are shown."""
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table on the page.
-
-    Attributes:
-        title: Its heading.
-        note: How to read it; "" for nothing.
-        columns: (heading, CSS class) of each column.
-        rows: Texts.
-        folded: Whether it is folded away at first.
-    """
-
-    title: str
-    note: str
-    columns: list[tuple[str, str]]
-    rows: list[list[str]]
-    folded: bool
-
-
-@dataclass(frozen=True)
-class Section:
-    """What the page shows of one run directory.
-
-    Attributes:
-        title: Task and data.
-        folder: The run directory, for people.
-        trouble: What is wrong with its metrics.json; "" if nothing is.
-        tables: Those of metrics.json, predictions.csv and log.jsonl.
-        figures: (file name, caption, data address, width, height) of each.
-        details: (title, name -> value) of settings, data and versions.
-        config: config.yaml.
-        files: (name, address relative to the page) of each.
-    """
-
-    title: str
-    folder: str
-    trouble: str
-    tables: list[Table]
-    figures: list[tuple[str, str, str, int, int]]
-    details: list[tuple[str, dict[str, str]]]
-    config: str
-    files: list[tuple[str, str]]
-
-
 def write_page(folder: Path, title: str | None = None, runs: Sequence[Path] = ()) -> Path:
     """Write run.html into a folder, whole or not at all.
 
@@ -136,7 +91,7 @@ def write_page(folder: Path, title: str | None = None, runs: Sequence[Path] = ()
     ]
     style, script = (_resource(f"run_page.{suffix}") for suffix in ("css", "js"))
     text = _template().render(
-        title=title or sections[0].title,
+        title=title or sections[0]["title"],
         sections=sections,
         style=Markup(style),
         script=Markup(script),
@@ -157,30 +112,24 @@ def _resource(name: str) -> str:
     return resources.files("medslip.resources").joinpath(name).read_text(encoding="utf-8")
 
 
-def _section(folder: Path, page: Path) -> Section:
+def _section(folder: Path, page: Path) -> dict[str, Any]:
+    """What the page shows of one run directory: the names that the template reads."""
     metrics, trouble = _read_metrics(folder)
     tables = {name: from_records(value) for name, value in metrics.items() if _is_table(value)}
     settings = {key: value for key, value in metrics.items() if key not in tables}
-    environment, data = (settings.pop(key, {}) for key in ("environment", "data"))
+    details = {"Data": settings.pop("data", None), "Versions": settings.pop("environment", None), "Settings": settings}
     config = folder / "config.yaml"
-    return Section(
-        _title(metrics, folder),
-        str(folder),
-        trouble,
-        [_table(name, table) for name, table in (tables | dict(_csv_and_log(folder))).items()],
-        list(_figures(folder)),
-        [
-            (name, _flat(value))
-            for name, value in (("Data", data), ("Settings", settings), ("Versions", environment))
-            if value
-        ],
-        config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "",
-        [
-            (path.name, f"./{quote(relpath(path, page).replace(chr(92), '/'))}")
-            for path in sorted(folder.iterdir())
-            if path.name != PAGE and not path.name.endswith(".partial")
-        ],
-    )
+    files = sorted(path for path in folder.iterdir() if path.name != PAGE and not path.name.endswith(".partial"))
+    return {
+        "title": _title(metrics, folder),
+        "folder": str(folder),
+        "trouble": trouble,
+        "tables": [_table(name, table) for name, table in (tables | dict(_csv_and_log(folder))).items()],
+        "figures": list(_figures(folder)),
+        "details": {name: _flat(value) for name, value in details.items() if value},
+        "config": config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "",
+        "files": {path.name: f"./{quote(relpath(path, page).replace(chr(92), '/'))}" for path in files},
+    }
 
 
 def _read_metrics(folder: Path) -> tuple[dict[str, Any], str]:
@@ -212,16 +161,16 @@ def _title(metrics: Mapping[str, Any], folder: Path) -> str:
     return f"{task[:1].upper()}{task[1:]}{seed}" + (f": {name}" if name else "")
 
 
-def _table(name: str, table: pd.DataFrame) -> Table:
+def _table(name: str, table: pd.DataFrame) -> dict[str, Any]:
     shown, heading = display(table), words(name)
     kinds = [_css_class(table[column]) for column in filled_columns(table)]
-    return Table(
-        heading[:1].upper() + heading[1:],
-        _NOTES.get(name, ""),
-        list(zip(shown.columns, kinds, strict=True)),
-        shown.to_numpy().tolist(),
-        len(table) > _FOLDED,
-    )
+    return {
+        "title": heading[:1].upper() + heading[1:],
+        "note": _NOTES.get(name, ""),
+        "columns": list(zip(shown.columns, kinds, strict=True)),
+        "rows": shown.to_numpy().tolist(),
+        "folded": len(table) > _FOLDED,
+    }
 
 
 def _css_class(column: pd.Series) -> str:
@@ -255,14 +204,15 @@ def _loaded(line: str) -> dict[str, Any]:
     return entry if isinstance(entry, dict) else {}
 
 
-def _figures(folder: Path) -> Iterator[tuple[str, str, str, int, int]]:
+def _figures(folder: Path) -> Iterator[dict[str, Any]]:
     order = {name: place for place, name in enumerate(_FIGURES)}
     for path in sorted(folder.glob("*.png"), key=lambda path: (order.get(path.name, len(order)), path.name)):
         data = path.read_bytes()
         if data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) >= 24:
             width, height = struct.unpack(">II", data[16:24])
             source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
-            yield path.name, _FIGURES.get(path.name, ""), source, width, height
+            caption = _FIGURES.get(path.name, "")
+            yield {"name": path.name, "caption": caption, "source": source, "width": width, "height": height}
 
 
 def _flat(value: Any, above: str = "") -> dict[str, str]:

@@ -1,10 +1,9 @@
-"""A model and every data set that is there -> one table in the shape of the papers' tables."""
+"""A model and all data sets that exist -> one table in the form of the papers' tables."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,10 +39,11 @@ class ClassificationSet:
     """A data set to classify.
 
     Attributes:
-        data: Which images.
-        validation: Images, not among them, that operating points and recalibration are chosen on; None: neither.
+        data: The images.
+        validation: Other images, to choose operating points and fit a recalibration on; None for neither.
         prompt: Free-text queries: one as "class: text", or several as {class: text}.
-        fibrosis: ChestX-ray14's Fibrosis has no pathology of its own: ask the "published" catch-all, or by its own "prompt".
+        fibrosis: How to query ChestX-ray14's Fibrosis, which is not a pathology of the vocabulary: by the "published"
+            catch-all, or by a "prompt" of its own.
     """
 
     data: DataSet
@@ -81,27 +81,27 @@ class GroundingSet:
     box_iou: float = 0.3
 
     def __post_init__(self) -> None:
-        # What grounding would refuse is refused here, before any other data set is evaluated.
+        # Bad values are found here, before any other data set is evaluated.
         GroundConfig(Path(), self.data, aside=self.aside, threshold=self.threshold, box_iou=self.box_iou)
 
 
 @dataclass(frozen=True)
 class EvaluateAllConfig:
-    """Evaluate a model on every data set that is there.
+    """Evaluate a model on all data sets that exist.
 
     Attributes:
         checkpoint: The weights: ours, or the authors' .pth; a pattern such as runs/*/best.safetensors takes the newest
             file that matches.
-        classification: Name -> a data set to classify zero-shot. Those whose path does not exist are left out, and named.
+        classification: Name -> a data set to classify zero-shot. Those whose path does not exist are skipped and listed.
         grounding: Name -> a data set to ground.
-        text_encoder: Where the checkpoint's text encoder is, for free text, if not under the name that it recorded.
+        text_encoder: The checkpoint's text encoder, for free text, if it is not found under its recorded name.
         authors: How to read the authors' .pth.
         resamples: Bootstrap resamples of patients.
-        seed: Of the resamples, and of the patients set aside.
-        batch_size: Images at a time.
+        seed: Random seed of the resamples and of the patients set aside.
+        batch_size: Images per batch.
         workers: Processes that decode images.
         device: Where to compute.
-        output: The folder of all runs; None takes runs/evaluate_all/DATE-TIME.
+        output: The folder of all runs; None for runs/evaluate_all/DATE-TIME.
     """
 
     checkpoint: Path
@@ -122,24 +122,7 @@ class EvaluateAllConfig:
             raise InputError("classification, grounding: not given")
         for name in (*self.classification, *self.grounding):
             if Path(name).name != name or name == "..":
-                raise InputError(f"{name!r} cannot be a data set's name: its run folder is called after it")
-
-
-@dataclass(frozen=True)
-class _Step:
-    """One evaluation.
-
-    Attributes:
-        data_set: Its name.
-        task: "zeroshot_cls" or "grounding", the folder of its run in the output.
-        path: Where the data set is.
-        run: Evaluates it into a folder; returns the tables, None without labels.
-    """
-
-    data_set: str
-    task: Literal["zeroshot_cls", "grounding"]
-    path: Path
-    run: Callable[[Path], dict[str, pd.DataFrame] | None]
+                raise InputError(f"{name!r} cannot be a data set's name, because its run directory is named after it")
 
 
 def run(config: EvaluateAllConfig, show: bool = True) -> Path:
@@ -160,49 +143,48 @@ def run(config: EvaluateAllConfig, show: bool = True) -> Path:
     check_unused(output)
     checkpoint = newest(config.checkpoint)
     config = replace(config, checkpoint=checkpoint, output=output)
-    steps = list(_steps(config))
-    if not any(step.path.exists() for step in steps):
-        paths = ", ".join(dict.fromkeys(str(step.path) for step in steps)) or "none is configured"
+    steps: list[tuple[str, str, ClassificationSet | GroundingSet]] = [
+        *(("zeroshot_cls", name, entry) for name, entry in config.classification.items()),
+        *(("grounding", name, entry) for name, entry in config.grounding.items()),
+    ]
+    if not any(entry.data.path.exists() for _, _, entry in steps):
+        paths = ", ".join(dict.fromkeys(str(entry.data.path) for _, _, entry in steps))
         raise InputError(f"no data set found: {paths}; name some, as in --config configs/evaluate_all/published.yaml")
     provenance = open_weights(checkpoint, config.authors).card.provenance
     begin(output, config)
-    found: dict[tuple[str, str], dict[str, pd.DataFrame]] = {}
-    states = []
-    for step in steps:
-        folder = output / step.task / step.data_set
-        state, why = "done", ""
-        if not step.path.exists():
-            state, why = "not found", str(step.path)
+    found: dict[tuple[str, str], Mapping[str, pd.DataFrame]] = {}
+    rows = []
+    for task, name, entry in steps:
+        folder, state, why = output / task / name, "done", ""
+        if not entry.data.path.exists():
+            state, why = "not found", str(entry.data.path)
         else:
-            print(f"{step.task} on {step.data_set} ...", flush=True)
+            print(f"{task} on {name} ...", flush=True)
             try:
-                tables = step.run(folder)
+                tables = _evaluate(config, entry, folder)
+                found |= {(name, task): tables} if tables else {}
+                why = "" if tables else "classified, no labels to score against"
             except InputError as error:
                 state, why = "failed", str(error)
-            else:
-                why = "classified, no labels to score against" if tables is None else ""
-                found |= {} if tables is None else {(step.data_set, step.task): tables}
-        about = {"data_set": step.data_set, "task": step.task, "state": state, "why": why}
-        states.append({**about, "run": str(folder)})
-    failures = "; ".join(f"{s['task']} on {s['data_set']}: {s['why']}" for s in states if s["state"] == "failed")
-    done = [Path(state["run"]) for state in states if state["state"] == "done"]
+        rows.append({"data_set": name, "task": task, "state": state, "why": why, "run": str(folder)})
+    states = pd.DataFrame(rows)
+    failed = states[states["state"] == "failed"]
+    failures = "; ".join(failed["task"] + " on " + failed["data_set"] + ": " + failed["why"])
+    done = [Path(folder) for folder in states.loc[states["state"] == "done", "run"]]
     if not done:
         discard_beginning(output)
         raise InputError(failures)
-    tables = combine(found)
-    title = f"Evaluation of {checkpoint}"
-    page = results_page(title, tables, pd.DataFrame(states))
+    combined, title = combine(found), f"Evaluation of {checkpoint}"
+    page = results_page(title, combined, states)
     write_text(output / "results.md", page)
-    write_csv(results_table(tables), output / "results.csv")
+    write_csv(results_table(combined), output / "results.csv")
     settings = {
         "checkpoint": str(checkpoint),
         "provenance": provenance,
         "bootstrap": {"resamples": config.resamples, "seed": config.seed, "level": 0.95},
     }
     device = str(choose_device(config.device))
-    write_metrics(
-        output, "evaluation of all data sets", {}, {"data_sets": pd.DataFrame(states), **tables}, settings, device
-    )
+    write_metrics(output, "evaluation of all data sets", {}, {"data_sets": states, **combined}, settings, device)
     path = write_page(output, title, done)
     if show:
         print(f"\n{page}\nresults, metrics and runs: {output}\nrun page: {path}")
@@ -211,29 +193,15 @@ def run(config: EvaluateAllConfig, show: bool = True) -> Path:
     return output
 
 
-def _steps(config: EvaluateAllConfig) -> Iterator[_Step]:
-    for name, entry in config.classification.items():
-        yield _Step(name, "zeroshot_cls", entry.data.path, partial(_classify, config, entry))
-    for name, place in config.grounding.items():
-        yield _Step(name, "grounding", place.data.path, partial(_ground, config, place))
-
-
-def _classify(config: EvaluateAllConfig, entry: ClassificationSet, folder: Path) -> dict[str, pd.DataFrame] | None:
-    keys = ("data", "validation", "prompt", "fibrosis")
-    options: dict[str, Any] = _common(config) | {key: getattr(entry, key) for key in keys}
-    return zeroshot_cls.run(ZeroshotConfig(**options, text_encoder=config.text_encoder, output=folder), show=False)
-
-
-def _ground(config: EvaluateAllConfig, entry: GroundingSet, folder: Path) -> dict[str, pd.DataFrame]:
-    keys = ("data", "validation", "prior", "aside", "layers", "heads", "shifts", "anatomy", "threshold", "box_iou")
-    options: dict[str, Any] = _common(config) | {key: getattr(entry, key) for key in keys}
-    return ground.run(GroundConfig(**options, output=folder), show=False)
-
-
-def _common(config: EvaluateAllConfig) -> dict[str, Any]:
-    """What every evaluation is configured with."""
-    keys = ("checkpoint", "authors", "resamples", "seed", "batch_size", "workers", "device")
-    return {key: getattr(config, key) for key in keys}
+def _evaluate(
+    config: EvaluateAllConfig, entry: ClassificationSet | GroundingSet, folder: Path
+) -> Mapping[str, pd.DataFrame] | None:
+    """Classify or ground one data set into a folder."""
+    common = ("checkpoint", "authors", "resamples", "seed", "batch_size", "workers", "device")
+    options: dict[str, Any] = {name: getattr(config, name) for name in common} | vars(entry) | {"output": folder}
+    if isinstance(entry, GroundingSet):
+        return ground.run(GroundConfig(**options), show=False)
+    return zeroshot_cls.run(ZeroshotConfig(**options, text_encoder=config.text_encoder), show=False)
 
 
 def combine(found: Mapping[tuple[str, str], Mapping[str, pd.DataFrame]]) -> dict[str, pd.DataFrame]:
