@@ -236,7 +236,7 @@ def box_curves(path: Path, panels: Mapping[str, Sequence[BoxCurve]]) -> None:
         _square(panel)
         panel.set_title(title, fontsize=9)
         for curve, colour in zip(curves, (BLUE, GREY, RED), strict=False):
-            # Up to the recall of the surest box, the precision is that box's; a map without boxes has no curve.
+            # Up to the recall of the most confident box the precision is that box's; a map without boxes has no curve.
             recall, precision = np.r_[curve.recall[:1] * 0, curve.recall], np.r_[curve.precision[:1], curve.precision]
             panel.plot(recall, precision, color=colour, linewidth=1.5, label=f"{curve.name}, {curve.average:.3f}")
             panel.plot(recall[-1:], precision[-1:], "o", color=colour, markersize=3.5)
@@ -252,14 +252,17 @@ def _square(panel: Axes) -> None:
     _bare(panel)
 
 
-def loss_curves(path: Path, history: Sequence[Mapping[str, float]]) -> None:
+History = Sequence[Mapping[str, float]]
+"""The entries of a training log, in order. Keys that are missing, None or NaN are not drawn; other keys are ignored."""
+
+
+def loss_curves(path: Path, history: History) -> None:
     """Draw the course of a pre-training.
 
     Args:
         path: The PNG to write.
-        history: The log's entries in order. A training entry has ``step``, ``total`` and the keys of
-            LOSS_PARTS; a validation entry has ``step``, ``validation_total`` and ``validation_auroc``
-            (macro). Keys that are missing, None or NaN are not drawn; other keys are ignored.
+        history: A training entry has ``step``, ``total`` and the keys of LOSS_PARTS; a validation entry has ``step``,
+            ``validation_total`` and ``validation_auroc`` (mean over classes).
     """
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     total, parts, auroc = figure.subplots(1, 3)
@@ -267,31 +270,22 @@ def loss_curves(path: Path, history: Sequence[Mapping[str, float]]) -> None:
     _dots(total, history, "validation_total", "validation", RED)
     for key, (name, colour, style) in LOSS_PARTS.items():
         _line(parts, history, key, name, colour, style)
-    _dots(auroc, history, "validation_auroc", "macro AUROC", RED)
+    _dots(auroc, history, "validation_auroc", "mean AUROC", RED)
     auroc.axhline(0.5, color=GREY, linewidth=0.8, linestyle=":")
     auroc.set_ylim(min(0.4, _series(history, "validation_auroc")[1].min(initial=1.0)), 1.0)
-    titles = ("Total loss", "Parts of the training loss", "Zero-shot macro AUROC, validation")
-    for panel, title in zip((total, parts, auroc), titles, strict=True):
-        panel.set_title(title, fontsize=10)
-        panel.set_xlabel("Step", fontsize=9)
-        panel.tick_params(labelsize=8)
-        panel.grid(axis="y", color="0.92", linewidth=0.8)
-        _bare(panel)
-    for panel in (total, parts):
-        if panel.get_legend_handles_labels()[0]:
-            panel.legend(fontsize=8, frameon=False)
-    _save(figure, path)
+    titles = {"Total loss": total, "Parts of the training loss": parts, "Zero-shot mean AUROC, validation": auroc}
+    _save_course(figure, titles, (total, parts), path)
 
 
-def finetuning_curves(path: Path, history: Sequence[Mapping[str, float]], score: str, name: str) -> None:
+def finetuning_curves(path: Path, history: History, score: str, name: str) -> None:
     """Draw the course of a fine-tuning.
 
     Args:
         path: The PNG to write.
-        history: The log's entries in order. A training entry has ``step`` and ``total``; a validation entry has ``step``,
-            ``validation_total`` and the score. Other keys are ignored.
+        history: A training entry has ``step`` and ``total``; a validation entry has ``step``, ``validation_total`` and the
+            score.
         score: Key of the score that chooses the best epoch, 0..1; the best is ringed.
-        name: What it is called.
+        name: What the score is called.
     """
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     loss, scores = figure.subplots(1, 2)
@@ -302,39 +296,42 @@ def finetuning_curves(path: Path, history: Sequence[Mapping[str, float]], score:
     if len(step):
         best = int(value.argmax())
         scores.plot(step[best], value[best], "o", color=BLUE, markersize=10, fillstyle="none")
-    for panel, title in ((loss, "Loss"), (scores, f"{name}, validation")):
+    _save_course(figure, {"Loss": loss, f"{name}, validation": scores}, (loss,), path)
+
+
+def _save_course(figure: Figure, panels: Mapping[str, Axes], with_legend: Sequence[Axes], path: Path) -> None:
+    for title, panel in panels.items():
         panel.set_title(title, fontsize=10)
         panel.set_xlabel("Step", fontsize=9)
         panel.tick_params(labelsize=8)
         panel.grid(axis="y", color="0.92", linewidth=0.8)
         _bare(panel)
-    if loss.get_legend_handles_labels()[0]:
-        loss.legend(fontsize=8, frameon=False)
+    for panel in with_legend:
+        if panel.get_legend_handles_labels()[0]:
+            panel.legend(fontsize=8, frameon=False)
     _save(figure, path)
 
 
-def _line(
-    panel: Axes, history: Sequence[Mapping[str, float]], key: str, name: str, colour: str, style: str = "-"
-) -> None:
-    """A curve smoothed over a fiftieth of the run, the raw values faint behind it."""
+def _line(panel: Axes, history: History, key: str, name: str, colour: str, style: str = "-") -> None:
+    """A curve smoothed over a fiftieth of the run, with the raw values faint behind it."""
     step, value = _series(history, key)
     if not len(step):
         return
     width = max(1, len(value) // 50)
-    # Dividing by the smoothed ones keeps the ends level: there the window holds fewer values.
+    # Dividing by a smoothed 1 keeps the ends level, where the window holds fewer values.
     window = np.ones(2 * width + 1)
     smooth = np.convolve(value, window)[width:-width] / np.convolve(np.ones(len(value)), window)[width:-width]
     panel.plot(step, value, color=colour, alpha=0.18, linewidth=0.8)
     panel.plot(step, smooth, color=colour, linewidth=1.5, linestyle=style, label=name)
 
 
-def _dots(panel: Axes, history: Sequence[Mapping[str, float]], key: str, name: str, colour: str) -> None:
+def _dots(panel: Axes, history: History, key: str, name: str, colour: str) -> None:
     step, value = _series(history, key)
     if len(step):
         panel.plot(step, value, "o-", color=colour, markersize=3.5, linewidth=1.2, label=name)
 
 
-def _series(history: Sequence[Mapping[str, float]], key: str) -> tuple[npt.NDArray, npt.NDArray]:
+def _series(history: History, key: str) -> tuple[npt.NDArray, npt.NDArray]:
     pairs = [(entry["step"], entry[key]) for entry in history if entry.get(key) is not None]
     steps, values = np.array(pairs, float).reshape(-1, 2).T
     finite = np.isfinite(values)
@@ -343,12 +340,12 @@ def _series(history: Sequence[Mapping[str, float]], key: str) -> tuple[npt.NDArr
 
 @dataclass(frozen=True)
 class Tile:
-    """One picture of an overview.
+    """One image of an overview.
 
     Attributes:
         image: H x W, grey, any range (black is its minimum, white its maximum).
         title: Above it; may have several lines.
-        heat_map: h x w, 0..1, laid over the image and stretched to it, clear below 0.15; None for none.
+        heat_map: h x w, 0..1, stretched over the image, transparent below 0.15; None for none.
         boxes: (x, y, width, height) each, in pixels of the image.
     """
 
@@ -371,7 +368,7 @@ def overview(path: Path, tiles: Sequence[Tile], columns: int = 4, tile_size: flo
         ValueError: No tiles.
     """
     if not tiles:
-        raise ValueError("an overview needs a tile")
+        raise ValueError("an overview needs at least one tile")
     columns = min(columns, len(tiles))
     rows = math.ceil(len(tiles) / columns)
     lines = max(tile.title.count("\n") + bool(tile.title) for tile in tiles)
@@ -391,10 +388,10 @@ def _draw_tile(panel: Axes, tile: Tile) -> None:
     panel.imshow(tile.image, cmap="gray", extent=extent)
     if tile.heat_map is not None:
         heat = np.clip(np.asarray(tile.heat_map, float), 0, 1)
-        opacity = 0.65 * np.clip((heat - 0.15) / 0.5, 0, 1)  # weak attention does not veil the image
+        opacity = 0.65 * np.clip((heat - 0.15) / 0.5, 0, 1)  # weak attention does not hide the image
         panel.imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=opacity, extent=extent, interpolation="bilinear")
     for x, y, w, h in tile.boxes:
-        # A dark rim keeps the box visible on bright bone.
+        # A dark outline keeps the box visible on bright bone.
         for colour, line in (("black", 2.6), (SKY, 1.3)):
             panel.add_patch(Rectangle((x - 0.5, y - 0.5), w, h, fill=False, edgecolor=colour, linewidth=line))
     panel.set_xlim(extent[:2])

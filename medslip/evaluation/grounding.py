@@ -1,19 +1,19 @@
-"""Grounding of one finding: a heat map against where the finding is. Arrays in, numbers out.
+"""Scores of grounding one finding: a heat map compared with where the finding is.
 
-A heat map lies between 0 and 1 with its maximum at 1, and is scaled by nothing but itself. Regions are boolean arrays of the
+A heat map lies between 0 and 1 with its maximum at 1, and is scaled by its own maximum only. Regions are boolean arrays of the
 map's size. L layers, Q queries, N patches on a grid of g x g, H x W pixels of the image.
 
 Scores of a finding:
 
-- Pointing game: is the maximum of the map, upsampled bilinearly, inside a box? Where several pixels share the maximum, the
-  share of them that are; a uniform map thus scores what a pixel drawn at random scores.
-- Published rule: does the maximal patch touch a box with any of its pixels? It credits most maps that miss by less than a
-  patch.
-- AUROC of pixels: the share of (inside, outside) pairs of pixels in which the inside has the higher value; a tie is a half.
-- Contrast-to-noise ratio: (mean inside - mean outside) / sqrt(variance inside + variance outside). It keeps its sign: a
-  map that looks elsewhere is below 0.
-- IoU and Dice of the map at a threshold with the finding.
-- Boxes: of the connected parts of the map at that threshold, see ``predicted_boxes`` and ``match_boxes``.
+- Pointing game: is the maximum of the map, upsampled bilinearly, inside a box? If several pixels share the maximum, the share
+  of them that are; so a uniform map scores the same as a random pixel.
+- Published rule: does the maximal patch touch a box with any of its pixels? It counts most maps that miss by less than a patch
+  as hits.
+- Pixel AUROC: the share of (inside, outside) pairs of pixels in which the inside has the higher value; a tie counts one half.
+- Contrast-to-noise ratio: (mean inside - mean outside) / sqrt(variance inside + variance outside). It is
+  negative for a map that looks elsewhere.
+- IoU and Dice of the thresholded map with the finding.
+- Boxes: around the connected parts of the thresholded map, see ``predicted_boxes`` and ``match_boxes``.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ Rectangle = tuple[float, float, float, float]
 """x, y, width, height in pixels."""
 
 THRESHOLDS: npt.NDArray[np.float64] = np.linspace(0.02, 0.98, 49)
-"""What a threshold is chosen from."""
+"""The thresholds to choose from."""
 
-_SAME = 1e-6  # closer than this to the maximum is the maximum: interpolation rounds
+_SAME = 1e-6  # values this close to the maximum count as the maximum, because interpolation rounds
 
 
 def attention_grids(maps: Floats, layers: Sequence[int] = (), heads: Sequence[int] = ()) -> Floats:
@@ -41,43 +41,43 @@ def attention_grids(maps: Floats, layers: Sequence[int] = (), heads: Sequence[in
 
     Args:
         maps: ... x L x heads x Q x N, each map of N patches summing to 1.
-        layers: Which layers, from 0; none named means all.
-        heads: Which heads of these layers; none named means all.
+        layers: Which layers, from 0; empty for all.
+        heads: Which heads of these layers; empty for all.
 
     Returns:
         ... x Q x g x g.
 
     Raises:
-        ValueError: N is no square.
+        ValueError: N is not a square number.
     """
     side = round(maps.shape[-1] ** 0.5)
     if side * side != maps.shape[-1]:
-        raise ValueError(f"{maps.shape[-1]} patches make no square")
+        raise ValueError(f"{maps.shape[-1]} patches do not form a square")
     chosen = maps[..., list(layers) or slice(None), :, :, :][..., list(heads) or slice(None), :, :]
     mean: Floats = chosen.mean(axis=(-4, -3))
     return mean.reshape(*mean.shape[:-1], side, side)
 
 
 def interleave(grids: Sequence[Floats], centre: float) -> tuple[npt.NDArray[np.float64], float]:
-    """The maps of K * K copies of an image, each shifted by parts of a patch, laid over the image and averaged.
+    """Average the maps of K * K copies of an image, each shifted by a fraction of a patch.
 
-    Between its points each map is interpolated bilinearly; their mean is given at all points of all maps.
+    Each map is interpolated bilinearly between its points; the mean is given at the points of all maps.
 
     Args:
-        grids: K * K of ... x g x g, in reading order: copy k, down or across, begins (k - (K - 1) / 2) / K cells further on.
+        grids: K * K of ... x g x g, in reading order: copy k, down or across, is shifted by (k - (K - 1) / 2) / K cells.
         centre: The point of a cell that a single map's value stands for; see ``heat_map``.
 
     Returns:
         ... x K g x K g, and the point of its cells that the values stand for, which may lie outside the cell.
 
     Raises:
-        ValueError: The number of grids is no square.
+        ValueError: The number of grids is not a square number.
     """
     k = math.isqrt(len(grids))
     if k * k != len(grids):
         raise ValueError(f"{len(grids)} grids are not K x K")
     *batch, height, width = np.shape(grids[0])
-    # Each map goes on level beyond its own edge; otherwise the outermost copy would speak for all of them there.
+    # Each map is extended beyond its edge; otherwise only the outermost copy would count there.
     fine = np.empty((*batch, k * (height + 2), k * (width + 2)))
     for index, grid in enumerate(grids):
         edged = np.pad(grid, [(0, 0)] * len(batch) + [(1, 1), (1, 1)], mode="edge")
@@ -92,13 +92,13 @@ def anatomy_grids(anatomies: Floats, icl_logits: Floats) -> Floats:
     """Where the anatomy stream looks for each pathology: its maps, weighted by which anatomies the model pairs with it.
 
     Args:
-        anatomies: ... x A x g x g, a map an anatomy.
-        icl_logits: ... x A x P, does this anatomy go with this pathology in this image.
+        anatomies: ... x A x g x g, one map per anatomy.
+        icl_logits: ... x A x P, whether this anatomy goes with this pathology in this image.
 
     Returns:
         ... x P x g x g. The weights of a pathology are the sigmoids of its logits, divided by their sum.
     """
-    # log sigmoid(x) = -log(1 + exp(-x)); weights by the log keep very low probabilities apart.
+    # log sigmoid(x) = -log(1 + exp(-x)); the logarithm keeps very low probabilities apart.
     log_weight = -np.logaddexp(0, -np.asarray(icl_logits, np.float64))
     weight = np.exp(log_weight - log_weight.max(axis=-2, keepdims=True))
     weight /= weight.sum(axis=-2, keepdims=True)
@@ -109,13 +109,13 @@ def anatomy_grids(anatomies: Floats, icl_logits: Floats) -> Floats:
 def heat_map(grid: Floats, height: int, width: int, centre: float = 0.5) -> npt.NDArray[np.float64]:
     """A grid, upsampled bilinearly and divided by its maximum.
 
-    A grid's cell stands for one point of it; beyond the outermost points the map goes on level.
+    Each cell's value holds at one point of the cell; beyond the outermost points the map is constant.
 
     Args:
         grid: g x g, at least 0, not all 0.
         height: H.
         width: W.
-        centre: Where in its cell that point is, down and across: 0 at its upper left corner, 0.5 in its middle.
+        centre: Where that point is in the cell, down and across: 0 at its upper left corner, 0.5 in its middle.
 
     Returns:
         H x W, 0..1.
@@ -145,7 +145,7 @@ def _interpolation(pixels: int, cells: int, centre: float) -> npt.NDArray[np.flo
 
 
 def box_region(boxes: Sequence[Rectangle], height: int, width: int) -> Region:
-    """The pixels whose centre lies in a box; a box between centres is given its nearest row or column.
+    """The pixels whose centre lies in a box; a box between centres gets the nearest row or column.
 
     Args:
         boxes: In pixels.
@@ -170,7 +170,7 @@ def _span(start: float, length: float, pixels: int) -> slice:
 
 
 def mean_box_grid(boxes: Sequence[Rectangle], height: int, width: int, side: int) -> npt.NDArray[np.float64]:
-    """The mean of boxes as a map: the share of them that cover each cell, partly covered cells in part.
+    """The mean of boxes as a map: the share of them that cover each cell, where a partly covered cell counts in part.
 
     Args:
         boxes: n, in pixels of an image of height x width.
@@ -185,7 +185,7 @@ def mean_box_grid(boxes: Sequence[Rectangle], height: int, width: int, side: int
         ValueError: No boxes.
     """
     if not len(boxes):
-        raise ValueError("a mean of no boxes")
+        raise ValueError("no boxes to average")
     x, y, w, h = np.asarray(boxes, np.float64).T
     rows, columns = _coverage(y / height, h / height, side), _coverage(x / width, w / width, side)
     mean: npt.NDArray[np.float64] = rows.T @ columns / len(boxes)
@@ -223,11 +223,11 @@ def _patch(pixel: npt.NDArray[np.intp], pixels: int, patches: int) -> npt.NDArra
 
 
 def pixel_auroc(heat: Floats, region: Region) -> float:
-    """The AUROC of pixels; NaN where the region is empty or everything.
+    """The pixel AUROC; NaN if the region is empty or the whole image.
 
-    Each inside pixel's mid-rank among all pixels counts those below it; inside pixels among themselves are half their pairs.
+    The mid-rank of each inside pixel among all pixels counts those below it; pairs of inside pixels are subtracted.
     """
-    # Single precision tells fewer rounding errors from differences, and sorts faster.
+    # Single precision takes fewer rounding errors for differences, and sorts faster.
     values = np.asarray(heat, np.float32)
     inside, pixels = np.sort(values[region], axis=None), np.sort(values, axis=None)
     outside = len(pixels) - len(inside)
@@ -271,15 +271,14 @@ def overlap(
 
 
 def predicted_boxes(heat: Floats, threshold: float) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """The boxes that a map stands for: one around each connected part of {heat >= threshold}.
+    """The boxes that a map predicts: one around each connected part of {heat >= threshold}.
 
     Args:
         heat: H x W, 0..1.
         threshold: 0..1. Pixels are connected along edges, not corners.
 
     Returns:
-        Boxes, k x 4 (x, y, width, height); and how sure the map is of each, k: the share of the whole map's sum that lies in
-        the part.
+        Boxes, k x 4 (x, y, width, height); and their confidences, k: the share of the whole map's sum that lies in the part.
     """
     parts, number = ndimage.label(heat >= threshold)
     found = ndimage.find_objects(parts)
@@ -303,13 +302,13 @@ def box_iou(first: Floats, second: Floats) -> npt.NDArray[np.float64]:
 def match_boxes(boxes: Floats, confidence: Floats, truth: Sequence[Rectangle], at_least: float) -> Region:
     """Which predicted boxes find a true one.
 
-    The most confident chooses first: of the true boxes that are left, the one of highest IoU, if that is high enough.
+    The most confident box chooses first, among the true boxes that are left the one with the highest IoU, if it is high enough.
 
     Args:
         boxes: k x 4.
         confidence: k.
         truth: The finding's boxes.
-        at_least: The IoU that is enough, 0..1.
+        at_least: The smallest IoU that counts, 0..1.
 
     Returns:
         k.

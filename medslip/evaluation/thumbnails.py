@@ -1,4 +1,4 @@
-"""How far does an image's blurred layout go? A logistic regression on thumbnails, the score that a model has to beat."""
+"""A baseline: logistic regression on thumbnails, which see no more of an image than its blurred layout."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ Labels = npt.NDArray[np.int8]
 Pixels = npt.NDArray[np.uint8]
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
-"""Inverse regularisation strengths tried on the validation images."""
+"""Inverse regularisation strengths that are tried on the validation images."""
 
 
 def thumbnail_regression(
     train: tuple[Pixels, Labels], valid: tuple[Pixels, Labels], test: Pixels
 ) -> npt.NDArray[np.float64]:
-    """Learn each class from thumbnails, supervised, and score the test images.
+    """Fit each class to thumbnails, and predict the test images.
 
     Args:
         train: n x h x w grey thumbnails and n x C labels, 1 or 0.
-        valid: The same of the images on which the regularisation of each class is chosen.
+        valid: The same of the images that choose the regularisation of each class.
         test: m x h x w.
 
     Returns:
-        m x C probabilities; 0 throughout for a class without positives or negatives to learn from.
+        m x C probabilities; 0 for a class without positives or negatives to learn from.
     """
     scaler = StandardScaler()
     x_train, x_valid, x_test = (
