@@ -84,7 +84,7 @@ from medslip.run_dir import (
     write_metrics,
 )
 from medslip.tasks.weights import newest
-from medslip.tasks.zeroshot_cls import ImagesConfig, read_images, refuse_bad_specificity
+from medslip.tasks.zeroshot_cls import ImagesConfig, check_specificity, read_images
 from medslip.training.distributed import Device, Processes, processes
 from medslip.training.engine import Progress, TrainConfig, Trainer, Validation, read_log
 from medslip.training.finetuning import CLASSIFICATION_LOSS, SEGMENTATION_LOSS, FinetuningLoss, FinetuningObjective
@@ -285,7 +285,7 @@ class FinetuneClsConfig(FinetuneConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        refuse_bad_specificity(self.specificity)
+        check_specificity(self.specificity)
         if self.linear_probe and self.fourth_stage:
             raise InputError("fourth_stage: a linear probe has no fourth stage; leave one of them out")
 

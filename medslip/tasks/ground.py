@@ -1,4 +1,4 @@
-"""Grounding: where the model looks for each finding, against where it is -> scores beside chance, overlays."""
+"""Grounding: where the model looks for each finding, compared with where it is -> scores, baselines, overlays."""
 
 from __future__ import annotations
 
@@ -71,22 +71,22 @@ class GroundConfig:
             of the patients is set aside for that.
         prior: Images whose boxes make the prior; None takes the validation images.
         aside: Fraction of the patients that is set aside if there are no validation images, 0 to 1.
-        layers: Decoder layers whose attention is averaged, from 0; none named means all.
-        heads: Attention heads of these layers, from 0; none named means all.
-        shifts: K: the maps of K x K copies of an image, each shifted by parts of a patch, are laid over it and averaged, which
-            tells places apart that one patch holds; K x K + 1 times the work. 1 takes the image as it is, once.
-        anatomy: Whether to multiply in the anatomy stream's map: its attention, weighted by the anatomies that the model pairs
+        layers: Decoder layers whose attention is averaged, from 0; empty for all.
+        heads: Attention heads of these layers, from 0; empty for all.
+        shifts: K: average the maps of K x K copies of an image, each shifted by a fraction of a patch, which resolves places
+            within a patch; K x K + 1 times the work. 1 uses the unshifted image only.
+        anatomy: Whether to multiply by the anatomy stream's map: its attention, weighted by the anatomies that the model pairs
             with the pathology in this image.
-        threshold: Of the model's map, 0 to 1, for IoU, Dice and boxes; None chooses the one of best mean IoU on images that are
-            not scored.
+        threshold: Of the model's map, 0 to 1, for IoU, Dice and boxes; None chooses the one with the best mean IoU on images
+            that are not scored.
         box_iou: IoU, 0 to 1, at which a predicted box finds a true one.
         authors: How to read the authors' .pth.
         resamples: Bootstrap resamples of patients.
-        seed: Of the resamples, and of the patients set aside.
-        batch_size: Images at a time.
+        seed: Random seed of the resamples and of the patients set aside.
+        batch_size: Images per batch.
         workers: Processes that decode images.
         device: Where to compute.
-        output: The run folder; None takes runs/ground/DATE-TIME.
+        output: The run directory; None for runs/ground/DATE-TIME.
     """
 
     checkpoint: Path
@@ -125,7 +125,7 @@ class Splits:
     Attributes:
         prior: Their boxes make the prior; their pixels are not read.
         tuning: Thresholds are chosen on them.
-        scored: What the scores are of.
+        scored: The images that are scored.
     """
 
     prior: ImageTable
@@ -135,7 +135,7 @@ class Splits:
 
 @dataclass(frozen=True)
 class Case:
-    """A finding on an image, and what the model says of it.
+    """A finding on an image, and what the model predicts of it.
 
     Attributes:
         image: Its file.
@@ -144,8 +144,8 @@ class Case:
         frame: Height and width that its boxes are given in.
         grid: The model's map, Kg x Kg with K shifts.
         centre: The point of its cells that the values stand for; see ``heat_map``.
-        patches: g x g, the model's patches, of the image as it is.
-        probability: The model's probability that it is there, of the image as it is.
+        patches: g x g, the model's patches, of the unshifted image.
+        probability: The model's probability of the finding, of the unshifted image.
     """
 
     image: Path
@@ -268,17 +268,17 @@ def look(predictor: Predictor, images: ImageTable, config: GroundConfig) -> list
     """Where the model looks for each finding of each image.
 
     Raises:
-        InputError: An image cannot be read, or a class stands for no pathology.
+        InputError: An image cannot be read, or a class has no pathology.
     """
     classes = images.finding_classes
     pathologies = class_pathologies(classes, config.data.classes, str(config.data.path))
     column = {name: pathology_index(pathology) for name, pathology in zip(classes, pathologies, strict=True)}
-    asked = sorted(set(column.values()))
+    queried = sorted(set(column.values()))
     cases: list[Case] = []
-    for index, seen in enumerate(maps(predictor, images.paths, config, asked)):
+    for index, seen in enumerate(maps(predictor, images.paths, config, queried)):
         path, patient = images.paths[index], images.patients[index] or str(images.paths[index])
         for finding in images.findings_of(index):
-            k = asked.index(column[finding.label])
+            k = queried.index(column[finding.label])
             cases.append(
                 Case(
                     path,
@@ -296,13 +296,13 @@ def look(predictor: Predictor, images: ImageTable, config: GroundConfig) -> list
 
 @dataclass(frozen=True)
 class Seen:
-    """What the model says of one image, C pathologies asked: see ``Case``.
+    """What the model predicts of one image, for C pathologies; see ``Case``.
 
     Attributes:
         grids: C x Kg x Kg.
-        centre: Of their cells.
+        centre: The point of their cells that the values stand for.
         patches: C x g x g.
-        probabilities: C, "present".
+        probabilities: C, of "present".
     """
 
     grids: Grid
@@ -329,9 +329,9 @@ def maps(predictor: Predictor, paths: Sequence[Path], config: GroundConfig, colu
     for plain, copies in predictor.shifted_outputs(paths, config.shifts):
         grids, centre = interleave([_grids(output, columns, config) for output in copies], predictor.patch_centre)
         patches = _grids(plain, columns, config)
-        answers = present_probability(plain.pathology_logits[:, columns])
+        probabilities = present_probability(plain.pathology_logits[:, columns])
         for row in range(len(grids)):
-            yield Seen(grids[row], centre, patches[row], answers[row])
+            yield Seen(grids[row], centre, patches[row], probabilities[row])
 
 
 def _grids(output: MeDSLIPOutput, columns: list[int], config: GroundConfig) -> Grid:
@@ -353,7 +353,7 @@ def _uniform(splits: Splits, side: int) -> dict[str, MapPair]:
 
 
 def _prior(splits: Splits, side: int) -> dict[str, MapPair]:
-    """Each class's mean box as a map; that of all boxes for a class that has none to learn from."""
+    """Each class's mean box as a map; the mean of all boxes for a class without any."""
     height, width = splits.prior.frame(0)
     classes = (*splits.scored.finding_classes, *splits.tuning.finding_classes)
     boxes: dict[str, list[Rectangle]] = {name: [] for name in classes}
@@ -482,17 +482,6 @@ def _tile(name: str, case: Case, auroc: float) -> Tile:
     return Tile(image, title, heat_map(case.grid, *case.frame, case.centre), boxes)
 
 
-def class_table(scores: pd.DataFrame, size: str) -> pd.DataFrame:
-    """One row per class: the model's scores on findings of a size, and the pointing game of the baselines."""
-    of_size = scores[scores["findings"] == size]
-    table = of_size[of_size["map"] == "model"].drop(columns=["findings", "map", "patients"]).reset_index(drop=True)
-    for place, name in enumerate(("uniform", "prior"), start=3):
-        table.insert(place, name, of_size.loc[of_size["map"] == name, "pointing"].map(float).tolist())
-    for name in (*CASE_SCORES[1:], "box_precision"):
-        table[name] = table[name].map(float)
-    return table
-
-
 def map_table(scores: pd.DataFrame, size: str) -> pd.DataFrame:
     """One row per score, over all findings of a size: the model, the baselines, and how far the model is above the prior."""
     rows = scores.query("findings == @size and `class` == @ALL").set_index("map")[[*CASE_SCORES, "box_precision"]].T
@@ -502,20 +491,16 @@ def map_table(scores: pd.DataFrame, size: str) -> pd.DataFrame:
 
 
 def _show(tables: Mapping[str, pd.DataFrame], thresholds: Mapping[str, float], config: GroundConfig) -> None:
-    scores = tables["scores"]
-    for size in SIZES:
-        print(f"findings {size} than one patch\n")
-        if size in set(scores["findings"]):
-            print(f"{to_text(class_table(scores, size))}\n\n{ALL}\n{to_text(map_table(scores, size))}\n")
-        else:
-            print("none\n")
+    for size, scores in tables["scores"].groupby("findings"):
+        print(f"findings {size!s} than one patch\n\n{ALL}\n{to_text(map_table(tables['scores'], str(size)))}\n")
+        of_class = scores[scores["map"] == "model"].drop(columns=["findings", "map", "patients"])
+        of_class[list(CASE_SCORES[1:])] = of_class[list(CASE_SCORES[1:])].map(float)
+        print(f"{to_text(of_class)}\n")
     for name in ("subgroups", "subgroup_gaps"):
         if len(tables[name]):
             print(f"pointing game on larger findings\n{to_text(tables[name])}\n")
     chosen = ", ".join(f"{name} {value:.2f}" for name, value in thresholds.items())
-    print(
-        "pointing game: the pixel of the maximum is inside a box; any pixel (published): the maximal patch touches one"
-    )
+    print("pointing game: the maximum's pixel is inside a box; any pixel (published): the maximal patch touches one")
     if config.shifts > 1:
         print("the pointing game is of the map over shifted copies, any pixel of the unshifted image")
     print(f"IoU, Dice and boxes at thresholds {chosen}; a box is found at IoU {config.box_iou:g}")

@@ -1,4 +1,4 @@
-"""Zero-shot classification: load -> "present" probabilities -> classes of the data set -> predictions, scores, figures."""
+"""Zero-shot classification: images -> probabilities of "present" -> classes of the data set -> predictions, scores, figures."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from medslip.vocabulary import CLASS_PROMPTS, FINDINGS, class_key, class_patholo
 TASK = "zero-shot classification"
 
 _SHOWN = 5
-"""Images that are named of those without labels."""
+"""Images with the highest probability that are printed if there are no labels."""
 
 
 @dataclass(frozen=True)
@@ -39,20 +39,21 @@ class ZeroshotConfig:
         checkpoint: The weights: ours, or the authors' .pth; a pattern such as runs/*/best.safetensors takes the newest
             file that matches.
         data: The images to classify.
-        validation: Other labelled images of the same classes, no patient of which is among the scored ones: they choose the
-            operating points and fit a recalibration. None: neither.
-        specificity: Operating points: the highest sensitivity at this specificity, 0..1.
-        prompt: Free-text queries: one as "class: text", or several as {class: text}. A class of the data set is then asked by
-            it instead of a pathology; another name becomes a class of its own, without labels.
-        fibrosis: ChestX-ray14's Fibrosis has no pathology of its own: ask the "published" catch-all, or by its own "prompt".
-        text_encoder: Where the checkpoint's text encoder is, for free text, if not under the name that it recorded.
+        validation: Other labelled images of the same classes, without a patient of the scored images, to choose operating
+            points and fit a recalibration on; None for neither.
+        specificity: Operating points have the highest sensitivity at this specificity, 0..1.
+        prompt: Free-text queries: one as "class: text", or several as {class: text}. A class of the data set is then queried by
+            its text instead of a pathology; another name becomes a further class, without labels.
+        fibrosis: How to query ChestX-ray14's Fibrosis, which is not a pathology of the vocabulary: by the "published"
+            catch-all, or by a "prompt" of its own.
+        text_encoder: The checkpoint's text encoder, for free text, if it is not found under its recorded name.
         authors: How to read the authors' .pth.
         resamples: Bootstrap resamples of patients.
-        seed: Of the resamples.
-        batch_size: Images at a time.
+        seed: Random seed of the resamples.
+        batch_size: Images per batch.
         workers: Processes that decode images.
         device: Where to compute.
-        output: The run folder; None takes runs/zeroshot_cls/DATE-TIME.
+        output: The run directory; None for runs/zeroshot_cls/DATE-TIME.
     """
 
     checkpoint: Path
@@ -72,43 +73,43 @@ class ZeroshotConfig:
 
     def __post_init__(self) -> None:
         check_at_least(self, resamples=0, seed=0, batch_size=1, workers=0)
-        refuse_bad_specificity(self.specificity)
+        check_specificity(self.specificity)
         if self.validation is not None and self.validation.equalise != self.data.equalise:
-            raise InputError("validation.equalise: differs from data.equalise; the images must be treated alike")
+            raise InputError("validation.equalise: differs from data.equalise; treat both alike")
 
 
-def refuse_bad_specificity(specificity: float) -> None:
-    """Raise InputError for a specificity outside 0..1."""
+def check_specificity(specificity: float) -> None:
+    """Check that a specificity is within 0..1, or raise InputError."""
     if not 0 <= specificity <= 1:
         raise InputError(f"specificity: {specificity} is not within 0..1")
 
 
 @dataclass(frozen=True)
-class Questions:
-    """How each class is asked.
+class Queries:
+    """The query of each class.
 
     Attributes:
         classes: C names.
-        queries: For each class its pathology, or the index of its free-text query.
+        by_class: For each class its pathology, or the index of its free text.
         free_text: F texts.
     """
 
     classes: tuple[str, ...]
-    queries: tuple[str | int, ...]
+    by_class: tuple[str | int, ...]
     free_text: tuple[str, ...]
 
     def labels(self, images: ImageTable) -> npt.NDArray[np.int8] | None:
-        """The data set's labels, n x C; -1 (unknown) for the classes that only the user asked for."""
+        """The data set's labels, n x C; -1 (unknown) for classes that only a prompt names."""
         if images.labels is None:
             return None
         added = len(self.classes) - len(images.classes)
         return np.pad(images.label_array, ((0, 0), (0, added)), constant_values=UNKNOWN)
 
     def described(self) -> dict[str, str]:
-        """Class -> the pathology or text that answers for it."""
+        """Class -> its pathology or free text."""
         return {
             name: self.free_text[query] if isinstance(query, int) else query
-            for name, query in zip(self.classes, self.queries, strict=True)
+            for name, query in zip(self.classes, self.by_class, strict=True)
         }
 
 
@@ -130,29 +131,29 @@ def run(config: ZeroshotConfig, show: bool = True) -> dict[str, pd.DataFrame] | 
     checkpoint = newest(config.checkpoint)
     weights = open_weights(checkpoint, config.authors)
     images = config.data.read()
-    questions = ask(images, config)
+    queries = build_queries(images, config)
     others = _read_validation(images, config)
     config = replace(config, checkpoint=checkpoint, output=output)
     device = None if config.device == "auto" else config.device
     predictor = Predictor(weights, device, config.batch_size, config.workers, config.data.equalise)
 
     def probabilities_of(paths: list[Path]) -> npt.NDArray[np.float32]:
-        return predictor.classify(paths, questions.free_text, config.text_encoder).columns(questions.queries)
+        return predictor.classify(paths, queries.free_text, config.text_encoder).columns(queries.by_class)
 
     probabilities = probabilities_of(images.paths)
     validation = None if others is None else _predictions(others, probabilities_of(others.paths))
     begin(output, config)
-    table = prediction_table(images.images, questions.classes, probabilities, questions.labels(images))
+    table = prediction_table(images.images, queries.classes, probabilities, queries.labels(images))
     write_csv(table, output / "predictions.csv")
     data = {"name": images.name, "kind": config.data.kind, "path": str(config.data.path)}
     settings: dict[str, Any] = {
         "checkpoint": str(checkpoint),
         "provenance": weights.card.provenance,
-        "queries": questions.described(),
+        "queries": queries.described(),
     }
     if images.labels is None:
         page = finish(output, TASK, data, settings=settings, device=str(predictor.device))
-        print(_highest(images.paths, questions, probabilities))
+        print(_highest(images.paths, queries, probabilities))
         print(
             f"{len(images)} images classified, no labels to score against: {output}/predictions.csv\nrun page: {page}"
         )
@@ -177,29 +178,29 @@ def run(config: ZeroshotConfig, show: bool = True) -> dict[str, pd.DataFrame] | 
 
 
 def _predictions(images: ImageTable, probabilities: npt.NDArray[np.float32]) -> Predictions:
-    """The predictions of the labelled classes, which come before those that only the user asked for."""
+    """The predictions of the labelled classes, which come before those that only a prompt names."""
     scored = probabilities[:, : len(images.classes)]
     return Predictions(images.name, images.images, images.classes, images.label_array, scored)
 
 
-def _highest(paths: Sequence[Path], questions: Questions, probabilities: npt.NDArray[np.float32]) -> str:
+def _highest(paths: Sequence[Path], queries: Queries, probabilities: npt.NDArray[np.float32]) -> str:
     """The images with the highest probability of each free-text query, or else of the first class."""
     lines = []
-    asked = [column for column, query in enumerate(questions.queries) if isinstance(query, int)]
-    for column in asked or [0]:
+    by_text = [column for column, query in enumerate(queries.by_class) if isinstance(query, int)]
+    for column in by_text or [0]:
         order = np.argsort(-probabilities[:, column], kind="stable")[:_SHOWN]
         shown = ", ".join(f"{paths[index].name} {probabilities[index, column]:.3f}" for index in order)
-        lines.append(f"highest {questions.classes[column]}: {shown}")
+        lines.append(f"highest {queries.classes[column]}: {shown}")
     return "\n".join(lines)
 
 
 def second_mean_without(data: DataSet) -> tuple[str, ...]:
-    """Classes that papers leave out of a second mean: ChestX-ray14's Fibrosis, which has no pathology of its own."""
+    """Classes that papers leave out of a second mean: ChestX-ray14's Fibrosis, which is not in the vocabulary."""
     return ("Fibrosis",) if isinstance(data, Cxr14) else ()
 
 
 def _read_validation(images: ImageTable, config: ZeroshotConfig) -> ImageTable | None:
-    """The validation images, with the classes of the others and no patient of theirs."""
+    """The validation images, checked to have the same classes and no patient of the scored images."""
     if config.validation is None:
         return None
     if images.labels is None:
@@ -215,7 +216,7 @@ def _read_validation(images: ImageTable, config: ZeroshotConfig) -> ImageTable |
 
 
 def free_text_queries(prompt: dict[str, str] | str) -> dict[str, str]:
-    """Class -> the text that is asked, which begins with the class's name as the vocabulary's own prompts do.
+    """Class -> its free text, which begins with the class's name as the vocabulary's own prompts do.
 
     Raises:
         InputError: A single query is not of the form "class: text", or a class or its text is empty.
@@ -227,12 +228,12 @@ def free_text_queries(prompt: dict[str, str] | str) -> dict[str, str]:
         prompt = {name.strip(): text.strip()}
     for name, text in prompt.items():
         if not (name.strip() and text.strip()):
-            raise InputError(f"prompt: class {name!r} is asked by {text!r}; give a class and a text")
+            raise InputError(f"prompt: class {name!r} has the text {text!r}; give a class and a text")
     return {name: text if text.lower().startswith(name.lower()) else f"{name}: {text}" for name, text in prompt.items()}
 
 
-def ask(images: ImageTable, config: ZeroshotConfig) -> Questions:
-    """How each class of the data set is asked; without classes, every finding of the vocabulary is.
+def build_queries(images: ImageTable, config: ZeroshotConfig) -> Queries:
+    """The query of each class of the data set; without labels, of every finding of the vocabulary.
 
     Raises:
         InputError: A class is neither a pathology, nor mapped to one, nor given a prompt.
@@ -250,11 +251,11 @@ def ask(images: ImageTable, config: ZeroshotConfig) -> Questions:
     found = class_pathologies(by_pathology, config.data.classes, str(config.data.path))
     pathologies = dict(zip(by_pathology, found, strict=True))
     added = tuple(name for name in prompts if name not in classes)
-    # Scored classes first, as their labels; of images without labels, what the user asks comes before the vocabulary.
+    # Labelled classes come first, in the order of the labels; without labels, prompts come before the vocabulary.
     names = (*classes, *added) if labelled else (*added, *classes)
-    asked = list(prompts)
-    queries = tuple(asked.index(name) if name in prompts else pathologies[name] for name in names)
-    return Questions(names, queries, tuple(prompts.values()))
+    texts = list(prompts)
+    by_class = tuple(texts.index(name) if name in prompts else pathologies[name] for name in names)
+    return Queries(names, by_class, tuple(prompts.values()))
 
 
 COMMAND = (ZeroshotConfig, run)

@@ -17,7 +17,7 @@ from medslip.data.datasets.folder import Folder
 from medslip.errors import InputError
 from medslip.predictor import Predictor
 from medslip.tasks import zeroshot_cls
-from medslip.tasks.zeroshot_cls import ZeroshotConfig, ask, run
+from medslip.tasks.zeroshot_cls import ZeroshotConfig, build_queries, run
 from medslip.vocabulary import CLASS_PROMPTS, NORMALITY, PATHOLOGIES
 
 
@@ -227,11 +227,11 @@ def test_unreadable_image_leaves_no_run_folder(config, folder, tmp_path):
 
 def test_all_classes_of_a_folder_and_a_prompt_are_asked_once(config, folder):
     images = Folder(folder).read()
-    questions = ask(images, replace(config, prompt={"edema": "wet lungs", "covid-19": "text"}))
-    assert len(set(questions.classes)) == len(questions.classes) == 66 + 1
-    assert questions.classes[0] == "covid-19", "what the user asks comes before the vocabulary"
-    assert questions.described()["edema"] == "edema: wet lungs"
-    assert questions.described()["effusion"] == "effusion"
+    queries = build_queries(images, replace(config, prompt={"edema": "wet lungs", "covid-19": "text"}))
+    assert len(set(queries.classes)) == len(queries.classes) == 66 + 1
+    assert queries.classes[0] == "covid-19", "what the user asks comes before the vocabulary"
+    assert queries.described()["edema"] == "edema: wet lungs"
+    assert queries.described()["effusion"] == "effusion"
 
 
 def test_without_arguments_and_phantoms_the_demo_is_named(tmp_path, monkeypatch, capsys):

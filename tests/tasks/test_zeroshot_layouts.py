@@ -12,7 +12,7 @@ from PIL import Image
 
 from medslip.data.images import Header, uid_of, write_dicom
 from medslip.data.registry import data_set
-from medslip.tasks.zeroshot_cls import ZeroshotConfig, ask, run
+from medslip.tasks.zeroshot_cls import ZeroshotConfig, build_queries, run
 from medslip.vocabulary import CLASS_PROMPTS
 
 GREY = np.random.default_rng(0).integers(0, 99, (4, 40, 40), dtype=np.uint8)
@@ -71,4 +71,4 @@ def test_a_prompt_answers_for_a_class_whatever_its_case(tmp_path: Path) -> None:
     """A user's own text for covid-19 would stand beside COVID-19, unscored."""
     write_covidx(tmp_path)
     config = ZeroshotConfig(tmp_path, data_set("covidx")(tmp_path), prompt={"covid-19": "hazy"})
-    assert ask(config.data.read(), config).described() == {"COVID-19": "covid-19: hazy"}
+    assert build_queries(config.data.read(), config).described() == {"COVID-19": "covid-19: hazy"}
