@@ -87,7 +87,8 @@ from medslip.tasks.weights import newest
 from medslip.tasks.zeroshot_cls import ImagesConfig, check_specificity, read_images
 from medslip.training.distributed import Device, Processes, processes
 from medslip.training.engine import Progress, TrainConfig, Trainer, Validation, read_log
-from medslip.training.finetuning import CLASSIFICATION_LOSS, SEGMENTATION_LOSS, FinetuningLoss, FinetuningObjective
+from medslip.training.finetuning import CLASSIFICATION_LOSS, SEGMENTATION_LOSS, FinetuningLoss
+from medslip.training.objective import Objective
 from medslip.training.optim import OptimConfig
 from medslip.vocabulary import ANATOMIES, PATHOLOGIES
 
@@ -870,7 +871,7 @@ def _run_seed(
     classes = task.classes(train)
     torch.manual_seed(seed)
     model, init = task.model(backbone, len(classes))
-    objective = FinetuningObjective(model, task.loss, backbone.transform.normalise, config.train.channels_last)
+    objective = Objective(model, task.loss, backbone.transform.normalise, config.train.channels_last)
     objective.to(world.device)
 
     has = (task.labels(train)[subsample] == PRESENT).any(axis=0)
@@ -908,7 +909,7 @@ def _run_seed(
     images = np.tile(subsample, config.data.passes)
     batches = training_loader(sources["train"], images, task.augment(), seed, _shard(config, len(images), world))
     loop = replace(config.train, seed=seed)
-    trainer = Trainer(loop, config.optim, world, folder, task.loss.names, validate, save_best)
+    trainer = Trainer(loop, config.optim, world, folder, validate, save_best)
     trainer.fit(objective, batches, config.resume and last.is_file())
 
     tensors, metadata = read_tensors(best)
@@ -942,7 +943,7 @@ def _shard(config: FinetuneConfig, images: int, world: Processes) -> Shard:
 
 
 def _examine(
-    task: _Task[Any, Any], objective: FinetuningObjective, batches: Any, world: Processes
+    task: _Task[Any, Any], objective: Objective, batches: Any, world: Processes
 ) -> tuple[Arrays, dict[str, float]]:
     """Measure the predictions of a split that the processes share.
 

@@ -37,9 +37,10 @@ from medslip.run_dir import (
     discard_beginning,
     write_metrics,
 )
-from medslip.training.criterion import Criterion, LossConfig, PretrainingObjective, loss_terms
+from medslip.training.criterion import Criterion, LossConfig, loss_terms
 from medslip.training.distributed import Device, Processes, processes
 from medslip.training.engine import Progress, TrainConfig, Trainer, Validation, read_log
+from medslip.training.objective import Objective
 from medslip.training.optim import OptimConfig
 from medslip.vocabulary import FINDINGS, PATHOLOGIES, load_prompts
 
@@ -135,7 +136,7 @@ def run(config: PretrainConfig) -> Path:
         if world.is_main:
             _print_shared(train, valid)
         criterion = Criterion(loss_terms(config.loss))
-        objective = PretrainingObjective(model, transform.normalise, criterion, config.train.channels_last)
+        objective = Objective(model, criterion, transform.normalise, config.train.channels_last)
         objective.to(world.device)
         batches = training_loader(
             train,
@@ -149,7 +150,7 @@ def run(config: PretrainConfig) -> Path:
             preloaded=_preloaded(train, roomy(config.data.side), config),
             pin_memory=world.device.type == "cuda",
         )
-        validator = Validator(objective, valid, store, transform, config, world)
+        validator = Validator(objective, criterion, valid, store, transform, config, world)
 
         def save_best(progress: Progress, values: dict[str, float]) -> None:
             provenance: dict[str, Any] = {"step": progress.step, "validation": values, "config": config_to_dict(config)}
@@ -171,7 +172,7 @@ def run(config: PretrainConfig) -> Path:
         if world.is_main:
             begin(config.output, config, config.resume)
         world.wait()
-        trainer = Trainer(config.train, config.optim, world, config.output, criterion.names, validator, save_best)
+        trainer = Trainer(config.train, config.optim, world, config.output, validator, save_best)
         try:
             trainer.fit(objective, batches, config.resume)
         except InputError:
@@ -212,6 +213,7 @@ class Validator:
 
     Args:
         objective: Model and losses.
+        criterion: The losses.
         valid: Validation list.
         store: Its label store.
         transform: The evaluation transform.
@@ -225,14 +227,15 @@ class Validator:
 
     def __init__(
         self,
-        objective: PretrainingObjective,
+        objective: Objective,
+        criterion: Criterion,
         valid: StudyList,
         store: LabelStore,
         transform: EvaluationTransform,
         config: PretrainConfig,
         world: Processes,
     ) -> None:
-        self._objective, self._world, self._seed = objective, world, config.train.seed
+        self._objective, self._criterion, self._world, self._seed = objective, criterion, world, config.train.seed
         self.patients = valid.table["patient"].tolist()
         self._loader: Iterable[Batch] = evaluation_loader(
             valid,
@@ -248,7 +251,7 @@ class Validator:
 
     def __call__(self) -> Validation:
         """Score the model with its present weights."""
-        criterion, world = self._objective.criterion, self._world
+        criterion, world = self._criterion, self._world
         summed = torch.zeros(len(criterion.names), device=world.device)
         counts = torch.zeros(len(criterion.weights), device=world.device)
         predicted = []

@@ -1,4 +1,4 @@
-"""The pre-training objective: named loss terms, their weights, and what each is divided by.
+"""The losses of pre-training: named terms, their weights, and what each is divided by.
 
 A further loss is one function and one entry of ``loss_terms``; see docs/backbones_and_losses.md.
 """
@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from medslip.errors import InputError
 from medslip.losses import draw_negatives, existence_loss, existence_of, icl_loss, protocl_loss
-from medslip.model.medslip import MeDSLIP, MeDSLIPOutput
+from medslip.model.medslip import MeDSLIPOutput
 
 
 @dataclass(frozen=True)
@@ -170,57 +170,3 @@ class Criterion:
         )
         total = (losses.new_tensor(self.weights) * losses).sum(dim=0, keepdim=True)
         return torch.cat([total, losses])
-
-
-class LabelledBatch(Protocol):
-    """Images and their labels."""
-
-    @property
-    def images(self) -> Tensor:
-        """B x 1 x S x S, uint8."""
-
-    @property
-    def labels(self) -> Tensor | None:
-        """B x A x P, int8, 1, 0 or -1."""
-
-
-class Normalise(Protocol):
-    """B x 1 x S x S uint8 -> B x 3 x S x S float."""
-
-    def __call__(self, images: Tensor, /) -> Tensor:
-        """Normalise on the images' device."""
-
-
-class PretrainingObjective(nn.Module):
-    """Model and criterion as one module, so that gradients are averaged over processes as one.
-
-    Args:
-        model: The model to train.
-        normalise: Turns grey uint8 images into the model's input.
-        criterion: The losses.
-        channels_last: Memory format of the input.
-    """
-
-    def __init__(self, model: MeDSLIP, normalise: Normalise, criterion: Criterion, channels_last: bool = True) -> None:
-        super().__init__()
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.model = model.to(memory_format=self.memory_format)
-        self.normalise = normalise
-        self.criterion = criterion
-
-    def counts(self, batch: LabelledBatch) -> Tensor:
-        """What each loss term is divided by."""
-        return self.criterion.counts(_labels(batch))
-
-    def predict(self, images: Tensor) -> MeDSLIPOutput:
-        """The model's output for B x 1 x S x S uint8 images."""
-        return self.model(self.normalise(images).contiguous(memory_format=self.memory_format))
-
-    def forward(self, batch: LabelledBatch, counts: Tensor, generator: torch.Generator) -> Tensor:
-        """The losses, in the order of ``criterion.names``, divided by the given counts."""
-        return self.criterion(self.predict(batch.images), _labels(batch), counts, generator)
-
-
-def _labels(batch: LabelledBatch) -> Tensor:
-    assert batch.labels is not None, "a batch without labels cannot be trained on"
-    return batch.labels

@@ -26,6 +26,7 @@ from medslip.checkpoints import Progress, load_state, save_state
 from medslip.errors import InputError
 from medslip.files import to_json, write_text
 from medslip.training.distributed import Processes, without_sync
+from medslip.training.objective import Objective
 from medslip.training.optim import OptimConfig, learning_rate_at, make_optimizer
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -62,16 +63,6 @@ class TrainConfig:
                 raise InputError(f"train.{name}: {getattr(self, name)} is less than {value}")
 
 
-class Objective(Protocol):
-    """A module that holds the model and turns a batch into losses."""
-
-    def counts(self, batch: Any) -> Tensor:
-        """What each loss of the batch is divided by, a float vector."""
-
-    def __call__(self, batch: Any, counts: Tensor, generator: torch.Generator) -> Tensor:
-        """A vector of losses, each divided by its count, the total first."""
-
-
 class Batches(Protocol):
     """The training batches of this process."""
 
@@ -104,7 +95,6 @@ class Trainer:
         optim: The optimiser.
         processes: One or many.
         folder: The run directory: last.safetensors, log.jsonl and TensorBoard events go there.
-        loss_names: Of the objective's losses, the total first.
         validate: Called after each epoch, in every process.
         save_best: Called by the main process when a validation is the best so far, with the progress and its values.
     """
@@ -113,15 +103,14 @@ class Trainer:
     optim: OptimConfig
     processes: Processes
     folder: Path
-    loss_names: tuple[str, ...]
     validate: Callable[[], Validation]
     save_best: Callable[[Progress, dict[str, float]], None]
 
-    def fit(self, objective: nn.Module, batches: Batches, resume: bool = False) -> Progress:
+    def fit(self, objective: Objective, batches: Batches, resume: bool = False) -> Progress:
         """Train to the last epoch, from the beginning or from the run directory's last state.
 
         Args:
-            objective: An Objective, already on its device.
+            objective: Model and losses, already on their device.
             batches: Training batches.
             resume: Whether to continue from folder/last.safetensors.
 
@@ -163,9 +152,10 @@ class Trainer:
                     # At the end of an epoch the state is saved after validation, with its score.
                     saves = config.save_every > 0 and progress.step % config.save_every == 0 and not ends_epoch
                     if logs or saves or ends_epoch:  # reading the losses waits for the device
-                        values = self._finite(losses, progress.step)
+                        values = dict(zip(objective.criterion.names, losses.tolist(), strict=True))
+                        _check_finite(values["total"], progress.step)
                     if logs:
-                        bar.set_postfix(loss=f"{values[self.loss_names[0]]:.3f}")
+                        bar.set_postfix(loss=f"{values['total']:.3f}")
                         log.write("train", progress.step, values | {"learning_rate": rate})
                     if saves and is_main:
                         save_state(state, objective, optimizer, progress)
@@ -178,7 +168,7 @@ class Trainer:
     def _step(
         self,
         wrapped: nn.Module,
-        objective: Any,
+        objective: Objective,
         optimizer: torch.optim.Optimizer,
         group: list[Any],
         step: int,
@@ -188,7 +178,7 @@ class Trainer:
         processes, config = self.processes, self.config
         group = [batch.to(processes.device) for batch in group]
         counts = processes.sum(torch.stack([objective.counts(batch) for batch in group]).sum(dim=0))
-        total = torch.zeros(len(self.loss_names), device=processes.device)
+        total = torch.zeros(len(objective.criterion.names), device=processes.device)
         for position, batch in enumerate(group):
             seed = _mix(config.seed, step * config.accumulate + position, processes.rank)
             torch.manual_seed(seed)
@@ -206,16 +196,6 @@ class Trainer:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return processes.sum(total)
-
-    def _finite(self, losses: Tensor, step: int) -> dict[str, float]:
-        values = dict(zip(self.loss_names, losses.tolist(), strict=True))
-        total = values[self.loss_names[0]]
-        if not math.isfinite(total):
-            raise InputError(
-                f"the loss is {total} at step {step}; lower optim.learning_rate, or use train.precision float32, in another "
-                "run directory"
-            )
-        return values
 
     def _validate(self, objective: nn.Module, progress: Progress, epoch: int, log: _Log, bar: tqdm[Any]) -> None:
         objective.eval()
@@ -239,6 +219,14 @@ class Trainer:
         device, precision = self.processes.device, self.config.precision
         enabled = precision == "bfloat16" or (precision == "auto" and _has_fast_bfloat16(device))
         return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+
+
+def _check_finite(total: float, step: int) -> None:
+    if not math.isfinite(total):
+        raise InputError(
+            f"the loss is {total} at step {step}; lower optim.learning_rate, or use train.precision float32, in another "
+            "run directory"
+        )
 
 
 def _has_fast_bfloat16(device: torch.device) -> bool:

@@ -1,4 +1,4 @@
-"""What fine-tuning trains: a model and its loss as one module."""
+"""The losses of fine-tuning."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from medslip.losses import classification_loss, dice_bce_loss
-from medslip.training.criterion import LabelledBatch, Normalise
 
 
 @dataclass(frozen=True)
@@ -26,6 +25,16 @@ class FinetuningLoss:
     function: Callable[[Tensor, Tensor, Tensor], Tensor]
     count: Callable[[Tensor], Tensor]
 
+    def counts(self, targets: Tensor) -> Tensor:
+        """The count as a vector of one."""
+        return self.count(targets)[None]
+
+    def __call__(
+        self, logits: Tensor, targets: Tensor, counts: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """The losses, the total first, divided by the given count."""
+        return self.function(logits, targets, counts[0])
+
 
 SEGMENTATION_LOSS = FinetuningLoss(
     ("total", "dice_loss", "cross_entropy"),
@@ -40,40 +49,3 @@ CLASSIFICATION_LOSS = FinetuningLoss(
     lambda labels: (labels >= 0).sum().float(),
 )
 """For B x C logits and labels (1, 0 or -1); per known label."""
-
-
-class FinetuningObjective(nn.Module):
-    """Model and loss as one module, so that gradients are averaged over processes as one.
-
-    Args:
-        model: Normalised images -> logits.
-        loss: Its loss.
-        normalise: Turns grey uint8 images into the model's input.
-        channels_last: Memory format of the input.
-    """
-
-    def __init__(
-        self, model: nn.Module, loss: FinetuningLoss, normalise: Normalise, channels_last: bool = True
-    ) -> None:
-        super().__init__()
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.model: nn.Module = model.to(memory_format=self.memory_format)
-        self.loss, self.normalise = loss, normalise
-
-    def predict(self, images: Tensor) -> Tensor:
-        """The model's logits for B x 1 x S x S uint8 images."""
-        logits: Tensor = self.model(self.normalise(images).contiguous(memory_format=self.memory_format))
-        return logits
-
-    def counts(self, batch: LabelledBatch) -> Tensor:
-        """What the losses divide by, a vector of one."""
-        return self.loss.count(_targets(batch))[None]
-
-    def forward(self, batch: LabelledBatch, counts: Tensor, generator: torch.Generator) -> Tensor:
-        """The losses, the total first, divided by the given count."""
-        return self.loss.function(self.predict(batch.images), _targets(batch), counts[0])
-
-
-def _targets(batch: LabelledBatch) -> Tensor:
-    assert batch.labels is not None, "a batch without labels cannot be trained on"
-    return batch.labels

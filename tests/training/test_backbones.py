@@ -16,8 +16,9 @@ from medslip.model.medslip import MeDSLIP, ModelConfig
 from medslip.model.segmenter import Segmenter
 from medslip.model.trunk import BACKBONES, FourthStage, Trunk
 from medslip.training import criterion as criterion_module
-from medslip.training.criterion import Criterion, LossConfig, PretrainingObjective, loss_terms
-from medslip.training.finetuning import CLASSIFICATION_LOSS, SEGMENTATION_LOSS, FinetuningObjective
+from medslip.training.criterion import Criterion, LossConfig, loss_terms
+from medslip.training.finetuning import CLASSIFICATION_LOSS, SEGMENTATION_LOSS
+from medslip.training.objective import Objective
 from medslip.training.optim import OptimConfig, make_optimizer
 
 NORMALISE = EvaluationTransform(32).normalise
@@ -27,17 +28,17 @@ def pretraining(name, generator):
     config = ModelConfig(name, width=16, decoder_layers=1, feed_forward=16, dropout=0.0)
     model = MeDSLIP(config, torch.randn(75, 12), torch.randn(51, 12))
     labels = torch.randint(-40, 2, (4, 51, 75), generator=generator).clamp(min=-1)
-    return PretrainingObjective(model, NORMALISE, Criterion(loss_terms(LossConfig()))), labels
+    return Objective(model, Criterion(loss_terms(LossConfig())), NORMALISE), labels
 
 
 def segmentation(name, generator):
     labels = torch.randint(0, 2, (4, 1, 32, 32), generator=generator)
-    return FinetuningObjective(Segmenter(Trunk(name), bridge=32), SEGMENTATION_LOSS, NORMALISE), labels
+    return Objective(Segmenter(Trunk(name), bridge=32), SEGMENTATION_LOSS, NORMALISE), labels
 
 
 def classification(name, generator):
     model = Classifier(Trunk(name), FourthStage(name), 3)
-    return FinetuningObjective(model, CLASSIFICATION_LOSS, NORMALISE), torch.randint(-1, 2, (4, 3), generator=generator)
+    return Objective(model, CLASSIFICATION_LOSS, NORMALISE), torch.randint(-1, 2, (4, 3), generator=generator)
 
 
 @pytest.mark.parametrize("task", [pretraining, segmentation, classification])

@@ -8,7 +8,8 @@ from medslip.data.transforms import EvaluationTransform
 from medslip.errors import InputError
 from medslip.losses import existence_of
 from medslip.model.medslip import MeDSLIP, ModelConfig
-from medslip.training.criterion import Criterion, LossConfig, LossTerm, PretrainingObjective, loss_terms
+from medslip.training.criterion import Criterion, LossConfig, LossTerm, loss_terms
+from medslip.training.objective import Objective
 
 CONFIG = ModelConfig("resnet18", width=16, decoder_layers=1, feed_forward=16, dropout=0.0)
 
@@ -66,7 +67,7 @@ def test_drawn_negatives_follow_the_generator(output, batch):
 
 def test_objective_is_the_criterion_on_the_models_output(model, output, batch):
     criterion = Criterion(loss_terms(LossConfig()))
-    objective = PretrainingObjective(model, EvaluationTransform(32).normalise, criterion).eval()
+    objective = Objective(model, criterion, EvaluationTransform(32).normalise).eval()
     counts = objective.counts(batch)
     pathology, anatomy = existence_of(batch.labels)
     known = ((pathology >= 0), (pathology == 1), (anatomy >= 0), (anatomy == 1), (batch.labels >= 0))
@@ -114,7 +115,7 @@ def test_a_new_loss_is_one_function_and_one_entry(model, output, batch):
     torch.testing.assert_close(found[0], plain[0] + 0.1 * found[-1])
     present = existence_of(batch.labels)[0] == 1
     torch.testing.assert_close(found[-1], output.pathology_prototypes[present].square().sum(-1).mean())
-    objective = PretrainingObjective(model, EvaluationTransform(32).normalise, criterion)
+    objective = Objective(model, criterion, EvaluationTransform(32).normalise)
     gradients = []
     for weight in (1.0, 0.0):
         terms["prototype_length"] = LossTerm(weight, prototype_length, terms["prototype_length"].count)
@@ -126,7 +127,7 @@ def test_a_new_loss_is_one_function_and_one_entry(model, output, batch):
 
 
 def test_batch_without_labels_is_a_programming_error(model, batch):
-    objective = PretrainingObjective(model, EvaluationTransform(32).normalise, Criterion(loss_terms(LossConfig())))
+    objective = Objective(model, Criterion(loss_terms(LossConfig())), EvaluationTransform(32).normalise)
     with pytest.raises(AssertionError, match="without labels"):
         objective.counts(Batch(batch.images, batch.indices))
 

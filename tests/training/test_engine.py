@@ -12,6 +12,7 @@ import sys
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import numpy as np
@@ -73,6 +74,7 @@ class Toy(nn.Module):
         torch.manual_seed(0)
         self.net = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 1))
         self.noise = noise
+        self.criterion = SimpleNamespace(names=("total", "error"))
 
     def counts(self, batch):
         return (~batch.y.isnan()).sum().float()[None]
@@ -98,7 +100,7 @@ def trainer(folder, world, config, scores=(), **optim):
         saved.append((progress.step, values["validation_score"], values["epoch"]))
 
     optim = {"learning_rate": 0.05, "warmup_steps": 2, "clip_norm": None} | optim
-    made = Trainer(config, OptimConfig(**optim), world, folder, ("total", "error"), validate, save_best)
+    made = Trainer(config, OptimConfig(**optim), world, folder, validate, save_best)
     made.saved = saved
     return made
 

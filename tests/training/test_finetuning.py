@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from medslip.data.loading import Batch
 from medslip.data.transforms import EvaluationTransform
 from medslip.losses import classification_loss, dice_bce_loss
-from medslip.training.finetuning import CLASSIFICATION_LOSS, SEGMENTATION_LOSS, FinetuningObjective
+from medslip.training.finetuning import CLASSIFICATION_LOSS, SEGMENTATION_LOSS
+from medslip.training.objective import Objective
 
 
 def test_an_empty_mask_predicted_empty_costs_nothing():
@@ -47,13 +48,13 @@ def test_unknown_labels_do_not_count():
 def test_objectives_count_what_their_losses_divide_by():
     normalise, generator = EvaluationTransform(16).normalise, torch.Generator()
     images, indices = torch.zeros(2, 1, 16, 16, dtype=torch.uint8), torch.arange(2)
-    segmentation = FinetuningObjective(torch.nn.Conv2d(3, 1, 1), SEGMENTATION_LOSS, normalise)
+    segmentation = Objective(torch.nn.Conv2d(3, 1, 1), SEGMENTATION_LOSS, normalise)
     batch = Batch(images, indices, torch.zeros(2, 1, 16, 16, dtype=torch.uint8))
     assert segmentation.counts(batch).tolist() == [2]
     whole = segmentation(batch, torch.tensor([2.0]), generator)
     torch.testing.assert_close(segmentation(batch, torch.tensor([4.0]), generator) * 2, whole)
     head = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 3))
-    classification = FinetuningObjective(head, CLASSIFICATION_LOSS, normalise)
+    classification = Objective(head, CLASSIFICATION_LOSS, normalise)
     batch = Batch(images, indices, torch.tensor([[1, 0, -1], [-1, -1, 0]], dtype=torch.int8))
     assert classification.counts(batch).tolist() == [3]
     assert classification(batch, torch.tensor([3.0]), generator).shape == (1,)
