@@ -24,7 +24,8 @@ from medslip.labels import LabelStore
 from medslip.model.medslip import MeDSLIP
 from medslip.tasks.finetune_seg import FinetuneSegConfig
 from medslip.tasks.pretrain import PretrainConfig
-from medslip.training.criterion import Criterion, LossConfig, PretrainingObjective, loss_terms
+from medslip.training.criterion import Criterion, LossConfig, loss_terms
+from medslip.training.objective import Objective
 from medslip.training.optim import OptimConfig, make_optimizer
 
 KEYS: list[tuple[str, str]] = [
@@ -68,9 +69,8 @@ def test_a_pretrained_checkpoint_is_read(write_recipe: Write, tmp_path: Path) ->
 def test_a_run_is_resumed_from_its_state(write_recipe: Write, tmp_path: Path) -> None:
     """Weights, moments and step: a run that an older version began could not go on."""
     checkpoint = load_checkpoint(write_recipe("pretrained", tmp_path / "best.safetensors"))
-    objective = PretrainingObjective(
-        checkpoint.model, checkpoint.card.transform.normalise, Criterion(loss_terms(LossConfig()))
-    )
+    criterion = Criterion(loss_terms(LossConfig()))
+    objective = Objective(checkpoint.model, criterion, checkpoint.card.transform.normalise)
     optimizer = make_optimizer(objective, OptimConfig())
     progress = load_state(write_recipe("state", tmp_path / "last.safetensors"), objective, optimizer)
     assert (progress.step, progress.steps_per_epoch) == (3, 3)

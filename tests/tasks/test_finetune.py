@@ -42,7 +42,7 @@ from medslip.tasks.finetune import (
 )
 from medslip.tasks.zeroshot_cls import ImagesConfig
 from medslip.training.engine import TrainConfig, Trainer
-from medslip.training.finetuning import FinetuningObjective
+from medslip.training.objective import Objective
 from medslip.training.optim import OptimConfig
 
 PLAIN = OptimConfig(learning_rate=3e-3, final_learning_rate=1e-3, warmup_steps=0)
@@ -376,7 +376,7 @@ def test_more_processes_than_validation_images_validate_alike(seg, cls, kind):
     labels = task.labels(images)[:, 0].tolist()
     images = images.take(np.array([labels.index(0), labels.index(1)]))
     model, _ = task.model(backbone, 1)
-    objective = FinetuningObjective(model, task.loss, backbone.transform.normalise).eval()
+    objective = Objective(model, task.loss, backbone.transform.normalise).eval()
 
     def validate(processes: int) -> list[dict[str, float]]:
         everybody, barrier = [None] * processes, threading.Barrier(processes)
