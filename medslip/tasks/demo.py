@@ -1,4 +1,4 @@
-"""The whole job on phantom chests: draw, prepare, pre-train; classify, ground and segment phantoms held out; one run page."""
+"""The whole method on phantom chests: draw, prepare and pre-train; then classify, ground and segment held-out phantoms."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from pathlib import Path
 import pandas as pd
 
 from medslip.config import PHANTOM, PHANTOM_PREPARED, phantom_config
+from medslip.data.datasets.coco import Coco
 from medslip.data.datasets.csv_table import CsvTable
 from medslip.data.images import read_image
 from medslip.data.loading import preload
-from medslip.data.phantom_truth import PhantomFinding, read_findings
+from medslip.data.table import Finding
 from medslip.errors import InputError
 from medslip.evaluation.classification import SCORES, mean_auroc, score
 from medslip.evaluation.figures import Tile, overview
@@ -28,21 +29,20 @@ from medslip.tasks.ground import GroundConfig
 from medslip.tasks.zeroshot_cls import ZeroshotConfig
 from medslip.vocabulary import PATHOLOGIES
 
-THUMBNAIL = 16
-ENOUGH_TO_SEGMENT = 1000
-"""Of fewer studies, chance can leave a split without any mask."""
+THUMBNAIL = 16  # pixels along each side
+ENOUGH_TO_SEGMENT = 1000  # with fewer studies, a split may by chance have no mask
 
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Draw phantoms, prepare them, pre-train, classify and ground held-out ones zero-shot, fine-tune. What is there stays.
+    """Draw phantoms, prepare them and pre-train; then classify, ground and segment held-out ones. Finished steps are kept.
 
     Attributes:
-        corpus: Where the phantoms are drawn.
-        prepared: Where they are prepared.
-        output: Folder of the runs, pretrain/, zeroshot_cls/, ground/ and finetune_seg/, and of their common run.html.
-        studies: Phantoms to draw, of which about a quarter is held out; of some hundreds too few may have masks to fine-tune.
-        epochs: Of pre-training; None takes the demo's own.
+        corpus: Where to draw the phantoms.
+        prepared: Where to prepare them for pre-training.
+        output: Folder of the runs (pretrain/, zeroshot_cls/, ground/, finetune_seg/) and of their common run.html.
+        studies: Phantom studies to draw; about a quarter is held out. A few hundred may have too few masks to fine-tune on.
+        epochs: Of pre-training; None takes those of the packaged config.
         seed: Of the phantoms and of pre-training.
     """
 
@@ -60,24 +60,25 @@ def run(config: DemoConfig) -> None:
     Raises:
         InputError: A folder holds something else.
     """
-    print(f"1/6  phantom chests -> {config.corpus}")
+    print(f"1/6  Draw phantom chests: {config.corpus}")
     make_phantom.run(make_phantom.MakePhantomConfig(config.corpus, config.studies, seed=config.seed))
-    print(f"2/6  reports and graphs -> triplets -> {config.prepared}")
+    print(f"2/6  Turn their reports into triplets: {config.prepared}")
     _prepare(config)
-    print(f"3/6  pre-training -> {config.output / 'pretrain'}")
+    print(f"3/6  Pre-train: {config.output / 'pretrain'}")
     checkpoint = _pretrain(config)
-    print(f"4/6  zero-shot classification of held-out phantoms -> {config.output / 'zeroshot_cls'}")
-    classified = _classify(config, checkpoint)
-    print(f"5/6  grounding of held-out phantoms -> {config.output / 'ground'}")
-    grounded = _ground(config, checkpoint)
-    print(f"6/6  fine-tuning for segmentation, on other phantoms -> {config.output / 'finetune_seg'}")
-    runs = [checkpoint.parent, classified, grounded]
+    print(f"4/6  Classify held-out phantoms zero-shot: {config.output / 'zeroshot_cls'}")
+    runs = [checkpoint.parent, _classify(config, checkpoint)]
+    print(f"5/6  Ground the findings of held-out phantoms: {config.output / 'ground'}")
+    runs.append(_ground(config, checkpoint))
+    print(
+        f"6/6  Fine-tune for segmentation on phantoms that pre-training did not see: {config.output / 'finetune_seg'}"
+    )
     try:
         runs.append(_segment(config, checkpoint))
     except InputError as error:
         if config.studies >= ENOUGH_TO_SEGMENT:
             raise
-        print(f"left out: {error}")
+        print(f"skipped: {error}")
     page = write_page(config.output, "MeDSLIP on phantom chests", runs)
     print(f"\nphantoms  {config.corpus}/contact_sheet.png\nmodel     {checkpoint}\nrun page  {page}")
     print("next      python scripts/zeroshot_cls.py --help")
@@ -96,24 +97,23 @@ def _pretrain(config: DemoConfig) -> Path:
     wanted = phantom_config(pretrain.PretrainConfig, "pretrain", prepared=config.prepared, output=output)
     train = replace(wanted.train, seed=config.seed, epochs=config.epochs or wanted.train.epochs)
     wanted = replace(wanted, train=train)
-    folder, done = wanted.output, wanted.output / "losses.png"
-    if not (folder / "last.safetensors").is_file():
+    if not (output / "last.safetensors").is_file():
         return pretrain.run(wanted)
-    learnt = read_metrics(folder)["data"].get("fingerprint") if (folder / "metrics.json").is_file() else None
-    if learnt not in (None, pretrain.fingerprint_of(wanted.data)) or changed_keys(folder, wanted):
+    learned = read_metrics(output)["data"].get("fingerprint") if (output / "metrics.json").is_file() else None
+    if learned not in (None, pretrain.fingerprint_of(wanted.data)) or changed_keys(output, wanted):
         raise InputError(
-            f"{folder}: holds a run on other phantoms or with another config; remove it, or name another --output"
+            f"{output}: holds a run on other phantoms or with another config; remove it, or name another --output"
         )
-    if done.is_file():
-        print(f"{folder}: already trained")
-        return folder / "best.safetensors"
-    print(f"{folder}: going on where it stopped")
+    if (output / "losses.png").is_file():
+        print(f"{output}: already trained")
+        return output / "best.safetensors"
+    print(f"{output}: resuming")
     return pretrain.run(replace(wanted, resume=True))
 
 
 def _classify(config: DemoConfig, checkpoint: Path) -> Path:
     folder = config.output / "zeroshot_cls"
-    _discard(folder)  # an earlier demo's, made anew in seconds
+    _discard(folder)  # takes seconds to repeat
     held_out = phantom_config(ZeroshotConfig, "zeroshot_cls", config.corpus, checkpoint=checkpoint, output=folder)
     tables = zeroshot_cls.run(held_out, show=False)
     assert tables is not None, "phantoms have labels"
@@ -123,8 +123,8 @@ def _classify(config: DemoConfig, checkpoint: Path) -> Path:
     scores[list(SCORES[1:])] = scores[list(SCORES[1:])].map(float)
     print(to_text(scores.assign(thumbnails=baseline["auroc"].map(float))))
     print(
-        f"thumbnails: AUROC of a logistic regression on {THUMBNAIL} x {THUMBNAIL} thumbnails, supervised by the same "
-        f"training images; mean {mean_auroc(baseline):.3f}"
+        f"thumbnails: AUROC of a logistic regression on {THUMBNAIL} x {THUMBNAIL} thumbnails, supervised by the labels of "
+        f"the same training images; mean {mean_auroc(baseline):.3f}"
     )
     write_page(folder)  # again, now with answers.png
     return folder
@@ -148,7 +148,7 @@ def _segment(config: DemoConfig, checkpoint: Path) -> Path:
 
 
 def _is_done(folder: Path, wanted: object, checkpoint: Path) -> bool:
-    """Whether an earlier demo left this run whole, with these weights; what it left of another, or unfinished, is removed."""
+    """Whether an earlier demo finished this run with these weights; if not, what it left of a run is removed."""
     done = folder / "metrics.json"
     if (
         done.is_file()
@@ -156,45 +156,44 @@ def _is_done(folder: Path, wanted: object, checkpoint: Path) -> bool:
         and read_metrics(folder)["version"] == METRICS_VERSION
         and not changed_keys(folder, wanted)
     ):
-        print(f"{folder}: already there")
+        print(f"{folder}: already done")
         return True
     _discard(folder)
     return False
 
 
 def _discard(folder: Path) -> None:
-    """Remove a run; leave anything else."""
+    """Remove a run, but nothing else."""
     if (folder / "config.yaml").is_file():
         shutil.rmtree(folder)
 
 
 def _thumbnail_scores(config: DemoConfig) -> pd.DataFrame:
-    splits = {
-        split: CsvTable(config.corpus / "findings.csv", split=split).read() for split in ("train", "valid", "test")
-    }
-    pixels = {name: preload(images.paths, THUMBNAIL, workers=0)[:, 0].numpy() for name, images in splits.items()}
-    probabilities = thumbnail_regression(
-        (pixels["train"], splits["train"].label_array), (pixels["valid"], splits["valid"].label_array), pixels["test"]
+    """The scores of the baseline on the test phantoms."""
+    tables = [CsvTable(config.corpus / "findings.csv", split=split).read() for split in ("train", "valid", "test")]
+    train, valid, (pixels, labels) = (
+        (preload(table.paths, THUMBNAIL, workers=0)[:, 0].numpy(), table.label_array) for table in tables
     )
-    test = splits["test"]
-    return score(test.classes, test.label_array, probabilities, test.patients, resamples=0)
+    probabilities = thumbnail_regression(train, valid, pixels)
+    return score(tables[-1].classes, labels, probabilities, tables[-1].patients, resamples=0)
 
 
 def draw_answers(path: Path, corpus: Path, checkpoint: Path, columns: int = 4, rows: int = 2) -> None:
-    """Draw held-out phantoms with the map of a finding that each has: attention in colour, the true box, the probability."""
-    chosen: dict[str, PhantomFinding] = {}
-    for finding in read_findings(corpus, "test"):
-        if finding.pathology not in chosen and all(finding.image != other.image for other in chosen.values()):
-            chosen[finding.pathology] = finding
-    findings = list(chosen.values())[: columns * rows]
-    predictor = Predictor.load(checkpoint)
-    asked = [PATHOLOGIES.index(finding.pathology) for finding in findings]
+    """Draw held-out phantoms, each with the attention map, the box and the predicted probability of one of its findings."""
+    table = Coco(corpus / "coco", split="test").read()
+    shown: dict[str, tuple[Path, Finding]] = {}
+    for index, image in enumerate(table.paths):
+        new = [finding for finding in table.findings_of(index) if finding.label not in shown]
+        shown |= {finding.label: (image, finding) for finding in new[:1]}
+    chosen = list(shown.values())[: columns * rows]
+    queries = [PATHOLOGIES.index(finding.label) for _, finding in chosen]
     config = phantom_config(GroundConfig, "ground", corpus, checkpoint=checkpoint)
+    maps = ground.maps(Predictor.load(checkpoint), [image for image, _ in chosen], config, queries)
     tiles = []
-    for k, seen in enumerate(ground.maps(predictor, [finding.image for finding in findings], config, asked)):
-        finding, image = findings[k], read_image(findings[k].image)
-        heat = heat_map(seen.grids[k], image.shape[0], image.shape[1], seen.centre)
-        tiles.append(Tile(image, f"{finding.pathology}: {seen.probabilities[k]:.2f}", heat, [finding.box]))
+    for k, ((image, finding), seen) in enumerate(zip(chosen, maps, strict=True)):
+        pixels = read_image(image)
+        heat = heat_map(seen.grids[k], pixels.shape[0], pixels.shape[1], seen.centre)
+        tiles.append(Tile(pixels, f"{finding.label}: {seen.probabilities[k]:.2f}", heat, list(finding.boxes)))
     overview(path, tiles, columns)
 
 

@@ -20,7 +20,7 @@ from medslip.phantoms.findings import KINDS, Plan, choose
 from medslip.phantoms.markup import graph, plain
 from medslip.phantoms.report import write_report
 from medslip.phantoms.study import PhantomStudy, draw_study, patient_of
-from medslip.vocabulary import ANATOMIES, CXR14_CLASSES, PATHOLOGIES
+from medslip.vocabulary import ANATOMIES, PATHOLOGIES, pathology_of
 
 SIDE = 80
 EVERY_PLACE = [(kind, site) for kind in KINDS.values() for site in kind.sites]
@@ -36,7 +36,7 @@ def test_kinds_are_in_the_vocabulary() -> None:
     assert len(KINDS) >= 14
     assert KINDS.keys() <= set(PATHOLOGIES)
     assert {site.anatomy for _, site in EVERY_PLACE} <= set(ANATOMIES)
-    assert all(kind.cxr14 is None or CXR14_CLASSES[kind.cxr14] == name for name, kind in KINDS.items())
+    assert all(kind.cxr14 is None or pathology_of(kind.cxr14) == name for name, kind in KINDS.items())
 
 
 @pytest.mark.parametrize("index", [0, 7, 23])

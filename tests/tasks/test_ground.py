@@ -17,7 +17,6 @@ from medslip.cli import run_task
 from medslip.config import phantom_config
 from medslip.data.datasets.coco import Coco
 from medslip.data.images import read_image
-from medslip.data.phantom_truth import read_findings
 from medslip.data.registry import data_set
 from medslip.data.table import FINDING_COLUMNS, ImageTable
 from medslip.errors import InputError
@@ -40,6 +39,13 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
+def drawn(corpus: Path, split: str) -> pd.DataFrame:
+    """The findings of a split: pathology, patient, image and more."""
+    studies = pd.read_csv(corpus / "findings.csv")[["study", "patient"]]
+    findings = pd.read_json(corpus / "findings.jsonl", lines=True).merge(studies, on="study")
+    return findings[findings["split"] == split].assign(image=lambda rows: [corpus / image for image in rows["image"]])
+
+
 @pytest.fixture
 def config(corpus: Path, tiny_checkpoint: Path, tmp_path: Path) -> GroundConfig:
     made = phantom_config(GroundConfig, "ground", corpus, checkpoint=tiny_checkpoint, output=tmp_path / "run")
@@ -49,11 +55,11 @@ def config(corpus: Path, tiny_checkpoint: Path, tmp_path: Path) -> GroundConfig:
 def test_run_folder_holds_scores_of_every_finding(config, corpus, capsys, estimates_of):
     """A finding, a chance level, or a file would be missing."""
     scores = ground.run(config)["scores"]
-    findings = read_findings(corpus, "test")
+    findings = drawn(corpus, "test")
     assert scores[(scores["class"] == ALL) & (scores["map"] == "model")]["cases"].sum() == len(findings)
     table = pd.read_csv(config.output / "predictions.csv")
-    assert sorted(table["class"]) == sorted(finding.pathology for finding in findings)
-    assert set(table["patient"]) == {finding.patient for finding in findings}
+    assert sorted(table["class"]) == sorted(findings["pathology"])
+    assert set(table["patient"]) == set(findings["patient"])
     metrics = json.loads((config.output / "metrics.json").read_text())
     assert set(metrics["thresholds"]) == {"model", "uniform", "prior"}
     large = table[table["larger_than_a_patch"] == 1]
@@ -170,14 +176,14 @@ def test_thresholds_are_chosen_on_images_that_are_not_scored(config, corpus, mon
 
     monkeypatch.setattr(ground, "_thresholds", spy)
     ground.run(config, show=False)
-    assert sorted(chosen_on) == sorted(finding.image for finding in read_findings(corpus, "valid"))
+    assert sorted(chosen_on) == sorted(drawn(corpus, "valid")["image"])
 
 
 def test_phantoms_are_divided_by_what_they_are_for(config, corpus):
     """The prior, or a threshold, would know the boxes that it is scored on."""
     splits = ground.read_splits(config)
     for images, split in ((splits.prior, "train"), (splits.tuning, "valid"), (splits.scored, "test")):
-        assert set(images.paths) == {finding.image for finding in read_findings(corpus, split)}
+        assert set(images.paths) == set(drawn(corpus, split)["image"])
 
 
 @pytest.mark.parametrize("layout", ["cxr14", "rsna"])
