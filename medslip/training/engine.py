@@ -245,7 +245,7 @@ def _groups(batches: Iterable[Any], size: int) -> Iterator[list[Any]]:
 
 def _mix(*parts: int) -> int:
     """A 63-bit seed from several numbers."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]) >> 1
 
 
 class _Log:
