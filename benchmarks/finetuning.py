@@ -25,7 +25,6 @@ with --studies 4000 --epochs 12 about 70 minutes, 35 per initialisation.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -36,6 +35,8 @@ import numpy as np
 
 from medslip.checkpoints import load_checkpoint
 from medslip.config import phantom_config
+from medslip.evaluation.tables import from_records
+from medslip.run_dir import read_metrics
 from medslip.tasks import finetune_cls, finetune_seg, make_phantom
 from medslip.tasks.finetune import InitConfig, run
 from medslip.training.engine import TrainConfig, read_log
@@ -50,7 +51,7 @@ FIRST_RATES = {"segmentation": (3e-4, 1e-3, 3e-3), "classification": (1e-4, 3e-4
 """Tried first; then their neighbours among RATES while the best is at an edge."""
 
 REPORTED = {
-    "segmentation": ("dice_marked", "dice_balanced"),
+    "segmentation": ("dice_on_positives", "dice_balanced"),
     "classification": ("auroc",),
     "probe": ("auroc",),
 }
@@ -105,8 +106,8 @@ class Plan:
         began = time.monotonic()
         if task == "segmentation":
             segmentation = phantom_config(finetune_seg.FinetuneSegConfig, "finetune_seg", self.corpus)
-            data = replace(segmentation.data, pathology=FINDING, valid_fraction=0.15, test_fraction=0.3, **shared)
-            run(replace(segmentation, data=data, bridge=128, **changes), show=False)
+            data = replace(segmentation.data, valid_fraction=0.15, test_fraction=0.3, **shared)
+            run(replace(segmentation, data=data, finding=FINDING, bridge=128, **changes), show=False)
         else:
             classification = phantom_config(finetune_cls.FinetuneClsConfig, "finetune_cls", self.corpus)
             parts = replace(classification.data, valid_fraction=0.2, **shared)
@@ -187,12 +188,13 @@ def main() -> None:
                     f"{task}, {init}, seed {seed}: best validation {max(curve[:late]):.3f} in the first {late} epochs, "
                     f"{max(curve[late:]):.3f} in the last {len(curve) - late} (mean {np.mean(curve[late:]):.3f})"
                 )
-        scores = {init: json.loads((folder / "metrics.json").read_text()) for init, folder in folders.items()}
-        images = scores[INITS[0]]["data"]
+        metrics = {init: read_metrics(folder) for init, folder in folders.items()}
+        scores = {init: from_records(found["scores"]).set_index("score") for init, found in metrics.items()}
+        images = metrics[INITS[0]]["data"]
         labelled = [len((folders[INITS[0]] / f"seed_{seed}" / "train_list.txt").read_text().split()) for seed in SEEDS]
         notes.append(f"{task}: {labelled} labelled, {images['valid']} validation and {images['test']} test images")
         for name in REPORTED[task]:
-            values = {init: scores[init]["spread"][name]["by_seed"] for init in INITS}
+            values = {init: [scores[init][f"seed_{seed}"][name] for seed in SEEDS] for init in INITS}
             lines += table(values, f"{task}: {name.replace('_', ' ')}", rates)
         print("\n".join((*lines, "", *notes)), flush=True)
 

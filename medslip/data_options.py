@@ -58,7 +58,8 @@ def typed(config_class: type, given: Mapping[str, Any], prefix: str = "") -> typ
         elif has_data_set(hint) and is_dataclass(hint):
             hint, default = typed(cast(type, hint), keys if isinstance(keys, Mapping) else {}, f"{name}."), field()
         members.append((each.name, hint, default))
-    return _dataclass(config_class.__name__, members, config_class.__doc__)
+    texts = {name: text for base in reversed(config_class.__mro__) for name, text in _attributes(base.__doc__).items()}
+    return _dataclass(config_class.__name__, members, _docstring(_summary(config_class), texts))
 
 
 def untyped(hint: Any, value: Any) -> Any:
@@ -87,7 +88,7 @@ def _options(given: Mapping[str, Any], name: str) -> type:
         if key not in has:
             raise InputError(f"{name}.{key}: data of kind {kind} has no such option; it has {', '.join(has[1:])}")
     texts |= _attributes(DataSet.__doc__) | _attributes(found.__doc__)
-    return _dataclass(found.__name__, members, _docstring((found.__doc__ or "").partition("\n")[0], texts))
+    return _dataclass(found.__name__, members, _docstring(_summary(found), texts))
 
 
 def _dataclass(name: str, members: list[tuple[str, Any, Any]], doc: str | None) -> type:
@@ -98,6 +99,10 @@ def _default(each: Field[Any]) -> Any:
     if each.default_factory is not MISSING:
         return field(default_factory=each.default_factory)
     return field(default=each.default)
+
+
+def _summary(config_class: type) -> str:
+    return (config_class.__doc__ or "").partition("\n")[0]
 
 
 def _docstring(summary: str, attributes: Mapping[str, str]) -> str:

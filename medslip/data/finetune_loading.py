@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -18,14 +18,11 @@ from tqdm import tqdm
 from medslip.data.equalise import histogram_equalise
 from medslip.data.images import read_image
 from medslip.data.joint_transforms import squash_pair
-from medslip.data.labelled import LabelledImages
 from medslip.data.loading import Batch, EpochSampler, EvaluationLoader, Item, Refusal, TrainingLoader, data_loader
-from medslip.data.masked import MaskedImages
+from medslip.data.subsample import Indices
+from medslip.data.table import ImageTable
 from medslip.data.transforms import TrainingTransform, generator_for, squash
 from medslip.errors import InputError
-
-Indices = npt.NDArray[np.intp]
-"""Positions in a data set; a position that occurs twice is loaded twice per epoch, augmented differently."""
 
 Source = Callable[[int], tuple[Tensor, Tensor]]
 """Position in the data set -> image (1 x H x W, uint8) and target. Picklable, for worker processes."""
@@ -54,40 +51,31 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class MaskSource:
-    """Image and mask of each image of ``data``, squashed to ``side``."""
-
-    data: MaskedImages
-    side: int
-
-    def __call__(self, index: int) -> tuple[Tensor, Tensor]:
-        """See Source."""
-        path = self.data.paths[index]
-        return squash_pair(read_image(path), self.data.mask(index), self.side, str(path))
-
-
-@dataclass(frozen=True)
-class LabelSource:
-    """Image and class labels of each image of ``data``.
+class TableSource:
+    """Images of a table, each with the mask of a class or with its labels.
 
     Attributes:
-        data: Images with labels.
-        side: Side that images are squashed to; None leaves them at their own size.
+        table: The images.
+        finding: The class whose masks are the targets, B x 1 x S x S; None takes the labels, B x C.
+        side: Side that images and masks are squashed to; None leaves images at their own size, without masks.
         at_least: As for read_image.
         equalise: Whether to equalise each image's histogram first.
     """
 
-    data: LabelledImages
+    table: ImageTable
+    finding: str | None = None
     side: int | None = None
     at_least: int | None = None
     equalise: bool = False
 
     def __call__(self, index: int) -> tuple[Tensor, Tensor]:
         """See Source."""
-        image = read_image(self.data.paths[index], self.at_least)
+        path = Path(str(self.table.images["path"].iat[index]))
+        image = read_image(path, self.at_least)
         image = histogram_equalise(image) if self.equalise else image
-        assert self.data.labels is not None, "images without labels cannot be trained on"
-        labels = torch.from_numpy(self.data.labels[index])
+        if self.finding is not None and self.side is not None:
+            return squash_pair(image, self.table.mask(index, self.finding), self.side, str(path))
+        labels = torch.tensor(self.table.label_array[index])
         return torch.from_numpy(image)[None] if self.side is None else squash(image, self.side), labels
 
 

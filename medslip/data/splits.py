@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -43,6 +44,33 @@ def split_of(patient: str, seed: int, valid_fraction: float, test_fraction: floa
     if place < test_fraction:
         return "test"
     return "valid" if place < test_fraction + valid_fraction else "train"
+
+
+def split_patients(table: ImageTable, seed: int, valid_fraction: float, test_fraction: float) -> dict[str, ImageTable]:
+    """Split whole patients into train, valid and test; an image of an unknown patient counts as a patient of its own.
+
+    Args:
+        table: The images. Their common folder does not influence the split.
+        seed: Seed of the split.
+        valid_fraction: Fraction of the patients; 0 for no validation images.
+        test_fraction: Fraction of the patients; 0 for no test images.
+
+    Raises:
+        InputError: A requested split gets no image.
+    """
+    folder = os.path.commonpath([os.path.abspath(path.parent) for path in table.paths])
+    names = [Path(os.path.relpath(path, folder)).as_posix() for path in table.paths]
+    owners = [patient or name for patient, name in zip(table.patients, names, strict=True)]
+    parts = np.array([split_of(owner, seed, valid_fraction, test_fraction) for owner in owners])
+    splits = {}
+    for split, fraction in (("train", 1.0), ("valid", valid_fraction), ("test", test_fraction)):
+        if fraction:
+            splits[split] = table.at(np.flatnonzero(parts == split))
+            if not len(splits[split]):
+                raise InputError(
+                    f"{table.name}: {len(table)} images are too few, no image is left to {split}; change the fractions"
+                )
+    return splits
 
 
 def shared_patients(patients: Sequence[str], splits: Sequence[str | None]) -> tuple[str, tuple[str, str], int] | None:

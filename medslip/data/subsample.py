@@ -8,6 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from medslip.errors import InputError
+from medslip.labels import PRESENT
+
+Indices = npt.NDArray[np.intp]
+"""Positions in a data set."""
 
 
 def check_fraction(fraction: float) -> None:
@@ -20,7 +24,7 @@ def check_fraction(fraction: float) -> None:
         raise InputError(f"data.fraction: {fraction} is not above 0 and at most 1")
 
 
-def choose_subsample(strata: Sequence[str], fraction: float, seed: int) -> npt.NDArray[np.intp]:
+def choose_subsample(strata: Sequence[str], fraction: float, seed: int) -> Indices:
     """Choose a fraction of n images, and of each stratum about the same fraction.
 
     All images are put into one order, of which the first fraction x n (rounded, at least one) are taken, so that a smaller
@@ -47,3 +51,24 @@ def choose_subsample(strata: Sequence[str], fraction: float, seed: int) -> npt.N
         place[members] = (random.permutation(len(members)) + random.random()) / len(members)
     number = max(1, round(fraction * len(stratum)))
     return np.sort(np.argsort(place, kind="stable")[:number])
+
+
+def choose_subsamples(labels: npt.NDArray[np.int8], fraction: float, seeds: Sequence[int]) -> dict[int, Indices]:
+    """The training images that each seed trains on, stratified by their labels.
+
+    Args:
+        labels: n x C: 1 present, 0 absent, -1 unknown.
+        fraction: Fraction of the images.
+        seeds: One subsample per seed.
+
+    Raises:
+        InputError: The fraction is out of range, or leaves a seed without any positive label.
+    """
+    strata = [" ".join(map(str, row)) for row in labels.tolist()]
+    chosen = {seed: choose_subsample(strata, fraction, seed) for seed in seeds}
+    for seed, indices in chosen.items():
+        if not (labels[indices] == PRESENT).any():
+            raise InputError(
+                f"data.fraction: {fraction} leaves seed {seed} {len(indices)} training image(s) without any finding; take more"
+            )
+    return chosen

@@ -8,13 +8,11 @@ targets, the model, the loss, the scores and the figures.
 from __future__ import annotations
 
 import json
-import os
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, TypeVar, get_args
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -22,33 +20,26 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from medslip.checkpoints import (
-    Checkpoint,
-    load_authors,
-    load_checkpoint,
-    save_finetuned,
-)
+from medslip.checkpoints import Checkpoint, Progress, load_authors, load_checkpoint, save_finetuned
 from medslip.config import config_to_dict
-from medslip.data.checks import refuse_shared, refuse_without_scores
+from medslip.data.dataset import DataSet
 from medslip.data.finetune_loading import (
     Augment,
-    Indices,
     LabelAugment,
-    LabelSource,
-    MaskSource,
     Shard,
     Source,
+    TableSource,
     evaluation_loader,
     preload,
     training_loader,
 )
+from medslip.data.image_labels import one_class
 from medslip.data.images import read_headers
 from medslip.data.joint_transforms import JointAugmentationConfig, JointTransform
-from medslip.data.labelled import LabelledImages
-from medslip.data.masked import MaskedImages, read_phantom_masks
-from medslip.data.siim_acr import read_masks
-from medslip.data.splits import SPLITS, split_of
-from medslip.data.subsample import check_fraction, choose_subsample
+from medslip.data.loading import Batch
+from medslip.data.splits import split_patients
+from medslip.data.subsample import Indices, check_fraction, choose_subsamples
+from medslip.data.table import ImageTable, check_scorable, check_shared
 from medslip.data.transforms import AugmentationConfig, EvaluationTransform, TrainingTransform, roomy
 from medslip.errors import InputError
 from medslip.evaluation.bootstrap import count_patients, patient_index
@@ -65,7 +56,7 @@ from medslip.evaluation.segmentation import (
     score_segmentation,
 )
 from medslip.evaluation.subgroups import MeansInGroup, by_group
-from medslip.evaluation.tables import from_records, show_tables, to_text, write_csv
+from medslip.evaluation.tables import from_records, show_tables, to_text, words, write_csv
 from medslip.files import write_text
 from medslip.labels import PRESENT
 from medslip.model.classifier import Classifier, LinearProbe
@@ -84,9 +75,9 @@ from medslip.run_dir import (
     write_metrics,
 )
 from medslip.tasks.weights import newest
-from medslip.tasks.zeroshot_cls import ImagesConfig, check_specificity, read_images
+from medslip.tasks.zeroshot_cls import check_specificity
 from medslip.training.distributed import Device, Processes, processes
-from medslip.training.engine import Progress, TrainConfig, Trainer, Validation, read_log
+from medslip.training.engine import TrainConfig, Trainer, Validation, read_log
 from medslip.training.finetuning import CLASSIFICATION_LOSS, SEGMENTATION_LOSS, FinetuningLoss
 from medslip.training.objective import Objective
 from medslip.training.optim import OptimConfig
@@ -118,10 +109,14 @@ class InitConfig:
 
 @dataclass(frozen=True)
 class FinetuneDataConfig:
-    """How images are split and loaded.
+    """Which images, and how they are split and loaded.
 
     Attributes:
-        valid_fraction: Fraction of the patients set aside to choose the best epoch.
+        train: Images to train on.
+        valid: Images that choose the best epoch; None sets valid_fraction of the training patients aside.
+        test: Images to test on; None sets test_fraction of the training patients aside.
+        valid_fraction: Fraction of the patients, above 0, if there are no validation images.
+        test_fraction: Fraction of the patients, above 0, if there are no test images.
         split_seed: Seed of the patient split.
         fraction: Fraction of the training images whose labels are used, such as 0.01, 0.1 or 1. Each seed draws its own
             subsample, stratified by label; a smaller subsample is part of a larger one.
@@ -132,7 +127,11 @@ class FinetuneDataConfig:
         workers: Processes that load and augment images.
     """
 
-    valid_fraction: float = 0.1
+    train: DataSet
+    valid: DataSet | None = None
+    test: DataSet | None = None
+    valid_fraction: float = 0.15
+    test_fraction: float = 0.15
     split_seed: int = 0
     fraction: float = 1.0
     passes: int = 1
@@ -144,13 +143,13 @@ class FinetuneDataConfig:
         check_fraction(self.fraction)
         if self.passes < 1:
             raise InputError(f"data.passes: {self.passes} is less than 1")
-        test_fraction = getattr(self, "test_fraction", None)
-        if not 0 < self.valid_fraction < 1 - (test_fraction or 0) <= 1 or test_fraction == 0:
+        if not (min(self.valid_fraction, self.test_fraction) > 0 and self.valid_fraction + self.test_fraction < 1):
             raise InputError(
-                f"data: valid_fraction {self.valid_fraction}"
-                + ("" if test_fraction is None else f" and test_fraction {test_fraction}")
-                + " must be above 0 and leave something to train on"
+                f"data: valid_fraction {self.valid_fraction} and test_fraction {self.test_fraction} must be above 0 and leave "
+                "something to train on"
             )
+        if len({part.equalise for part in (self.train, self.valid, self.test) if part is not None}) > 1:
+            raise InputError("data: equalise differs between train, valid and test; use the same value for all three")
 
 
 @dataclass(frozen=True)
@@ -158,12 +157,11 @@ class FinetuneConfig:
     """What both tasks share.
 
     Attributes:
-        checkpoint: The pre-trained weights: ours, or the authors' .pth; a pattern such as runs/*/best.safetensors
-            takes the newest file that matches. None with other init.weights than medslip.
-        init: How the backbone is initialised.
         data: What to train and test on.
+        checkpoint: The pre-trained weights: ours, or the authors' .pth. With *, the newest file that matches.
+        init: How the backbone is initialised.
         train: The training loop.
-        optim: The optimiser; the published recipe is a constant learning rate of 1e-5.
+        optim: The optimiser; the paper's recipe is a constant learning rate of 1e-5.
         seeds: One run per seed; it decides the initial weights, order, augmentation and subsample.
         resamples: Bootstrap resamples of patients.
         resume: Continue the run in the output directory; the result is that of an uninterrupted run.
@@ -171,9 +169,9 @@ class FinetuneConfig:
         output: The run directory; None takes runs/TASK/DATE-TIME.
     """
 
+    data: FinetuneDataConfig
     checkpoint: Path | None = None
     init: InitConfig = field(default_factory=InitConfig)
-    data: FinetuneDataConfig = field(kw_only=True)
     train: TrainConfig = field(default_factory=TrainConfig)
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(
@@ -195,43 +193,19 @@ class FinetuneConfig:
 
 
 @dataclass(frozen=True)
-class SegmentationDataConfig(FinetuneDataConfig):
-    """Which images and masks, and how they are split and loaded.
-
-    Attributes:
-        kind: "siim_acr": SIIM-ACR Pneumothorax, the publisher's folder or a CSV of pictures with masks; "phantom": the
-            validation and test studies of a phantom corpus, on which pre-training did not train.
-        path: The folder, or the CSV.
-        images: "siim_acr": the folder of the images, if not the usual one.
-        masks: "siim_acr": the folder of mask pictures; None takes a folder "masks" next to the CSV.
-        pathology: "phantom": the finding to segment.
-        valid_fraction: Fraction of the patients set aside to choose the best epoch and the threshold.
-        test_fraction: Fraction of the patients set aside to test on.
-    """
-
-    kind: Literal["siim_acr", "phantom"] = field(kw_only=True)
-    path: Path = field(kw_only=True)
-    images: Path | None = None
-    masks: Path | None = None
-    pathology: str = "pneumothorax"
-    valid_fraction: float = 0.15
-    test_fraction: float = 0.15
-
-
-@dataclass(frozen=True)
 class FinetuneSegConfig(FinetuneConfig):
     """Fine-tune for segmentation.
 
     Attributes:
-        data: What to train and test on.
+        finding: The class whose masks are segmented; not needed if the images have masks of one class.
         bridge: Channels of the U-Net's bridge, a multiple of 16; the up-blocks have a half to a sixteenth of it.
-        choose_by: The validation score that chooses epoch and threshold: "dice", mean Dice over all images, as published; or
-            "dice_balanced", which weighs images with and without a mask equally, for a finding so rare that predicting nothing
+        choose_by: The validation score that chooses epoch and threshold: "dice", mean Dice over all images, as in the paper; or
+            "dice_balanced", which weights images with and without a mask equally, for a finding so rare that predicting nothing
             has a high Dice.
         augmentation: Augmentation of training images and their masks.
     """
 
-    data: SegmentationDataConfig = field(kw_only=True)
+    finding: str | None = None
     bridge: int = BRIDGE
     choose_by: Criterion = "dice"
     augmentation: JointAugmentationConfig = field(default_factory=JointAugmentationConfig)
@@ -243,34 +217,10 @@ class FinetuneSegConfig(FinetuneConfig):
 
 
 @dataclass(frozen=True)
-class ClassificationDataConfig(FinetuneDataConfig):
-    """Which images and labels, and how they are split and loaded.
-
-    Attributes:
-        train: Images to train on.
-        valid: Images that choose the best epoch; None sets valid_fraction of the training patients aside.
-        test: Images to test on.
-    """
-
-    train: ImagesConfig = field(kw_only=True)
-    valid: ImagesConfig | None = None
-    test: ImagesConfig = field(kw_only=True)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        parts = [part for part in (self.train, self.valid, self.test) if part is not None]
-        if len({part.equalise for part in parts}) > 1:
-            raise InputError("data: equalise differs between train, valid and test; use the same value for all three")
-        if self.preload and self.train.equalise:
-            raise InputError("data.preload: cannot be combined with equalise; leave one of them out")
-
-
-@dataclass(frozen=True)
 class FinetuneClsConfig(FinetuneConfig):
     """Fine-tune for classification.
 
     Attributes:
-        data: What to train and test on.
         linear_probe: Freeze the backbone and train one linear layer on its averaged features, without a fourth stage.
         fourth_stage: Torchvision's name of weights, or a file, for the fourth stage; None: those of the backbone with
             init.weights imagenet, else from scratch.
@@ -278,7 +228,6 @@ class FinetuneClsConfig(FinetuneConfig):
         specificity: Operating points, chosen on the validation images: the highest sensitivity at this specificity, 0..1.
     """
 
-    data: ClassificationDataConfig = field(kw_only=True)
     linear_probe: bool = False
     fourth_stage: str | None = None
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
@@ -295,7 +244,7 @@ class FinetuneClsConfig(FinetuneConfig):
 
 
 @dataclass(frozen=True)
-class Backbone:
+class InitialBackbone:
     """A backbone's initial weights, opened once for all seeds.
 
     Attributes:
@@ -303,13 +252,15 @@ class Backbone:
         state: Its tensors; None initialises it at random, differently for each seed.
         source: Where the weights come from, for people.
         transform: The mean and standard deviation that go with the weights, and the side.
-        fourth_stage: Torchvision weights that include a fourth stage; None otherwise.
+        checkpoint: The checkpoint that the weights come from, if any.
+        fourth_stage: Torchvision weights that include a fourth stage, if any.
     """
 
     name: TrunkName
     state: Mapping[str, Tensor] | None
     source: str
     transform: EvaluationTransform
+    checkpoint: Path | None = None
     fourth_stage: str | None = None
 
     def trunk(self) -> Trunk:
@@ -319,28 +270,28 @@ class Backbone:
             load_strictly(trunk, self.state, self.source)
         return trunk
 
-    def describe(self, model: nn.Module) -> dict[str, Any]:
+    def describe(self, model: nn.Module, fourth_stage: str | None = None) -> dict[str, Any]:
         """Which parts of a model were loaded and which are random.
 
         Args:
-            model: Its parts are ``trunk`` and others; ``fourth_stage`` is loaded if the weights include one.
+            model: Its parts are ``trunk`` and others.
+            fourth_stage: Weights that its fourth stage was loaded from, if any.
 
         Returns:
             ``source``, ``trunk``; ``loaded`` and ``random``, part -> number of tensors.
         """
-        loaded = {"trunk"} if self.state is not None else set()
-        loaded |= {"fourth_stage"} if self.fourth_stage is not None else set()
+        loaded = {"trunk": self.state is not None, "fourth_stage": fourth_stage is not None}
         parts = {name: len(part.state_dict()) for name, part in model.named_children()}
         return {
             "source": self.source,
             "trunk": self.name,
-            "loaded": {name: number for name, number in parts.items() if name in loaded},
-            "random": {name: number for name, number in parts.items() if name not in loaded},
+            "loaded": {name: number for name, number in parts.items() if loaded.get(name)},
+            "random": {name: number for name, number in parts.items() if not loaded.get(name)},
         }
 
 
-def open_backbone(config: InitConfig, checkpoint: Path | None, side: int) -> tuple[Backbone, Path | None]:
-    """Open the initial weights; also returns the checkpoint that they come from (None for "imagenet" and "random").
+def open_backbone(config: InitConfig, checkpoint: Path | None, side: int) -> InitialBackbone:
+    """Open the initial weights of the backbone.
 
     Raises:
         InputError: The weights cannot be had, or a checkpoint is given that would not be used.
@@ -352,20 +303,20 @@ def open_backbone(config: InitConfig, checkpoint: Path | None, side: int) -> tup
         opened = _open_checkpoint(checkpoint)
         state = opened.model.image_encoder.trunk.state_dict()
         transform = replace(opened.card.transform, side=side)
-        return Backbone(opened.card.model.trunk, state, str(checkpoint), transform), checkpoint
+        return InitialBackbone(opened.card.model.trunk, state, str(checkpoint), transform, checkpoint)
     if checkpoint is not None:
         raise InputError(
             f"checkpoint: {checkpoint} is not used with init.weights {config.weights}; leave one of them out"
         )
     transform = EvaluationTransform(side)
     if config.weights == "random":
-        return Backbone(config.trunk, None, "random weights", transform), None
+        return InitialBackbone(config.trunk, None, "random weights", transform)
     try:
         state = Trunk(config.trunk, config.trunk_weights).state_dict()
     except InputError as error:  # which names the key of pre-training
         raise InputError(str(error).replace("model.trunk_weights", "init.trunk_weights", 1)) from None
     source = f"torchvision {config.trunk_weights}"
-    return Backbone(config.trunk, state, source, transform, config.trunk_weights), None
+    return InitialBackbone(config.trunk, state, source, transform, fourth_stage=config.trunk_weights)
 
 
 def _open_checkpoint(path: Path) -> Checkpoint:
@@ -377,7 +328,7 @@ def _open_checkpoint(path: Path) -> Checkpoint:
 
 
 def describe_init(init: Mapping[str, Any]) -> str:
-    """The result of ``Backbone.describe`` as one line."""
+    """The result of ``InitialBackbone.describe`` as one line."""
 
     def named(parts: Mapping[str, int]) -> str:
         return ", ".join(f"{number} tensors of the {name}" for name, number in parts.items()) or "nothing"
@@ -385,279 +336,198 @@ def describe_init(init: Mapping[str, Any]) -> str:
     return f"{init['trunk']} from {init['source']}: loaded {named(init['loaded'])}; random {named(init['random'])}"
 
 
-# Splits and subsamples -----------------------------------------------------------------------------------------------
+# Splits --------------------------------------------------------------------------------------------------------------
 
 
-def split_patients(
-    patients: Sequence[str], paths: Sequence[Path], seed: int, valid_fraction: float, test_fraction: float, source: str
-) -> dict[str, Indices]:
-    """Split whole patients into train, valid and test; an image of an unknown patient counts as a patient of its own.
-
-    Args:
-        patients: n names, empty where unknown.
-        paths: n image files. Their common folder does not influence the split.
-        seed: Seed of the split.
-        valid_fraction: Fraction of the patients.
-        test_fraction: Fraction of the patients; 0 for no test images.
-        source: The data set, for messages.
-
-    Returns:
-        Split -> positions.
+def read_splits(config: FinetuneDataConfig) -> dict[str, ImageTable]:
+    """Read train, valid and test images, with no patient in two of them.
 
     Raises:
-        InputError: A requested split gets no image.
+        InputError: Images cannot be read, or two splits share a patient.
     """
-    folder = os.path.commonpath([os.path.abspath(path.parent) for path in paths])
-    names = [Path(os.path.relpath(path, folder)).as_posix() for path in paths]
-    owners = [patient or name for patient, name in zip(patients, names, strict=True)]
-    parts = np.array([split_of(owner, seed, valid_fraction, test_fraction) for owner in owners])
-    found = {split: np.flatnonzero(parts == split) for split in SPLITS if split != "test" or test_fraction}
-    for split, indices in found.items():
-        if not len(indices):
-            raise InputError(
-                f"{source}: {len(parts)} images are too few, no image is left to {split}; change the fractions"
-            )
-    return found
-
-
-def choose_subsamples(labels: npt.NDArray[np.int8], fraction: float, seeds: Sequence[int]) -> dict[int, Indices]:
-    """The training images that each seed trains on, stratified by their labels.
-
-    Args:
-        labels: n x C: 1 present, 0 absent, -1 unknown.
-        fraction: Fraction of the images.
-        seeds: One subsample per seed.
-
-    Raises:
-        InputError: The fraction is out of range, or leaves a seed without any positive label.
-    """
-    strata = [" ".join(map(str, row)) for row in labels.tolist()]
-    chosen = {seed: choose_subsample(strata, fraction, seed) for seed in seeds}
-    for seed, indices in chosen.items():
-        if not (labels[indices] == PRESENT).any():
-            raise InputError(
-                f"data.fraction: {fraction} leaves seed {seed} {len(indices)} training image(s) without any finding; take more"
-            )
-    return chosen
+    train = config.train.read()
+    given = {"valid": config.valid, "test": config.test}
+    fractions = {"valid": config.valid_fraction, "test": config.test_fraction}
+    wanted = {name: 0.0 if given[name] else fraction for name, fraction in fractions.items()}
+    splits = split_patients(train, config.split_seed, wanted["valid"], wanted["test"])
+    splits |= {name: data.read() for name, data in given.items() if data is not None}
+    check_shared(splits)
+    for table in splits.values():
+        read_headers(table.paths)  # a file that is not an image is found now, not after the training
+    return splits
 
 
 # The two tasks -------------------------------------------------------------------------------------------------------
 
-Images = TypeVar("Images", MaskedImages, LabelledImages)
-Config = TypeVar("Config", bound=FinetuneConfig)
 
-
-@dataclass(frozen=True)
-class _Task(ABC, Generic[Config, Images]):
-    """What fine-tuning for one kind of target consists of; ``run`` does the rest.
-
-    Attributes:
-        config: The task's config.
-        name: The task's name in metrics.json.
-        command: The name of its script, and of the directory of its runs.
-        loss: What training minimises.
-    """
-
-    config: Config
-    name: ClassVar[str]
-    command: ClassVar[str]
-    loss: ClassVar[FinetuningLoss]
-
-    @property
-    @abstractmethod
-    def criterion(self) -> tuple[str, str]:
-        """The logged validation score that chooses the best epoch, and its title."""
-
-    @abstractmethod
-    def read(self) -> dict[str, Images]:
-        """Train, valid and test images, with no patient in two of them."""
-
-    @abstractmethod
-    def classes(self, images: Images) -> tuple[str, ...]:
-        """C names of what is learnt."""
-
-    @abstractmethod
-    def labels(self, images: Images) -> npt.NDArray[np.int8]:
-        """Which classes each image has, n x C."""
-
-    @abstractmethod
-    def source(self, images: Images, split: str) -> Source:
-        """Images and targets of a split: for "train" as the augmentation takes them, else as the model does."""
-
-    @abstractmethod
-    def augment(self) -> Augment:
-        """The augmentation of training images."""
-
-    @abstractmethod
-    def model(self, backbone: Backbone, classes: int) -> tuple[nn.Module, dict[str, Any]]:
-        """A model on the backbone; and which parts of it were loaded (see ``Backbone.describe``)."""
-
-    @abstractmethod
-    def measure(self, logits: Tensor, targets: Tensor) -> Arrays:
-        """What scores need of B predictions: arrays of B rows."""
-
-    @abstractmethod
-    def validate(self, images: Images, measured: Arrays, losses: dict[str, float]) -> Validation:
-        """Score the validation images."""
-
-    @abstractmethod
-    def card(self, images: Images) -> dict[str, Any]:
-        """What best.safetensors records to rebuild the model."""
-
-    @abstractmethod
-    def score(self, seed: _SeedResult[Images]) -> dict[str, pd.DataFrame]:
-        """Score the test images of one seed: write predictions.csv, figures and then metrics.json; returns its tables."""
-
-    @abstractmethod
-    def summary(self, metrics: Mapping[str, Any]) -> dict[str, float]:
-        """The test scores of one seed's metrics.json that are averaged over seeds."""
-
-    @abstractmethod
-    def about(self, splits: Mapping[str, Images]) -> dict[str, Any]:
-        """The data set and the task's variant, for the metrics.json of all seeds."""
-
-
-@dataclass(frozen=True)
-class _SeedResult(Generic[Images]):
+class _Seed(NamedTuple):
     """One seed's trained model and what it predicts.
 
     Attributes:
-        seed: The seed.
-        folder: Its run directory.
+        folder: The seed's run directory.
         splits: Train, valid and test images.
         measured: For "valid" and "test", what ``_Task.measure`` returned, in the images' order.
         validation: What the best epoch logged.
-        data: Entries of ``data`` in metrics.json.
-        init: Which parts of the model were loaded.
-        device: Where it was computed.
         predict: Test image's position -> image and target (1 x S x S, uint8), and probabilities (C, or 1 x S x S).
     """
 
-    seed: int
     folder: Path
-    splits: Mapping[str, Images]
+    splits: Mapping[str, ImageTable]
     measured: Mapping[str, Arrays]
-    validation: dict[str, Any]
-    data: dict[str, Any]
-    init: dict[str, Any]
-    device: str
+    validation: Mapping[str, Any]
     predict: Callable[[int], tuple[Tensor, Tensor, Tensor]]
 
 
-class _Segmentation(_Task[FinetuneSegConfig, MaskedImages]):
+class _Task(Protocol):
+    """What is specific to one kind of target; ``run`` does the rest."""
+
+    @property
+    def name(self) -> str:
+        """The task in metrics.json."""
+
+    @property
+    def command(self) -> str:
+        """Its script, and the folder of its runs."""
+
+    @property
+    def loss(self) -> FinetuningLoss:
+        """What training minimises."""
+
+    @property
+    def criterion(self) -> tuple[str, str]:
+        """The logged validation score that chooses the best epoch, and its title."""
+
+    def targets(self, splits: dict[str, ImageTable]) -> dict[str, ImageTable]:
+        """Check that the images have what training and scoring need; their labels are then the classes to predict."""
+
+    def source(self, table: ImageTable, split: str) -> Source:
+        """Images and targets of a split: for "train" as the augmentation takes them, else as the model does."""
+
+    def augment(self) -> Augment:
+        """The augmentation of training images."""
+
+    def model(self, backbone: InitialBackbone, classes: int) -> tuple[nn.Module, dict[str, Any]]:
+        """A model on the backbone; and which parts of it were loaded."""
+
+    def measure(self, logits: Tensor, targets: Tensor) -> Arrays:
+        """What scores need of B predictions: arrays of B rows."""
+
+    def validate(self, table: ImageTable, measured: Arrays, losses: dict[str, float]) -> Validation:
+        """Score the validation images."""
+
+    def card(self, table: ImageTable) -> dict[str, Any]:
+        """What best.safetensors records to rebuild the model."""
+
+    def score(self, seed: _Seed) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
+        """Score the test images: write predictions.csv and figures; returns tables and further entries of metrics.json."""
+
+    def summary(self, scores: pd.DataFrame) -> dict[str, float]:
+        """The entries of one seed's table ``scores`` that are averaged over seeds."""
+
+
+@dataclass(frozen=True)
+class _Segmentation:
     """Masks of one finding, a U-Net on the backbone, Dice and cross-entropy; scored at a threshold chosen on validation."""
 
+    config: FinetuneSegConfig
     name, command, loss = "segmentation", "finetune_seg", SEGMENTATION_LOSS
 
     @property
     def criterion(self) -> tuple[str, str]:
-        return f"validation_{self.config.choose_by}", {"dice": "Mean Dice"}.get(self.config.choose_by, "Balanced Dice")
+        return f"validation_{self.config.choose_by}", words(self.config.choose_by)
 
-    def read(self) -> dict[str, MaskedImages]:
-        """Each split has a mask, and for balanced Dice an image without one."""
-        data = self.config.data
-        if data.kind == "phantom":
-            images = read_phantom_masks(data.path, data.pathology)
-        else:
-            images = read_masks(data.path, data.images, data.masks)
-        fractions = data.valid_fraction, data.test_fraction
-        parts = split_patients(images.patients, images.paths, data.split_seed, *fractions, images.name)
-        splits = {name: images.take(indices) for name, indices in parts.items()}
-        for name, split in splits.items():
-            if not split.marked.any() or (self.config.choose_by == "dice_balanced" and split.marked.all()):
-                which = "every one" if split.marked.any() else "none"
+    def targets(self, splits: dict[str, ImageTable]) -> dict[str, ImageTable]:
+        """Each split has a mask of the finding, and for balanced Dice an image without one."""
+        finding = self.config.finding or _only_finding(splits["train"])
+        labelled = {}
+        for name, table in splits.items():
+            marked = np.isin(np.arange(len(table)), _masks(table).query("`class` == @finding")["image"])
+            if not marked.any() or (self.config.choose_by == "dice_balanced" and marked.all()):
+                which = "every one" if marked.any() else "none"
                 raise InputError(
-                    f"{split.name}: {which} of the {len(split)} images to {name} has a mask of {split.finding}; change "
-                    "the fractions, or take more images"
+                    f"{table.name}: {which} of the {len(table)} images to {name} has a mask of {finding}; change the "
+                    "fractions, or take more images"
                 )
-        return splits
+            labelled[name] = replace(table, labels=one_class(finding, marked))
+        return labelled
 
-    def classes(self, images: MaskedImages) -> tuple[str, ...]:
-        return (images.finding,)
-
-    def labels(self, images: MaskedImages) -> npt.NDArray[np.int8]:
-        return images.marked.astype(np.int8)[:, None]
-
-    def source(self, images: MaskedImages, split: str) -> Source:
+    def source(self, table: ImageTable, split: str) -> Source:
         side = self.config.data.side
-        return MaskSource(images, roomy(side) if split == "train" else side)
+        side = roomy(side) if split == "train" else side
+        return TableSource(table, table.classes[0], side, equalise=self.config.data.train.equalise)
 
     def augment(self) -> Augment:
         return JointTransform(self.config.data.side, self.config.augmentation)
 
-    def model(self, backbone: Backbone, classes: int) -> tuple[nn.Module, dict[str, Any]]:
+    def model(self, backbone: InitialBackbone, classes: int) -> tuple[nn.Module, dict[str, Any]]:
         model = Segmenter(backbone.trunk(), self.config.bridge)
-        return model, replace(backbone, fourth_stage=None).describe(model)
+        return model, backbone.describe(model)
 
     def measure(self, logits: Tensor, targets: Tensor) -> Arrays:
         """The fields of PixelCounts."""
         counts = count_pixels(logits.sigmoid()[:, 0].cpu().numpy(), targets[:, 0].cpu().numpy() > 0)
         return counts.marked, counts.predicted, counts.overlap
 
-    def validate(self, images: MaskedImages, measured: Arrays, losses: dict[str, float]) -> Validation:
+    def validate(self, table: ImageTable, measured: Arrays, losses: dict[str, float]) -> Validation:
         counts = PixelCounts(*measured)
         threshold, score = best_threshold(counts, self.config.choose_by)
-        found = score_segmentation(image_scores(counts, threshold), images.patients, resamples=0)
+        found = score_segmentation(image_scores(counts, threshold), table.patients, resamples=0)
         scores = dict(zip(found["score"], found["estimate"].map(float), strict=True))
         values = losses | {f"validation_{name}": scores[name] for name in get_args(Criterion) if name in scores}
         return Validation(score, values | {"validation_threshold": threshold})
 
-    def card(self, images: MaskedImages) -> dict[str, Any]:
-        return {"finding": images.finding, "bridge": self.config.bridge}
+    def card(self, table: ImageTable) -> dict[str, Any]:
+        return {"finding": table.classes[0], "bridge": self.config.bridge, "equalise": self.config.data.train.equalise}
 
-    def score(self, seed: _SeedResult[MaskedImages]) -> dict[str, pd.DataFrame]:
-        """Also writes overlays.png."""
+    def score(self, seed: _Seed) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
+        """Also draws overlays.png."""
         test, threshold, resamples = seed.splits["test"], seed.validation["validation_threshold"], self.config.resamples
         cases = image_scores(PixelCounts(*seed.measured["test"]), threshold)
-        images = test.attributes.frame(test.paths, test.patients)
-        table = pd.concat(
-            [images.set_axis(["image", *images.columns[1:]], axis=1)[["image", "patient"]], cases], axis=1
+        images = test.images.rename(columns={"path": "image"})[["image", "patient"]]
+        write_csv(
+            pd.concat([images, cases], axis=1).assign(**metadata_columns(test.images)), seed.folder / "predictions.csv"
         )
-        write_csv(table.assign(**metadata_columns(images)), seed.folder / "predictions.csv")
         tiles = []
-        for what, index in _examples(test.marked, cases["predicted_pixels"].to_numpy(), cases["dice"].to_numpy()):
+        for what, index in _examples(cases):
             image, mask, probability = (each[0].numpy() for each in seed.predict(index))
             grey = np.where(_outline(mask > 0), np.uint8(255), image)
             heat_map = _PREDICTED * (probability >= threshold)
             tiles.append(Tile(grey, f"{what}\nDice {cases['dice'][index]:.2f}", heat_map))
         overview(seed.folder / "overlays.png", tiles)
         means = score_columns(cases)[["dice", "dice_on_positives"]]
-        tables = {"scores": score_segmentation(cases, test.patients, resamples)}
-        tables |= by_group(images, lambda inside, owner: MeansInGroup(inside, owner, means), resamples)
-        data = {
-            "name": test.name,
-            "finding": test.finding,
-            **seed.data,
-            "images": len(test),
-            "patients": count_patients(patient_index(test.patients)),
-            "marked": int(test.marked.sum()),
-        }
-        settings = bootstrap_settings(resamples, 0, test.patients) | {
-            "seed": seed.seed,
-            "threshold": threshold,
-            "validation": seed.validation,
-            "init": seed.init,
-        }
-        write_metrics(seed.folder, self.name, data, tables, settings, seed.device)
         if not means["dice_on_positives"].sum():
             print(
-                f"seed {seed.seed}: the best epoch predicts no pixel of any test mask; train for longer (--train.epochs, "
-                "--data.passes), on more labels, or with another --optim.learning_rate"
+                "the best epoch predicts no pixel of any test mask; train for longer (--train.epochs, --data.passes), on more "
+                "labels, or with another --optim.learning_rate"
             )
-        return tables
+        tables = {"scores": score_segmentation(cases, test.patients, resamples)}
+        tables |= by_group(test.images, lambda inside, owner: MeansInGroup(inside, owner, means), resamples)
+        return tables, {"threshold": threshold}
 
-    def summary(self, metrics: Mapping[str, Any]) -> dict[str, float]:
+    def summary(self, scores: pd.DataFrame) -> dict[str, float]:
         """Also the Dice of predicting nothing."""
-        nothing = 1 - metrics["data"]["marked"] / metrics["data"]["images"]
-        values = {row["score"]: row["estimate"]["value"] for row in metrics["scores"]}
-        return values | {"dice_of_predicting_nothing": nothing}
-
-    def about(self, splits: Mapping[str, MaskedImages]) -> dict[str, Any]:
-        return {"name": splits["train"].name, "finding": splits["train"].finding}
+        values = dict(zip(scores["score"], scores["estimate"].map(float), strict=True))
+        images = dict(zip(scores["score"], scores["images"], strict=True))
+        return values | {"dice_of_predicting_nothing": 1 - images["dice_on_positives"] / images["dice"]}
 
 
 _PREDICTED = 0.6
 """Colour of predicted pixels, on the scale of heat maps."""
+
+
+def _masks(table: ImageTable) -> pd.DataFrame:
+    if table.findings is None:
+        raise InputError(f"{table.name}: has no masks to segment")
+    return table.findings[table.findings["mask"].notna()]
+
+
+def _only_finding(table: ImageTable) -> str:
+    classes = sorted(set(_masks(table)["class"]))
+    if not classes:
+        raise InputError(f"{table.name}: none of the {len(table)} images to train has a mask")
+    if len(classes) > 1:
+        raise InputError(f"finding: not given; {table.name} has masks of {', '.join(classes)}")
+    return classes[0]
 
 
 def _outline(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
@@ -667,66 +537,47 @@ def _outline(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     return mask & ~inner
 
 
-def _examples(
-    marked: npt.NDArray[np.bool_], predicted: npt.NDArray[np.int64], dice: npt.NDArray[np.float64]
-) -> list[tuple[str, int]]:
+def _examples(cases: pd.DataFrame) -> list[tuple[str, int]]:
     """Four each of the best, median and worst images with a mask, and the largest false alarms among the others."""
-    order = np.flatnonzero(marked)[np.argsort(-dice[marked], kind="stable")]
+    marked = cases["marked_pixels"] > 0
+    order = cases[marked].sort_values("dice", ascending=False, kind="stable").index
     middle = max(0, len(order) // 2 - 2)
     # With few images, each is shown once.
     groups = {"best": order[:4], "median": order[4:-4][max(0, middle - 4) :][:4], "worst": order[4:][-4:]}
-    alarms = np.flatnonzero(~marked & (predicted > 0))
-    groups["false alarm"] = alarms[np.argsort(-predicted[alarms], kind="stable")][:4]
+    alarms = cases[~marked & (cases["predicted_pixels"] > 0)]
+    groups["false alarm"] = alarms.sort_values("predicted_pixels", ascending=False, kind="stable").index[:4]
     return [(what, int(index)) for what, indices in groups.items() for index in indices]
 
 
-class _Classification(_Task[FinetuneClsConfig, LabelledImages]):
+@dataclass(frozen=True)
+class _Classification:
     """Class labels; a linear head on the backbone's fourth stage, or a linear probe; cross-entropy; AUROC and the like."""
 
+    config: FinetuneClsConfig
     name, command, loss = "fine-tuned classification", "finetune_cls", CLASSIFICATION_LOSS
+    criterion = ("validation_auroc", "Mean AUROC")
 
-    @property
-    def criterion(self) -> tuple[str, str]:
-        return "validation_auroc", "Mean AUROC"
-
-    def read(self) -> dict[str, LabelledImages]:
-        """All splits have the same classes."""
-        data = self.config.data
-        train, test = read_images(data.train), read_images(data.test)
-        if data.valid is None:
-            parts = split_patients(train.patients, train.paths, data.split_seed, data.valid_fraction, 0.0, train.name)
-            train, valid = (train.take(parts[name]) for name in ("train", "valid"))
-        else:
-            valid = read_images(data.valid)
-        splits = {"train": train, "valid": valid, "test": test}
-        for name, split in splits.items():
-            if split.labels is None:
-                raise InputError(f"{split.name}: the images to {name} have no labels")
-            if split.classes != train.classes:
+    def targets(self, splits: dict[str, ImageTable]) -> dict[str, ImageTable]:
+        """All splits have labels of the same classes."""
+        classes = splits["train"].classes
+        for name, table in splits.items():
+            if table.labels is None:
+                raise InputError(f"{table.name}: the images to {name} have no labels")
+            if table.classes != classes:
                 raise InputError(
-                    f"{split.name}: has other classes to {name} than to train ({', '.join(split.classes)})"
+                    f"{table.name}: has other classes to {name} than to train ({', '.join(table.classes)})"
                 )
-        refuse_shared(splits)
-        for split in splits.values():
-            refuse_without_scores(split)
-            read_headers(split.paths)  # a file that is not an image is found now, not after the training
+            check_scorable(table)
         return splits
 
-    def classes(self, images: LabelledImages) -> tuple[str, ...]:
-        return images.classes
-
-    def labels(self, images: LabelledImages) -> npt.NDArray[np.int8]:
-        assert images.labels is not None
-        return images.labels
-
-    def source(self, images: LabelledImages, split: str) -> Source:
+    def source(self, table: ImageTable, split: str) -> Source:
         """Without preloading, training crops are cut from the file's own pixels."""
         data = self.config.data
-        if split != "train":
-            return LabelSource(images, data.side, equalise=data.train.equalise)
-        if data.preload:
-            return LabelSource(images, roomy(data.side))
-        return LabelSource(images, at_least=self._transform.source_side, equalise=data.train.equalise)
+        if split == "train":
+            side, at_least = (roomy(data.side), None) if data.preload else (None, self._transform.source_side)
+        else:
+            side, at_least = data.side, None
+        return TableSource(table, None, side, at_least, data.train.equalise)
 
     def augment(self) -> Augment:
         return LabelAugment(self._transform)
@@ -735,66 +586,48 @@ class _Classification(_Task[FinetuneClsConfig, LabelledImages]):
     def _transform(self) -> TrainingTransform:
         return TrainingTransform(self.config.data.side, self.config.augmentation)
 
-    def model(self, backbone: Backbone, classes: int) -> tuple[nn.Module, dict[str, Any]]:
-        trunk, backbone = (
-            backbone.trunk(),
-            replace(backbone, fourth_stage=self.config.fourth_stage or backbone.fourth_stage),
-        )
+    def model(self, backbone: InitialBackbone, classes: int) -> tuple[nn.Module, dict[str, Any]]:
+        trunk, weights = backbone.trunk(), self.config.fourth_stage or backbone.fourth_stage
         if self.config.linear_probe:
             model: nn.Module = LinearProbe(trunk, classes)
         else:
-            model = Classifier(trunk, FourthStage(backbone.name, backbone.fourth_stage), classes)
-        return model, backbone.describe(model)
+            model = Classifier(trunk, FourthStage(backbone.name, weights), classes)
+        return model, backbone.describe(model, weights)
 
     def measure(self, logits: Tensor, targets: Tensor) -> Arrays:
         """The probabilities."""
         return (logits.sigmoid().cpu().numpy(),)
 
-    def validate(self, images: LabelledImages, measured: Arrays, losses: dict[str, float]) -> Validation:
+    def validate(self, table: ImageTable, measured: Arrays, losses: dict[str, float]) -> Validation:
         """Without any AUROC, the loss chooses."""
-        scores = score(images.classes, self.labels(images), measured[0], images.patients, resamples=0)
+        scores = score(table.classes, table.label_array, measured[0], table.patients, resamples=0)
         auroc = mean_auroc(scores)
-        return Validation(
-            auroc if np.isfinite(auroc) else -losses["validation_total"], losses | {"validation_auroc": auroc}
-        )
+        values = losses | {"validation_auroc": auroc}
+        return Validation(auroc if np.isfinite(auroc) else -losses["validation_total"], values)
 
-    def card(self, images: LabelledImages) -> dict[str, Any]:
+    def card(self, table: ImageTable) -> dict[str, Any]:
         equalise = self.config.data.train.equalise
-        return {"classes": images.classes, "linear_probe": self.config.linear_probe, "equalise": equalise}
+        return {"classes": table.classes, "linear_probe": self.config.linear_probe, "equalise": equalise}
 
-    def score(self, seed: _SeedResult[LabelledImages]) -> dict[str, pd.DataFrame]:
-        """Also writes roc.png, precision_recall.png, calibration.png and, with several groups, subgroups.png."""
-        test, valid = (self._predictions(seed, split) for split in ("test", "valid"))
+    def score(self, seed: _Seed) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
+        """Also draws roc.png, precision_recall.png, calibration.png and, with several groups, subgroups.png."""
+        test, valid = (
+            Predictions(table.name, table.images, table.classes, table.label_array, seed.measured[split][0])
+            for split, table in (("test", seed.splits["test"]), ("valid", seed.splits["valid"]))
+        )
         tables = evaluate(test, valid, self.config.specificity, self.config.resamples)
         table = prediction_table(test.images, test.classes, test.probabilities, test.labels)
         write_csv(table, seed.folder / "predictions.csv")
         draw(seed.folder, tables, test)
-        settings = bootstrap_settings(self.config.resamples, 0, test.images["patient"]) | {
-            "seed": seed.seed,
-            "validation": seed.validation,
-            "init": seed.init,
-            "specificity": self.config.specificity,
-            "validation_data": valid.about(),
-        }
-        write_metrics(seed.folder, self.name, seed.data | test.about(), tables, settings, seed.device)
-        return tables
+        return tables, {"specificity": self.config.specificity, "validation_data": valid.about()}
 
-    def _predictions(self, seed: _SeedResult[LabelledImages], split: str) -> Predictions:
-        images, (probabilities,) = seed.splits[split], seed.measured[split]
-        frame = images.attributes.frame(images.paths, images.patients)
-        return Predictions(images.name, frame, images.classes, self.labels(images), probabilities)
-
-    def summary(self, metrics: Mapping[str, Any]) -> dict[str, float]:
+    def summary(self, scores: pd.DataFrame) -> dict[str, float]:
         """Means over classes, and each class's AUROC."""
-        scores = from_records(metrics["scores"])
         mean, classes = scores[scores["class"] == MEAN].iloc[0], class_rows(scores)
         named = {name: mean[name].value for name in ("auroc", "average_precision", "max_f1")}
         if len(classes) > 1:
             named |= {f"auroc_{row['class']}": row["auroc"].value for _, row in classes.iterrows()}
         return {name: value for name, value in named.items() if not np.isnan(value)}
-
-    def about(self, splits: Mapping[str, LabelledImages]) -> dict[str, Any]:
-        return {"name": splits["test"].name, "linear_probe": self.config.linear_probe}
 
 
 # The loop ------------------------------------------------------------------------------------------------------------
@@ -814,29 +647,33 @@ def run(config: FinetuneSegConfig | FinetuneClsConfig, show: bool = True) -> Pat
     Raises:
         InputError: The checkpoint, an image, a label, a mask or the config cannot be used.
     """
-    task: _Task[Any, Any] = _Segmentation(config) if isinstance(config, FinetuneSegConfig) else _Classification(config)
+    task = _task(config)
     with processes(config.device) as world:
         output = agreed_folder(config.output, task.command, world, config.resume)
-        backbone, checkpoint = open_backbone(config.init, config.checkpoint, config.data.side)
-        splits = task.read()
-        subsamples = choose_subsamples(task.labels(splits["train"]), config.data.fraction, config.seeds)
-        task = replace(task, config=replace(config, checkpoint=checkpoint, output=output))
-        with _begun(task.config, splits, world):
-            sources = {name: task.source(split, name) for name, split in splits.items()}
+        backbone = open_backbone(config.init, config.checkpoint, config.data.side)
+        splits = task.targets(read_splits(config.data))
+        subsamples = choose_subsamples(splits["train"].label_array, config.data.fraction, config.seeds)
+        config = replace(config, checkpoint=backbone.checkpoint, output=output)
+        with _begun(config, splits, world):
+            sources = {name: task.source(table, name) for name, table in splits.items()}
             if config.data.preload:
                 sources = {
-                    name: preload(each, len(splits[name]), config.data.workers) for name, each in sources.items()
+                    name: preload(source, len(splits[name]), config.data.workers) for name, source in sources.items()
                 }
             for seed in config.seeds:
                 if not (config.resume and (output / f"seed_{seed}" / "metrics.json").is_file()):
-                    _run_seed(task, backbone, splits, sources, subsamples[seed], seed, world, show)
+                    _run_seed(config, task, backbone, splits, sources, subsamples[seed], seed, world, show)
             if world.is_main:
-                _finish(task, splits, str(world.device), show)
+                _finish(config, task, splits, str(world.device), show)
     return output
 
 
+def _task(config: FinetuneSegConfig | FinetuneClsConfig) -> _Task:
+    return _Segmentation(config) if isinstance(config, FinetuneSegConfig) else _Classification(config)
+
+
 @contextmanager
-def _begun(config: Any, splits: Mapping[str, Any], world: Processes) -> Iterator[None]:
+def _begun(config: Any, splits: Mapping[str, ImageTable], world: Processes) -> Iterator[None]:
     """A run directory with config.yaml, valid_list.txt and test_list.txt, which is removed again if the input is unusable."""
     if config.resume:
         check_same_config(config.output, config)
@@ -847,19 +684,20 @@ def _begun(config: Any, splits: Mapping[str, Any], world: Processes) -> Iterator
         if world.is_main:
             begin(config.output, config)
             for name in ("valid", "test"):
-                _write_list(config.output / f"{name}_list.txt", splits[name].paths)
+                _write_list(config.output / f"{name}_list.txt", splits[name])
         world.wait()
         yield
 
 
-def _write_list(path: Path, images: Sequence[Path]) -> None:
-    write_text(path, "".join(f"{image}\n" for image in images))
+def _write_list(path: Path, table: ImageTable) -> None:
+    write_text(path, "".join(f"{image}\n" for image in table.paths))
 
 
 def _run_seed(
-    task: _Task[Any, Any],
-    backbone: Backbone,
-    splits: Mapping[str, Any],
+    config: FinetuneSegConfig | FinetuneClsConfig,
+    task: _Task,
+    backbone: InitialBackbone,
+    splits: Mapping[str, ImageTable],
     sources: Mapping[str, Source],
     subsample: Indices,
     seed: int,
@@ -867,15 +705,15 @@ def _run_seed(
     show: bool,
 ) -> None:
     """Train on the subsample, keep the epoch that validates best, then score the test images."""
-    config, folder, train = task.config, task.config.output / f"seed_{seed}", splits["train"]
-    classes = task.classes(train)
+    folder = Path(str(config.output)) / f"seed_{seed}"
+    train, valid, test = splits["train"], splits["valid"], splits["test"]
     torch.manual_seed(seed)
-    model, init = task.model(backbone, len(classes))
+    model, init = task.model(backbone, len(train.classes))
     objective = Objective(model, task.loss, backbone.transform.normalise, config.train.channels_last)
     objective.to(world.device)
 
-    has = (task.labels(train)[subsample] == PRESENT).any(axis=0)
-    missing = [name for name, present in zip(classes, has, strict=True) if not present]
+    positive = (train.label_array[subsample] == PRESENT).any(axis=0)
+    missing = [name for name, has in zip(train.classes, positive, strict=True) if not has]
     if world.is_main:
         if seed == config.seeds[0]:
             print(describe_init(init))
@@ -884,14 +722,12 @@ def _run_seed(
                 f"seed {seed}: none of the {len(subsample)} labelled images has {', '.join(missing)}; the model learns that "
                 "it is always absent, and its scores stay in the mean"
             )
-        _write_list(folder / "train_list.txt", [train.paths[index] for index in subsample])
+        _write_list(folder / "train_list.txt", train.at(subsample))
 
-    def loader(split: str) -> Any:
+    def examine(split: str) -> tuple[Arrays, dict[str, float]]:
         images = len(splits[split])
-        return evaluation_loader(sources[split], images, _shard(config, images, world))
-
-    def validate() -> Validation:
-        return task.validate(splits["valid"], *_examine(task, objective, valid, world))
+        batches = evaluation_loader(sources[split], images, _shard(config, images, world))
+        return _examine(task, objective, batches, world)
 
     def save_best(progress: Progress, values: dict[str, float]) -> None:
         card = {
@@ -905,17 +741,19 @@ def _run_seed(
         }
         save_finetuned(best, objective.model, card)
 
-    best, last, valid = folder / "best.safetensors", folder / "last.safetensors", loader("valid")
+    best, last = folder / "best.safetensors", folder / "last.safetensors"
     images = np.tile(subsample, config.data.passes)
     batches = training_loader(sources["train"], images, task.augment(), seed, _shard(config, len(images), world))
-    loop = replace(config.train, seed=seed)
-    trainer = Trainer(loop, config.optim, world, folder, validate, save_best)
+    trainer = Trainer(
+        replace(config.train, seed=seed), config.optim, world, folder,
+        lambda: task.validate(valid, *examine("valid")), save_best,
+    )  # fmt: skip
     trainer.fit(objective, batches, config.resume and last.is_file())
 
     tensors, metadata = read_tensors(best)
     load_strictly(objective.model, tensors, str(best))
     objective.eval()
-    measured = {split: _examine(task, objective, loader(split), world)[0] for split in ("valid", "test")}
+    measured = {split: examine(split)[0] for split in ("valid", "test")}
     if not world.is_main:
         return
     finetuning_curves(folder / "losses.png", read_log(folder / "log.jsonl"), *task.criterion)
@@ -926,9 +764,18 @@ def _run_seed(
         return image, target, objective.predict(image[None].to(world.device)).float().sigmoid()[0].cpu()
 
     validation = json.loads(metadata["card"])["validation"]
-    data = {"part": "test", "learnt_from": len(subsample), "never_labelled_present": missing}
-    result = _SeedResult(seed, folder, splits, measured, validation, data, init, str(world.device), predict)
-    tables = task.score(result)
+    tables, settings = task.score(_Seed(folder, splits, measured, validation, predict))
+    data = {
+        "name": test.name,
+        "images": len(test),
+        "patients": count_patients(patient_index(test.patients)),
+        "learnt_from": len(subsample),
+        "never_labelled_present": missing,
+        **task.card(train),
+    }
+    settings |= bootstrap_settings(config.resamples, 0, test.patients)
+    settings |= {"seed": seed, "validation": validation, "init": init}
+    write_metrics(folder, task.name, data, tables, settings, str(world.device))
     # The state is large. A resumed run takes a seed's metrics.json, which was written last, for the end of that seed.
     last.unlink(missing_ok=True)
     if show:
@@ -943,7 +790,7 @@ def _shard(config: FinetuneConfig, images: int, world: Processes) -> Shard:
 
 
 def _examine(
-    task: _Task[Any, Any], objective: Objective, batches: Any, world: Processes
+    task: _Task, objective: Objective, batches: Iterable[Batch], world: Processes
 ) -> tuple[Arrays, dict[str, float]]:
     """Measure the predictions of a split that the processes share.
 
@@ -954,6 +801,7 @@ def _examine(
     losses, count = torch.zeros(len(task.loss.names), device=world.device), torch.zeros((), device=world.device)
     rows: list[Arrays] = []
     for batch in (batch.to(world.device) for batch in batches):
+        assert batch.labels is not None
         # In full precision even during training: thresholds are for the model as users run it.
         with torch.inference_mode(), torch.autocast(world.device.type, enabled=False):
             logits = objective.predict(batch.images).float()
@@ -969,16 +817,23 @@ def _examine(
     return tuple(column[order] for column in columns), named
 
 
-def _finish(task: _Task[Any, Any], splits: Mapping[str, Any], device: str, show: bool) -> None:
+def _finish(
+    config: FinetuneSegConfig | FinetuneClsConfig,
+    task: _Task,
+    splits: Mapping[str, ImageTable],
+    device: str,
+    show: bool,
+) -> None:
     """Write metrics.json and run.html over all seeds; one row per score."""
-    config = task.config
-    runs = {seed: read_metrics(config.output / f"seed_{seed}") for seed in config.seeds}
-    scores = pd.DataFrame({f"seed_{seed}": task.summary(metrics) for seed, metrics in runs.items()}).dropna()
+    output = Path(str(config.output))
+    runs = {seed: read_metrics(output / f"seed_{seed}") for seed in config.seeds}
+    summaries = {f"seed_{seed}": task.summary(from_records(metrics["scores"])) for seed, metrics in runs.items()}
+    scores = pd.DataFrame(summaries).dropna()
     table = pd.DataFrame({"mean": scores.mean(axis=1), "deviation": scores.std(axis=1)}).join(scores)
     table = table.rename_axis("score").reset_index()
-    counts = {name: len(split) for name, split in splits.items()}
-    data = {**task.about(splits), "fraction": config.data.fraction, **counts}
+    counts = {name: len(images) for name, images in splits.items()}
+    data = {"name": splits["test"].name, **task.card(splits["train"]), "fraction": config.data.fraction, **counts}
     settings = {"seeds": list(config.seeds), "init": runs[config.seeds[0]]["init"]}
-    page = finish(config.output, task.name, data, {"scores": table}, settings, device)
+    page = finish(output, task.name, data, {"scores": table}, settings, device)
     if show:
-        print(f"\n{to_text(table)}\n\nweights, predictions, metrics and figures: {config.output}\nrun page: {page}")
+        print(f"\n{to_text(table)}\n\nweights, predictions, metrics and figures: {output}\nrun page: {page}")

@@ -28,13 +28,6 @@ from medslip.training.criterion import Criterion, LossConfig, loss_terms
 from medslip.training.objective import Objective
 from medslip.training.optim import OptimConfig, make_optimizer
 
-KEYS: list[tuple[str, str]] = [
-    (r"^start:", "init:"),
-    (r"\bnull_patch:", "add_zero_attn:"),
-    (r"\bresidual_start:", "residual_gamma:"),
-]
-"""Pattern in the YAML of a config, as stored -> what it is today; to rename a key, add one line."""
-
 FORMATS = Path(__file__).parent / "formats"
 Write = Callable[[str, Path], Path]
 
@@ -113,8 +106,16 @@ def test_a_prepared_data_set_is_read() -> None:
     assert json.loads((folder / "summary.json").read_text())["images"] == EXPECTED["images"]
 
 
-KEYS = (("null_patch:", "add_zero_attn:"), ("residual_start:", "residual_gamma:"), ("start:", "init:"))
-"""A key of a stored config -> today's."""
+KEYS = (
+    ("null_patch:", "add_zero_attn:"),
+    ("residual_start:", "residual_gamma:"),
+    ("^start:", "init:"),
+    (
+        r"^data:\n  kind: phantom\n  path: (.*)\n  images: null\n  masks: null\n  pathology: (.*)$",
+        r"finding: \2\ndata:\n  train: {kind: coco, path: \1, split: valid+test}",
+    ),
+)
+"""Pattern in a stored config -> what stands there today."""
 
 
 @pytest.mark.parametrize(("name", "config"), [("pretrain", PretrainConfig), ("finetune_seg", FinetuneSegConfig)])

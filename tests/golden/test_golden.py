@@ -78,6 +78,7 @@ RENAMES: list[tuple[str, str | None]] = [
     # Fine-tuning.
     (r"/(seed_\d/metrics.json)/scores/(\w+)/", r"/\1/scores[\2]/estimate/"),
     (r"^(finetune_\w+/metrics.json)/scores/(\w+)/value", r"\1/scores[\2]/mean"),
+    (r"^(finetune_seg\w*/seed_\d/metrics.json)/data/marked$", r"\1/scores[dice_on_positives]/images"),
     (r"/spread/(\w+)/by_seed\[(\d)\]", r"/scores[\1]/seed_\2"),
     (r"/spread/(\w+)/", r"/scores[\1]/"),
     # Comparison.
@@ -95,12 +96,17 @@ RENAMES: list[tuple[str, str | None]] = [
 """Pattern in the place of a number, as stored -> what stands there today, or None."""
 
 ARGUMENTS: list[tuple[str, str]] = [
-    (r"^--(data|validation)[.]kind\ntable$", r"--\1.kind\ncsv"),
+    (r"^--(data|validation|data[.]\w+)[.]kind\ntable$", r"--\1.kind\ncsv"),
     (r"kind: table", "kind: csv"),
     (r"^prepare_data\npublished$", "prepare_data\nauthors"),
     (r"^--(root|table|folder|reports)$", "--data.path"),
     (r"^--(graphs|images|columns[.]findings)$", r"--data.\1"),
     (r"^--validation[.]list\ntrain_val_list[.]txt$", "--validation.split\ntrain"),
+    (
+        r"\A(finetune_seg\n[^\0]*)^--data[.]kind\nphantom\n--data[.]path\ncorpus\n--data[.]pathology$",
+        r"\1--data.train.kind\ncoco\n--data.train.path\ncorpus/coco\n--data.train.split\nvalid+test\n--finding",
+    ),
+    (r"\A(finetune_seg\n[^\0]*)^--data[.]kind\n(\w+)\n--data[.]path$", r"\1--data.train.kind\n\2\n--data.train.path"),
     (r"\A(ground\n[^\0]*)^--data[.]kind\nphantom\n--data[.]path\ncorpus$", r"\1@data@validation@prior"),
     *(
         (f"@{key}", f"\n--{key}.kind\ncoco\n--{key}.path\ncorpus/coco\n--{key}.split\n{split}")

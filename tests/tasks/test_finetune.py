@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import subprocess
@@ -22,6 +21,7 @@ from PIL import Image
 from medslip.checkpoints import load_checkpoint, load_finetuned
 from medslip.cli import run_task
 from medslip.config import parse
+from medslip.data.datasets.coco import Coco
 from medslip.data.finetune_loading import evaluation_loader
 from medslip.data.images import read_image
 from medslip.data.joint_transforms import JointAugmentationConfig
@@ -31,91 +31,69 @@ from medslip.model.segmenter import Segmenter
 from medslip.model.weights import read_tensors
 from medslip.tasks import finetune
 from medslip.tasks.finetune import (
-    ClassificationDataConfig,
     FinetuneClsConfig,
+    FinetuneDataConfig,
     FinetuneSegConfig,
     InitConfig,
-    SegmentationDataConfig,
     describe_init,
     open_backbone,
-    split_patients,
+    read_splits,
 )
-from medslip.tasks.zeroshot_cls import ImagesConfig
 from medslip.training.engine import TrainConfig, Trainer
 from medslip.training.objective import Objective
 from medslip.training.optim import OptimConfig
 
-PLAIN = OptimConfig(learning_rate=3e-3, final_learning_rate=1e-3, warmup_steps=0)
-
-
-def _split(index: int) -> str:
-    return ("valid", "test")[index % 4 > 1]
-
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """60 images of 32 px, two per patient, in a phantom corpus's form: a bright square is an effusion, and has a mask."""
-    folder = tmp_path_factory.mktemp("corpus")
-    random = np.random.default_rng(0)
-    rows, lines = [], []
+    """60 COCO images of 32 px, two per patient, half in valid.json and half in test.json: a bright square is an effusion."""
+    folder, random = tmp_path_factory.mktemp("corpus"), np.random.default_rng(0)
+    categories = [{"id": 1, "name": "effusion"}]
+    files = {split: {"images": [], "annotations": [], "categories": categories} for split in ("valid", "test")}
     for index in range(60):
         image = random.integers(0, 60, (32, 32), dtype=np.uint8)
-        present = index % 2
-        if present:
-            mask = np.zeros((32, 32), bool)
-            top, left = random.integers(0, 16, 2)
-            mask[top : top + 16, left : left + 16] = True
-            image[mask] += 180
-            Image.fromarray(mask).save(folder / f"mask{index}.png")
-            lines.append(
-                {"image": f"{index}.png", "study": f"s{index}", "split": _split(index), "pathology": "effusion",
-                 "anatomy": "left_pleural", "box": [int(left), int(top), 16, 16], "mask": f"mask{index}.png"}
-            )  # fmt: skip
+        file = files["valid" if index % 4 < 2 else "test"]
+        if index % 2:
+            x, y = random.integers(0, 16, 2).tolist()
+            image[y : y + 16, x : x + 16] += 180
+            square = [x, y, x + 16, y, x + 16, y + 16, x, y + 16]
+            file["annotations"].append({"id": index, "image_id": index, "category_id": 1, "segmentation": [square]})
+        known = {"patient": f"p{index // 2}", "sex": "FM"[index // 4 % 2], "width": 32, "height": 32}
+        file["images"].append({"id": index, "file_name": f"{index}.png", **known})
         Image.fromarray(image).save(folder / f"{index}.png")
-        rows.append((f"{index}.png", f"s{index}", f"p{index // 2}", _split(index), "FM"[index // 4 % 2], present))
-    with (folder / "findings.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("image", "study", "patient", "split", "sex", "effusion"), *rows])
-    (folder / "findings.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for split, content in files.items():
+        (folder / f"{split}.json").write_text(json.dumps(content))
     return folder
+
+
+SMALL = {"train": TrainConfig(epochs=8, batch_size=8, log_every=1, precision="float32"), "resamples": 20, "device": "cpu",
+         "optim": OptimConfig(learning_rate=3e-3, final_learning_rate=1e-3, warmup_steps=0)}  # fmt: skip
 
 
 @pytest.fixture
 def seg(corpus: Path, tiny_checkpoint: Path, tmp_path: Path) -> FinetuneSegConfig:
+    images = Coco(corpus, split="valid+test")
     return FinetuneSegConfig(
-        checkpoint=tiny_checkpoint,
-        data=SegmentationDataConfig(
-            kind="phantom", path=corpus, pathology="effusion", valid_fraction=0.2, test_fraction=0.2, side=32,
-            preload=True, workers=0,
-        ),
+        FinetuneDataConfig(images, valid_fraction=0.2, test_fraction=0.2, side=32, preload=True, workers=0),
+        tiny_checkpoint,
         bridge=128,
         augmentation=JointAugmentationConfig(scale_min=0.9, rotation=0),
-        train=TrainConfig(epochs=8, batch_size=8, log_every=1, precision="float32"),
-        optim=PLAIN,
-        resamples=20,
-        device="cpu",
         output=tmp_path / "seg",
-    )  # fmt: skip
+        **SMALL,
+    )
 
 
 @pytest.fixture
 def cls(corpus: Path, tiny_checkpoint: Path, tmp_path: Path) -> FinetuneClsConfig:
-    table = corpus / "findings.csv"
-    return FinetuneClsConfig(
-        checkpoint=tiny_checkpoint,
-        data=ClassificationDataConfig(
-            train=ImagesConfig("table", table, split="valid"),
-            test=ImagesConfig("table", table, split="test"),
-            valid_fraction=0.3,
-            side=32,
-            workers=0,
-        ),
+    train, test = (Coco(corpus, split=split) for split in ("valid", "test"))
+    config = FinetuneClsConfig(
+        FinetuneDataConfig(train, test=test, valid_fraction=0.3, side=32, workers=0),
+        tiny_checkpoint,
         augmentation=AugmentationConfig(scale_min=0.9, operations=0),
-        train=TrainConfig(epochs=2, batch_size=8, log_every=1, precision="float32"),
-        optim=PLAIN,
-        resamples=20,
-        device="cpu",
         output=tmp_path / "cls",
+        **SMALL,
     )
+    return replace(config, train=replace(config.train, epochs=2))
 
 
 def lines_of(path: Path) -> set[str]:
@@ -214,7 +192,7 @@ def test_a_pretrained_checkpoint_is_not_a_fine_tuned_model(tiny_checkpoint):
         load_finetuned(tiny_checkpoint)
 
 
-def test_segmentation_scores_the_sexes_apart(seg, corpus, monkeypatch, capsys):
+def test_segmentation_scores_the_sexes_apart(seg, monkeypatch, capsys):
     """A model that finds less in women would hide behind the mean over all."""
     score = finetune.image_scores
 
@@ -227,9 +205,8 @@ def test_segmentation_scores_the_sexes_apart(seg, corpus, monkeypatch, capsys):
     output = finetune.run(replace(seg, data=data, train=replace(seg.train, epochs=1)))
     groups = pd.DataFrame(read(output / "seed_0" / "metrics.json")["subgroups"])
     assert set(groups["attribute"]) == {"sex"}
-    sex = pd.read_csv(corpus / "findings.csv").set_index("image")["sex"]
     table = pd.read_csv(output / "seed_0" / "predictions.csv")
-    assert table["sex"].tolist() == [sex[Path(image).name] for image in table["image"]]
+    assert table["sex"].tolist() == ["FM"[int(Path(image).stem) // 4 % 2] for image in table["image"]]
     means = {row["group"]: row["dice"]["value"] for _, row in groups.iterrows()}
     assert means == pytest.approx(table.groupby("sex")["dice"].mean().to_dict())
     assert means["F"] != means["M"]
@@ -331,8 +308,9 @@ def test_there_must_be_something_to_resume(cls):
 def small(corpus: Path, tiny_checkpoint: Path) -> list[str]:
     """Arguments of a short segmentation."""
     return [
-        "--checkpoint", str(tiny_checkpoint), "--data.kind", "phantom", "--data.path", str(corpus), "--data.pathology",
-        "effusion", "--data.side", "32", "--data.workers", "0", "--train.epochs", "1", "--bridge", "16", "--device", "cpu",
+        "--checkpoint", str(tiny_checkpoint), "--data.train.kind", "coco", "--data.train.path", str(corpus),
+        "--data.train.split", "valid+test", "--data.side", "32", "--data.workers", "0", "--train.epochs", "1", "--bridge", "16",
+        "--device", "cpu",
     ]  # fmt: skip
 
 
@@ -371,10 +349,10 @@ class Together:
 def test_more_processes_than_validation_images_validate_alike(seg, cls, kind):
     """A process without an image would end in a traceback, or the others would wait for it for ever."""
     task = finetune._Segmentation(seg) if kind == "segmentation" else finetune._Classification(cls)
-    backbone, _ = open_backbone(InitConfig(), seg.checkpoint, 32)
-    images = task.read()["valid"]
-    labels = task.labels(images)[:, 0].tolist()
-    images = images.take(np.array([labels.index(0), labels.index(1)]))
+    backbone = open_backbone(InitConfig(), seg.checkpoint, 32)
+    images = task.targets(read_splits(task.config.data))["valid"]
+    labels = images.label_array[:, 0].tolist()
+    images = images.at([labels.index(0), labels.index(1)])
     model, _ = task.model(backbone, 1)
     objective = Objective(model, task.loss, backbone.transform.normalise).eval()
 
@@ -397,21 +375,25 @@ def test_more_processes_than_validation_images_validate_alike(seg, cls, kind):
 
 def test_a_class_missing_from_the_subsample_is_named(cls, corpus, tmp_path, capsys):
     """A class that was never shown would look like one that cannot be learnt."""
-    table = pd.read_csv(corpus / "findings.csv")
-    table["image"] = [str(corpus / name) for name in table["image"]]
-    table["mass"] = (table["split"] == "test").astype(int) * (np.arange(len(table)) % 4 == 2)
-    table.to_csv(tmp_path / "table.csv", index=False)
-    train, test = (replace(part, path=tmp_path / "table.csv") for part in (cls.data.train, cls.data.test))
+    for split in ("valid", "test"):
+        content = read(corpus / f"{split}.json")
+        content["categories"].append({"id": 2, "name": "mass"})
+        some = content["images"][::4] if split == "test" else []
+        content["annotations"] += [{"image_id": image["id"], "category_id": 2, "bbox": [1, 1, 9, 9]} for image in some]
+        (tmp_path / f"{split}.json").write_text(json.dumps(content))
+    train, test = (replace(part, path=tmp_path, images=corpus) for part in (cls.data.train, cls.data.test))
     data = replace(cls.data, train=train, test=test)
     output = finetune.run(replace(cls, data=data, train=replace(cls.train, epochs=1)), show=False)
     assert "labelled images has mass" in capsys.readouterr().out
     assert read(output / "seed_0" / "metrics.json")["data"]["never_labelled_present"] == ["mass"]
+    with pytest.raises(InputError, match="has a mask of mass; change the fractions"):
+        finetune.run(FinetuneSegConfig(data, cls.checkpoint, finding="mass"), show=False)
 
 
 def test_the_checkpoint_trunk_is_loaded(tiny_checkpoint):
-    backbone, path = open_backbone(InitConfig(), tiny_checkpoint, 32)
+    backbone = open_backbone(InitConfig(), tiny_checkpoint, 32)
     trunk = load_checkpoint(tiny_checkpoint).model.image_encoder.trunk.state_dict()
-    assert path == tiny_checkpoint
+    assert backbone.checkpoint == tiny_checkpoint
     assert all(torch.equal(tensor, trunk[name]) for name, tensor in backbone.trunk().state_dict().items())
     init = backbone.describe(Segmenter(backbone.trunk(), 16))
     assert init["loaded"] == {"trunk": len(trunk)}
@@ -424,11 +406,11 @@ def test_imagenet_weights_from_a_file_and_random_ones(tmp_path):
     resnet = torchvision.models.resnet18()
     torch.save(resnet.state_dict(), tmp_path / "resnet18.pth")
     config = InitConfig("imagenet", "resnet18", str(tmp_path / "resnet18.pth"))
-    backbone, path = open_backbone(config, None, 32)
-    assert path is None
+    backbone = open_backbone(config, None, 32)
+    assert backbone.checkpoint is None
     assert torch.equal(backbone.trunk().state_dict()["conv1.weight"], resnet.conv1.weight)
     assert backbone.fourth_stage == config.trunk_weights
-    scratch, _ = open_backbone(InitConfig("random", "resnet18"), None, 32)
+    scratch = open_backbone(InitConfig("random", "resnet18"), None, 32)
     one, other = scratch.trunk(), scratch.trunk()
     assert not torch.equal(one.conv1.weight, other.conv1.weight)
 
@@ -450,23 +432,9 @@ def test_a_published_checkpoint_needs_no_text_encoder(tmp_path):
     }
     state["res_features.0.weight"] += 3
     torch.save({"model": state}, tmp_path / "published.pth")
-    backbone, _ = open_backbone(InitConfig(), tmp_path / "published.pth", 224)
+    backbone = open_backbone(InitConfig(), tmp_path / "published.pth", 224)
     assert backbone.name == "resnet50"
     assert (backbone.trunk().conv1.weight == 3).all()
-
-
-def test_patients_are_not_split_wherever_their_images_are_stored(tmp_path, monkeypatch):
-    """A patient would be trained and tested on; or another machine, or spelling of a path, would choose other images."""
-    monkeypatch.chdir(tmp_path)
-    patients = [f"p{index // 3}" for index in range(60)] + [""] * 20
-    names = [f"{index % 3}/{index}.png" for index in range(80)]
-    folders = (Path("images"), tmp_path / "images", Path("/far/away"), Path("images/../images"))
-    found = [split_patients(patients, [folder / name for name in names], 0, 0.3, 0.3, "x") for folder in folders]
-    owners = [{patients[index] or str(index) for index in indices} for indices in found[0].values()]
-    assert sum(map(len, owners)) == len(set.union(*owners))
-    assert sorted(np.concatenate(list(found[0].values()))) == list(range(80))
-    for other in found[1:]:
-        assert all(np.array_equal(part, found[0][name]) for name, part in other.items())
 
 
 def test_a_patient_in_two_splits_is_an_error(cls):
@@ -479,7 +447,7 @@ def test_a_patient_in_two_splits_is_an_error(cls):
 @pytest.mark.parametrize(
     ("task", "change", "words"),
     [
-        ("finetune_seg", ["--data.pathology", "hernia"], "phantom has a mask of 'hernia'"),
+        ("finetune_seg", ["--finding", "hernia"], "has a mask of hernia; change the fractions"),
         ("finetune_seg", ["--data.fraction", "1.5"], "data.fraction: 1.5 is not above 0 and at most 1"),
         ("finetune_seg", ["--data.fraction", "0.001", "--seeds", "[0,1,2,3,4,5]"], "without any finding"),
         ("finetune_seg", ["--data.test_fraction", "0"], "test_fraction"),
@@ -488,8 +456,8 @@ def test_a_patient_in_two_splits_is_an_error(cls):
         ("finetune_seg", ["--bridge", "100"], "bridge"),
         ("finetune_seg", ["--init.weights", "random"], "is not used with init.weights random"),
         ("finetune_cls", ["--linear_probe", "true", "--fourth_stage", "IMAGENET1K_V1"], "fourth_stage"),
-        ("finetune_cls", ["--data.train.kind", "folder"], "no such folder"),
-        ("finetune_cls", ["--data.train.equalise", "true"], "equalise differs between train, valid and test"),
+        ("finetune_cls", ["--data.train.path", "nowhere", "--data.train.kind", "folder"], "no such folder"),
+        ("finetune_cls", ["--data.test.kind", "covidx", "--data.test.equalise", "true"], "equalise differs between"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(corpus, tiny_checkpoint, tmp_path, capsys, task, change, words):
