@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medslip.data.splits import check_fractions, read_exclusion, set_aside, split_name, split_of
+from medslip.data.splits import check_fractions, read_exclusion, set_aside, split_name, split_of, split_patients
 from medslip.data.table import ImageTable
 from medslip.errors import InputError
 
@@ -96,3 +96,22 @@ def test_patients_are_set_aside_whole() -> None:
     assert 5 <= len(aside) <= 12
     with pytest.raises(InputError, match="only one patient"):
         set_aside(images.at([0, 1]), 0.25, 1)
+
+
+def test_patients_are_not_split_wherever_their_images_are_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A patient would be trained and tested on; or another machine, or spelling of a path, would choose other images."""
+    monkeypatch.chdir(tmp_path)
+    patients = [f"p{index // 3}" for index in range(60)] + [""] * 20
+    names = [f"{index % 3}/{index}.png" for index in range(80)]
+    folders = (Path("images"), tmp_path / "images", Path("/far/away"), Path("images/../images"))
+    found = []
+    for folder in folders:
+        images = pd.DataFrame({"path": [str(folder / name) for name in names], "patient": patients, "study": range(80)})
+        splits = split_patients(ImageTable("x", images), 0, 0.3, 0.3)
+        found.append({split: table.images["study"].tolist() for split, table in splits.items()})
+    owners = [{patients[index] or str(index) for index in indices} for indices in found[0].values()]
+    assert sum(map(len, owners)) == len(set.union(*owners))
+    assert sorted(index for indices in found[0].values() for index in indices) == list(range(80))
+    assert all(other == found[0] for other in found[1:])
