@@ -125,7 +125,7 @@ def draw(folder: Path, tables: dict[str, pd.DataFrame], test: Predictions) -> No
         curves(folder / name, tables["scores"], test.labels, test.probabilities)
     reliability_diagrams(folder / "calibration.png", tables["calibration"], tables["reliability"])
     if (tables["subgroup_gaps"]["score"] == "auroc").any():
-        subgroup_forest(folder / "subsubgroups.png", tables["subgroups"], tables["subgroup_gaps"], tables["scores"])
+        subgroup_forest(folder / "subgroups.png", tables["subgroups"], tables["subgroup_gaps"], tables["scores"])
 
 
 def prediction_table(

@@ -56,8 +56,10 @@ _NOTES = {
 }
 """Table -> how to read it."""
 
-_FOLDED = 40
-"""Tables with more rows than this are folded away."""
+_FOLDED = ("class_scores", "reliability", "subgroup_classes")
+"""Tables of details, which are folded away; so are tables of more than _MANY rows."""
+
+_MANY = 40
 
 _LONG = 40
 """Texts with more characters than this are wrapped."""
@@ -169,7 +171,7 @@ def _table(name: str, table: pd.DataFrame) -> dict[str, Any]:
         "note": _NOTES.get(name, ""),
         "columns": list(zip(shown.columns, kinds, strict=True)),
         "rows": shown.to_numpy().tolist(),
-        "folded": len(table) > _FOLDED,
+        "folded": name in _FOLDED or len(table) > _MANY,
     }
 
 
@@ -184,8 +186,8 @@ def _csv_and_log(folder: Path) -> Iterator[tuple[str, pd.DataFrame]]:
     path = folder / "predictions.csv"
     if path.is_file():
         try:
-            table = pd.read_csv(path, nrows=_ROWS, dtype=str, keep_default_na=False)
-            yield f"first rows of {path.name}", table
+            names = dict.fromkeys(("image", "patient", "class", "view", "sex"), str)
+            yield f"first rows of {path.name}", pd.read_csv(path, nrows=_ROWS, dtype=names)
         except (OSError, ValueError):
             pass
     log = folder / "log.jsonl"

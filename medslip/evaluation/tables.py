@@ -39,6 +39,7 @@ WORDS = {
     "dice_on_positives": "Dice on positives",
     "difference": "B - A",
     "ece": "ECE",
+    "icl": "ICL",
     "iou": "IoU",
     "iou_on_positives": "IoU on positives",
     "max_error": "largest error",
@@ -48,6 +49,7 @@ WORDS = {
     "pointing": "pointing game",
     "pointing_patch": "pointing game, any pixel",
     "ppv": "PPV",
+    "protocl": "ProtoCL",
 }
 """Name of a score or column -> how people write it, where that is more than its own words."""
 
@@ -56,10 +58,12 @@ def words(key: str) -> str:
     """A column, a score or a key as people write it; other names stay as they are."""
     if key in WORDS:
         return WORDS[key]
-    prefix, _, rest = key.partition("_")
-    if prefix in ("auroc", "iou", "ece") and rest:
-        return f"{WORDS[prefix]} {rest}"
-    return key.replace("_", " ") if key.isascii() and key.islower() else key
+    prefix, _, name = key.partition("_")
+    if prefix == "auroc" and name:
+        return f"AUROC {name}"
+    if not (key.isidentifier() and key.islower()):
+        return key
+    return " ".join(WORDS.get(part, part) if len(part) > 1 else part for part in key.split("_"))
 
 
 def show(value: Any, spec: str = ".3f") -> str:

@@ -212,7 +212,7 @@ def combine(found: Mapping[tuple[str, str], Mapping[str, pd.DataFrame]]) -> dict
     """
     parts: dict[str, list[pd.DataFrame]] = {"classification": [], "grounding": []}
     for (name, task), tables in found.items():
-        scores = tables["scores"].copy()
+        scores = pd.concat([tables[key] for key in ("class_scores", "scores") if key in tables], ignore_index=True)
         scores.insert(0, "data_set", name)
         parts["classification" if task == "zeroshot_cls" else "grounding"].append(scores)
     return {key: pd.concat(tables, ignore_index=True) for key, tables in parts.items() if tables}

@@ -174,7 +174,7 @@ class Case:
 
 
 def run(config: GroundConfig, show: bool = True) -> dict[str, pd.DataFrame]:
-    """Ground findings; returns the tables of metrics.json: ``scores`` (see ``score_grounding``) and subgroups.
+    """Ground findings; returns the tables of metrics.json: ``scores`` of all findings, ``class_scores``, subgroups.
 
     The run directory then holds config.yaml, predictions.csv (a row per finding), metrics.json, overlays.png,
     box_precision_recall.png and run.html.
@@ -204,7 +204,8 @@ def run(config: GroundConfig, show: bool = True) -> dict[str, pd.DataFrame]:
     if config.threshold is not None:
         thresholds["model"] = config.threshold
     cases = score_cases(scored, splits.scored, baselines, thresholds, config.box_iou)
-    tables = {"scores": score_grounding(cases, config.resamples, config.seed)}
+    scores = score_grounding(cases, config.resamples, config.seed)
+    tables = {"scores": scores[scores["class"] == ALL], "class_scores": scores[scores["class"] != ALL]}
     tables |= pointing_by_group(cases, config.resamples, config.seed)
     begin(output, config)
     write_csv(prediction_table(cases), output / "predictions.csv", float_format="%.6g")
@@ -451,7 +452,7 @@ def _draw_box_curves(path: Path, cases: pd.DataFrame, scores: pd.DataFrame) -> N
     for size in SIZES:
         chosen = cases[cases["larger_than_a_patch"] == (size == "larger")]
         if len(chosen):
-            of_all = scores.query("findings == @size and `class` == @ALL").set_index("map")["box_precision"]
+            of_all = scores[scores["findings"] == size].set_index("map")["box_precision"]
             panels[f"findings {size} than one patch"] = [
                 BoxCurve(name, *BoxRanking(chosen, name, np.arange(len(chosen))).curve(), of_all[name].value)
                 for name in MAPS
@@ -484,18 +485,20 @@ def _tile(name: str, case: Case, auroc: float) -> Tile:
 
 def map_table(scores: pd.DataFrame, size: str) -> pd.DataFrame:
     """One row per score, over all findings of a size: the model, the baselines, and how far the model is above the prior."""
-    rows = scores.query("findings == @size and `class` == @ALL").set_index("map")[[*CASE_SCORES, "box_precision"]].T
+    rows = scores[scores["findings"] == size].set_index("map")[[*CASE_SCORES, "box_precision"]].T
     for name in ("uniform", "prior"):
         rows[name] = rows[name].map(float)
     return rows[[*MAPS, ABOVE_PRIOR]].rename_axis("score").reset_index()
 
 
 def _show(tables: Mapping[str, pd.DataFrame], thresholds: Mapping[str, float], config: GroundConfig) -> None:
-    for size, scores in tables["scores"].groupby("findings"):
-        print(f"findings {size!s} than one patch\n\n{ALL}\n{to_text(map_table(tables['scores'], str(size)))}\n")
-        of_class = scores[scores["map"] == "model"].drop(columns=["findings", "map", "patients"])
-        of_class[list(CASE_SCORES[1:])] = of_class[list(CASE_SCORES[1:])].map(float)
-        print(f"{to_text(of_class)}\n")
+    classes = tables["class_scores"]
+    for size in tables["scores"]["findings"].unique():
+        print(f"findings {size} than one patch\n\n{ALL}\n{to_text(map_table(tables['scores'], size))}\n")
+        of_size = classes[(classes["findings"] == size) & (classes["map"] == "model")]
+        of_size = of_size.drop(columns=["findings", "map", "patients"])
+        of_size[list(CASE_SCORES[1:])] = of_size[list(CASE_SCORES[1:])].map(float)
+        print(f"{to_text(of_size)}\n")
     for name in ("subgroups", "subgroup_gaps"):
         if len(tables[name]):
             print(f"pointing game on larger findings\n{to_text(tables[name])}\n")

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medslip.evaluation.classifier import Predictions, evaluate, prediction_table
+from medslip.evaluation.classifier import Predictions, draw, evaluate, prediction_table
 from medslip.evaluation.tables import write_csv
 
 CLASSES = ["Mass", "Fibrosis", "Hernia"]
@@ -42,6 +42,14 @@ def test_everything_that_a_reader_must_judge_by_is_there():
     assert gap["classes"] == ["Mass", "Fibrosis"]
     means = groups["auroc"]
     assert gap["gap"].value == pytest.approx(means[gap["highest"]].value - means[gap["lowest"]].value)
+
+
+def test_every_figure_has_its_documented_name(tmp_path):
+    """The run page would show it without a caption."""
+    test = predicted(0)
+    draw(tmp_path, evaluate(test, resamples=0), test)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"roc.png", "precision_recall.png", "calibration.png", "subgroups.png"}
 
 
 def test_without_validation_or_metadata_nothing_is_made_up():

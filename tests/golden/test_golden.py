@@ -75,6 +75,7 @@ RENAMES: list[tuple[str, str | None]] = [
     (r"/(larger|smaller)\[([^]]+)\]/above_prior/", r"/scores[\1 \2 model - prior]/"),
     (r"/(larger|smaller)\[([^]]+)\]/findings$", r"/scores[\1 \2 model]/cases"),
     (r"/(larger|smaller)\[([^]]+)\]/patients$", r"/scores[\1 \2 model]/patients"),
+    (r"metrics.json/scores\[(larger|smaller) (?!all findings)", r"metrics.json/class_scores[\1 "),
     # Fine-tuning.
     (r"/(seed_\d/metrics.json)/scores/(\w+)/", r"/\1/scores[\2]/estimate/"),
     (r"^(finetune_\w+/metrics.json)/scores/(\w+)/value", r"\1/scores[\2]/mean"),
