@@ -110,6 +110,13 @@ def logged(folder: Path, key: str) -> list[float]:
     return [line[key] for line in lines if line["kind"] == "validation"]
 
 
+def reopened(path: Path, table: pd.DataFrame):
+    """A fine-tuned model from its file, and its probabilities for a table's images."""
+    tuned = load_finetuned(path)
+    images = torch.stack([tuned.transform(read_image(Path(name))) for name in table["image"]])
+    return tuned, tuned.probabilities(images).numpy()
+
+
 def test_segmentation_learns_and_leaves_a_complete_run_directory(seg, estimates_of):
     """Bright squares on noise: a segmenter that does not find them does not learn, or learns the wrong masks."""
     output = finetune.run(replace(seg, seeds=(0, 1)), show=False)
@@ -142,6 +149,10 @@ def test_segmentation_learns_and_leaves_a_complete_run_directory(seg, estimates_
         about = read(folder / "metrics.json")["data"]
         assert (about["images"], about["patients"]) == (len(table), len(table) / 2)  # what the intervals resample
     assert parse(FinetuneSegConfig, ["--config", str(output / "config.yaml")]) == replace(seg, seeds=(0, 1))
+    tuned, probabilities = reopened(folder / "best.safetensors", table)
+    assert (tuned.classes, tuned.threshold) == (("effusion",), read(folder / "metrics.json")["threshold"])
+    found = (probabilities >= tuned.threshold).sum(axis=(1, 2, 3))
+    assert np.abs(found - table["predicted_pixels"]).max() <= 2
 
 
 @pytest.mark.parametrize("linear_probe", [False, True])
@@ -168,23 +179,6 @@ def test_classification_leaves_a_complete_run_directory(cls, linear_probe, estim
     tuned, probabilities = reopened(folder / "best.safetensors", table)
     assert (tuned.classes, tuned.threshold) == (("effusion",), None)
     np.testing.assert_allclose(probabilities[:, 0], table["effusion"], atol=1e-5)
-
-
-def reopened(path: Path, table: pd.DataFrame):
-    """A fine-tuned model from its file, and its probabilities for a table's images."""
-    tuned = load_finetuned(path)
-    images = torch.stack([tuned.transform(read_image(Path(name))) for name in table["image"]])
-    return tuned, tuned.probabilities(images).numpy()
-
-
-def test_a_reopened_segmenter_gives_the_numbers_of_its_run(seg):
-    folder = finetune.run(replace(seg, train=replace(seg.train, epochs=2)), show=False) / "seed_0"
-    table = pd.read_csv(folder / "predictions.csv")
-    tuned, probabilities = reopened(folder / "best.safetensors", table)
-    assert tuned.classes == ("effusion",)
-    assert tuned.threshold == read(folder / "metrics.json")["threshold"]
-    found = (probabilities >= tuned.threshold).sum(axis=(1, 2, 3))
-    assert np.abs(found - table["predicted_pixels"]).max() <= 2
 
 
 def test_a_pretrained_checkpoint_is_not_a_fine_tuned_model(tiny_checkpoint):
@@ -251,15 +245,6 @@ def test_a_smaller_subsample_is_part_of_a_larger_one(seg):
     assert lists[0] < lists[1]
 
 
-def test_the_same_seed_gives_the_same_weights(cls):
-    one, other = (
-        finetune.run(replace(cls, train=replace(cls.train, epochs=1), output=cls.output / name), show=False)
-        for name in "ab"
-    )
-    weights = [read_tensors(run / "seed_0" / "best.safetensors")[0] for run in (one, other)]
-    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
-
-
 @pytest.mark.parametrize("stopped", [3, 11, "test"])
 def test_a_resumed_run_equals_an_uninterrupted_one(cls, tmp_path, monkeypatch, stopped):
     """Hours of training would be lost with one broken test image, or end in other numbers."""
@@ -294,6 +279,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(cls, tmp_path, monkeypatch, s
         for name in (f"seed_{seed}/predictions.csv", f"seed_{seed}/train_list.txt"):
             assert (whole / name).read_text() == (config.output / name).read_text()
         assert not (config.output / f"seed_{seed}" / "last.safetensors").exists()
+        weights = [read_tensors(run / f"seed_{seed}" / "best.safetensors")[0] for run in (whole, config.output)]
+        assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
     assert read(whole / "metrics.json")["scores"] == read(config.output / "metrics.json")["scores"]
 
 
