@@ -20,7 +20,7 @@ import yaml
 
 from medslip.config import config_to_dict, flat
 from medslip.errors import InputError, one_line
-from medslip.evaluation.report_page import METRICS_FORMAT, METRICS_VERSION, write_page
+from medslip.evaluation.run_page import METRICS_FORMAT, METRICS_VERSION, write_page
 from medslip.evaluation.tables import to_records
 from medslip.files import plain, write_text
 from medslip.training.distributed import Processes

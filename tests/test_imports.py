@@ -31,8 +31,8 @@ OWNERS = {
     "matplotlib": "evaluation/figures.py",
     "jsonargparse": "config.py",
     "safetensors": "model/weights.py",
-    "jinja2": "evaluation/report_page.py",
-    "markupsafe": "evaluation/report_page.py",
+    "jinja2": "evaluation/run_page.py",
+    "markupsafe": "evaluation/run_page.py",
 }
 
 FILES = sorted(path for path in PACKAGE.rglob("*.py"))

@@ -13,7 +13,7 @@ import pytest
 
 from medslip.errors import InputError
 from medslip.evaluation.classification import score
-from medslip.evaluation.report_page import METRICS_FORMAT, METRICS_VERSION
+from medslip.evaluation.run_page import METRICS_FORMAT, METRICS_VERSION
 from medslip.run_dir import (
     bootstrap_settings,
     environment,

@@ -35,27 +35,23 @@ WORDS = {
     "contrast_to_noise": "contrast-to-noise ratio",
     "dice": "Dice",
     "dice_balanced": "balanced Dice",
-    "dice_of_predicting_nothing": "Dice of predicting nothing",
-    "dice_on_positives": "Dice on positives",
     "difference": "B - A",
     "ece": "ECE",
+    "f1": "F1",
     "icl": "ICL",
     "iou": "IoU",
-    "iou_on_positives": "IoU on positives",
     "max_error": "largest error",
-    "max_f1": "max F1",
     "npv": "NPV",
-    "pixel_auroc": "pixel AUROC",
     "pointing": "pointing game",
     "pointing_patch": "pointing game, any pixel",
     "ppv": "PPV",
     "protocl": "ProtoCL",
 }
-"""Name of a score or column -> how people write it, where that is more than its own words."""
+"""A score, a column or a word of one -> how people write it."""
 
 
 def words(key: str) -> str:
-    """A column, a score or a key as people write it; other names stay as they are."""
+    """A score, a column or a key as people write it; other names are left unchanged."""
     if key in WORDS:
         return WORDS[key]
     prefix, _, name = key.partition("_")

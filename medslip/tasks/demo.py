@@ -18,7 +18,7 @@ from medslip.errors import InputError
 from medslip.evaluation.classification import SCORES, mean_auroc, score
 from medslip.evaluation.figures import Tile, overview
 from medslip.evaluation.grounding import heat_map
-from medslip.evaluation.report_page import METRICS_VERSION, write_page
+from medslip.evaluation.run_page import METRICS_VERSION, write_page
 from medslip.evaluation.tables import to_text
 from medslip.evaluation.thumbnails import thumbnail_regression
 from medslip.predictor import Predictor

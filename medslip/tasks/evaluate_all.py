@@ -14,7 +14,7 @@ from medslip.errors import InputError
 from medslip.evaluation.bootstrap import Estimate
 from medslip.evaluation.classification import MEAN, class_rows
 from medslip.evaluation.grounding_scores import ABOVE_PRIOR, ALL
-from medslip.evaluation.report_page import write_page
+from medslip.evaluation.run_page import write_page
 from medslip.evaluation.tables import to_markdown, write_csv
 from medslip.files import write_text
 from medslip.model.device import choose_device
@@ -61,9 +61,9 @@ class GroundingSet:
         validation: Other images that the thresholds are chosen on. None: a part of the patients is set aside for that.
         prior: Images whose boxes make the prior; None takes the validation images.
         aside: Fraction of the patients that is set aside if there are no validation images, 0 to 1.
-        layers: Decoder layers whose attention is averaged, from 0; none named means all.
-        heads: Attention heads of these layers, from 0; none named means all.
-        shifts: K: maps of K x K copies, shifted by parts of a patch, are averaged; 1 takes the image as it is.
+        layers: Decoder layers whose attention is averaged, from 0; empty for all.
+        heads: Attention heads of these layers, from 0; empty for all.
+        shifts: K: average the maps of K x K shifted copies of an image; 1 uses the unshifted image only.
         anatomy: Whether to multiply in the anatomy stream's map.
         threshold: Of the model's map, 0 to 1, for IoU, Dice and boxes; None chooses it on images that are not scored.
         box_iou: IoU, 0 to 1, at which a predicted box finds a true one.

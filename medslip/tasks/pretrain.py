@@ -23,7 +23,7 @@ from medslip.errors import InputError
 from medslip.evaluation.bootstrap import count_patients, patient_index
 from medslip.evaluation.classification import mean_auroc, score
 from medslip.evaluation.figures import loss_curves
-from medslip.evaluation.report_page import write_page
+from medslip.evaluation.run_page import write_page
 from medslip.files import fingerprint
 from medslip.labels import LabelStore
 from medslip.losses import existence_of

@@ -20,10 +20,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from medslip.evaluation import report_page
+from medslip.evaluation import run_page
 from medslip.evaluation.bootstrap import Estimate
 from medslip.evaluation.classification import score
-from medslip.evaluation.report_page import write_page
+from medslip.evaluation.run_page import write_page
 from medslip.files import to_json
 from medslip.run_dir import write_json, write_metrics
 
@@ -244,7 +244,7 @@ def test_the_page_is_whole_or_not_there(tmp_path, monkeypatch):
         raise RuntimeError("made to fail")
 
     with monkeypatch.context() as patch:
-        patch.setattr(report_page, "_section", fails)
+        patch.setattr(run_page, "_section", fails)
         with pytest.raises(RuntimeError):
             write_page(folder)
     write_text = Path.write_text
