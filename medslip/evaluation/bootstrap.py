@@ -97,6 +97,12 @@ class Resampled:
         carriers = np.minimum(self.carriers, other.carriers)
         return Resampled(self.values - other.values, self.drawn - other.drawn, carriers)
 
+    @staticmethod
+    def stack(parts: Sequence[Resampled]) -> Resampled:
+        """Scores of the same shape along a new first axis."""
+        drawn = np.stack([part.drawn for part in parts], axis=1)
+        return Resampled(np.stack([part.values for part in parts]), drawn, np.stack([part.carriers for part in parts]))
+
     def mean(self, axis: int = 0) -> Resampled:
         """Means along an axis of S; a mean rests on as many patients as its part that has fewest."""
         if not self.values.shape[axis]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -278,7 +277,7 @@ def compare_classifiers(
 
     def scores(probabilities: npt.NDArray[np.floating]) -> Resampled:
         found = resample_scores(labels, probabilities, owner, resamples, seed)
-        return _stack([found[chosen].mean() for chosen in members.values()])
+        return Resampled.stack([found[chosen].mean() for chosen in members.values()])
 
     found = [(scores(one), scores(other)) for one, other in pairs]
     return pd.concat(
@@ -375,14 +374,6 @@ def _means(
     return first, second
 
 
-def _stack(parts: Sequence[Resampled]) -> Resampled:
-    return Resampled(
-        np.stack([part.values for part in parts]),
-        np.stack([part.drawn for part in parts], axis=1),
-        np.stack([part.carriers for part in parts]),
-    )
-
-
 def _differences(
     keys: Sequence[tuple[str, str, str]], cases: Sequence[int], pairs: Sequence[tuple[Resampled, Resampled]]
 ) -> pd.DataFrame:
@@ -392,17 +383,12 @@ def _differences(
         ``group``, ``name``, ``score``; ``cases``; ``a`` and ``b``, means over seeds; ``difference`` (Estimate), b - a;
         ``clear``, whether its interval excludes 0; ``by_seed``, b - a of each seed.
     """
-    each = [other - one for one, other in pairs]
-    count = len(pairs)
-    fewest = reduce(np.minimum, [part.carriers for part in each])
-    mean = Resampled(
-        np.mean([part.values for part in each], axis=0), np.mean([part.drawn for part in each], axis=0), fewest
-    )
+    each = Resampled.stack([other - one for one, other in pairs])
     table = pd.DataFrame(keys, columns=["group", "name", "score"])
     table["cases"] = cases
     for side, name in enumerate("ab"):
-        table[name] = sum(pair[side].values for pair in pairs) / count
-    table["difference"] = mean.estimates()
+        table[name] = np.mean([pair[side].values for pair in pairs], axis=0)
+    table["difference"] = each.mean().estimates()
     table["clear"] = [entry.excludes_zero for entry in table["difference"]]
-    table["by_seed"] = np.stack([part.values for part in each], axis=1).tolist()
+    table["by_seed"] = each.values.T.tolist()
     return table

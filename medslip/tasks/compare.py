@@ -36,7 +36,7 @@ class CompareConfig:
         run_b: Run directory of the same task.
         resamples: Bootstrap resamples of patients, the same for both runs.
         seed: Random seed of the resamples.
-        output: The directory of the comparison; None takes runs/compare/DATE-TIME.
+        output: The directory of the comparison; None for runs/compare/DATE-TIME.
     """
 
     run_a: Path
