@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from medslip.checkpoints import Checkpoint, load_checkpoint
-from medslip.data.loading import evaluation_loader
+from medslip.data.loading import ImageSource, Shard, evaluation_loader
 from medslip.model.device import choose_device
 from medslip.model.medslip import MeDSLIPOutput
 from medslip.model.trunk import PATCH
@@ -113,7 +113,8 @@ class Predictor:
     def outputs(self, images: Sequence[Path], with_attention: bool = False) -> Iterator[tuple[Tensor, MeDSLIPOutput]]:
         """The grey images that the model sees (B x 1 x S x S, uint8) and its output, batch by batch."""
         transform = self.checkpoint.card.transform
-        loader = evaluation_loader(list(images), transform, self._batch, self._workers, equalise=self._equalise)
+        source = ImageSource(list(images), transform.side, equalise=self._equalise)
+        loader = evaluation_loader(source, len(images), Shard(self._batch, self._workers))
         for batch in tqdm(loader, total=len(loader), desc="images", unit="batch", leave=False, disable=None):
             yield batch.images, self._run(batch.images.to(self.device), with_attention)
 

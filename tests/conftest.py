@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from medslip.checkpoints import Card, save_checkpoint
-from medslip.data.records import write_list
-from medslip.data.transforms import EvaluationTransform
+from medslip.data.manifest import write_list
+from medslip.data.preprocessing import Preprocessing
 from medslip.labels import LabelStoreWriter
 from medslip.model.medslip import MeDSLIP, ModelConfig
 from medslip.model.text_encoder import TextConfig, TextEncoder
@@ -106,7 +106,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) -
     config = ModelConfig("resnet18", width=32, decoder_layers=1, feed_forward=32)
     torch.manual_seed(0)
     model = MeDSLIP(config, encoder.encode(prompts.pathology), encoder.encode(prompts.anatomy))
-    card = Card(config, EvaluationTransform(32), encoder.identity, prompts, {"made": "for tests"})
+    card = Card(config, Preprocessing(32), encoder.identity, prompts, {"made": "for tests"})
     path = tmp_path_factory.mktemp("tiny_checkpoint") / "tiny.safetensors"
     save_checkpoint(path, model, card)
     return path

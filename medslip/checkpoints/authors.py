@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from medslip.checkpoints.pretrained import Card, Checkpoint
-from medslip.data.transforms import EvaluationTransform
+from medslip.data.preprocessing import Preprocessing
 from medslip.errors import InputError, one_line
 from medslip.model.medslip import MeDSLIP, ModelConfig
 from medslip.model.text_encoder import TextConfig, TextEncoder
@@ -94,7 +94,7 @@ def load_authors(
     model = MeDSLIP(config, pathology, anatomy)
     prompt_buffers = {"pathology_prompts": model.pathology_prompts, "anatomy_prompts": model.anatomy_prompts}
     load_strictly(model, tensors | prompt_buffers, source)
-    card = Card(config, EvaluationTransform(), identity, prompts, {"source": "authors' checkpoint"})
+    card = Card(config, Preprocessing(), identity, prompts, {"source": "authors' checkpoint"})
     return Checkpoint(model.eval(), card)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medslip.data.transforms import EvaluationTransform
+from medslip.data.preprocessing import Preprocessing
 from medslip.errors import InputError, one_line
 from medslip.files import to_json
 from medslip.model.classifier import Classifier, LinearProbe
@@ -40,7 +40,7 @@ class FineTuned:
     model: nn.Module
     task: str
     classes: tuple[str, ...]
-    transform: EvaluationTransform
+    transform: Preprocessing
     equalise: bool
     threshold: float | None
     card: dict[str, Any]
@@ -80,7 +80,7 @@ def load_finetuned(path: Path | str) -> FineTuned:
             )
         init = card.get("init", card.get("start"))  # version 1 called it "start"
         name, threshold, model = init["trunk"], None, nn.Module()
-        trunk, transform = Trunk(name), EvaluationTransform.from_dict(card["transform"])
+        trunk, transform = Trunk(name), Preprocessing.from_dict(card["transform"])
         if card["task"] == "segmentation":
             classes, threshold = (card["finding"],), card["validation"]["validation_threshold"]
             model = Segmenter(trunk, card["bridge"])

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from medslip.data.transforms import EvaluationTransform
+from medslip.data.preprocessing import Preprocessing
 from medslip.errors import InputError
 from medslip.files import to_json, write_text
 from medslip.model.medslip import MeDSLIP, ModelConfig
@@ -42,7 +42,7 @@ class Card:
     """
 
     model: ModelConfig
-    transform: EvaluationTransform
+    transform: Preprocessing
     text: TextIdentity | None = None
     prompts: Prompts | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -67,7 +67,7 @@ class Card:
             model, prompts = _renamed(data["model"]), data["prompts"]
             return Card(
                 model=ModelConfig(**{**model, "trunk_weights": None}),
-                transform=EvaluationTransform.from_dict(data["transform"]),
+                transform=Preprocessing.from_dict(data["transform"]),
                 text=None if data["text"] is None else TextIdentity(**data["text"]),
                 prompts=None if prompts is None else Prompts(tuple(prompts["pathology"]), tuple(prompts["anatomy"])),
                 provenance=data["provenance"],

@@ -12,10 +12,11 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from medslip.data.equalise import histogram_equalise
 from medslip.data.images import read_image
-from medslip.data.records import StudyList, read_list, write_list
-from medslip.data.transforms import squash
+from medslip.data.manifest import read_list, write_list
+from medslip.data.preprocessing import equalise as equalised
+from medslip.data.preprocessing import squash
+from medslip.data.table import ImageTable
 from medslip.errors import InputError
 from medslip.files import written_whole
 
@@ -61,18 +62,18 @@ def build_cache(lists: Sequence[Path], folder: Path, size: int, workers: int, eq
     check_cache(size, workers)
     folder = Path(folder).resolve()
     opened = [read_list(path) for path in lists]
-    targets = {source: _target(source, folder, size, equalise) for studies in opened for source in _sources(studies)}
+    targets = {source: _target(source, folder, size, equalise) for table in opened for source in _sources(table)}
     jobs = [(source, target, size, equalise) for source, target in targets.items() if not target.exists()]
     with _mapper(workers) as run:
         for _ in tqdm(run(jobs), total=len(jobs), desc="caching images", unit="image"):
             pass
-    for path, studies in zip(lists, opened, strict=True):
-        names = [_name(targets[source], Path(path)) for source in _sources(studies)]
-        write_list(Path(path), studies.table.assign(image=names))
+    for path, table in zip(lists, opened, strict=True):
+        names = [_name(targets[source], Path(path)) for source in _sources(table)]
+        write_list(Path(path), table.images.assign(image=names))
 
 
-def _sources(studies: StudyList) -> list[Path]:
-    return [(studies.folder / str(image)).resolve() for image in studies.table["image"]]
+def _sources(table: ImageTable) -> list[Path]:
+    return [path.resolve() for path in table.paths]
 
 
 def _target(source: Path, folder: Path, size: int, equalise: bool) -> Path:
@@ -96,7 +97,7 @@ _Job = tuple[Path, Path, int, bool]
 def _store(job: _Job) -> None:
     source, target, size, equalise = job
     image = read_image(source, at_least=_OVERSAMPLING * size)
-    small = squash(histogram_equalise(image) if equalise else image, size)
+    small = squash(equalised(image) if equalise else image, size)
     with written_whole(target) as partial:
         Image.fromarray(small[0].numpy()).save(partial, format="PNG", compress_level=_COMPRESSION)
 

@@ -1,44 +1,43 @@
-"""Lists -> batches: which image comes when, on which process, decoded and varied by worker processes."""
+"""Images of a data set -> batches: which image comes when, on which process, decoded and augmented by worker processes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
-from medslip.data.equalise import histogram_equalise
+from medslip.data.augmentation import Augment
 from medslip.data.images import read_image
-from medslip.data.records import StudyList
-from medslip.data.transforms import (
-    EvaluationTransform,
-    Grey,
-    TrainingTransform,
-    generator_for,
-    mirror_labels,
-)
+from medslip.data.preprocessing import equalise, squash, squash_mask
+from medslip.data.subsample import Indices
+from medslip.data.table import ImageTable
 from medslip.errors import InputError
 from medslip.labels import LabelStore
 
-Item = tuple[int, int]
-"""(epoch, index in the list). The epoch travels with the index, so that workers that live on know it."""
+Source = Callable[[int], tuple[Tensor, Tensor]]
+"""Position in the data set -> image (1 x H x W, uint8) and target, empty if there is none. Picklable, for worker processes."""
+
+_Item = tuple[int, int]
+"""(epoch, place in the epoch's list). The epoch travels with the place, so that workers that live on know it."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B images of a list.
+    """B images of a data set.
 
     Attributes:
-        images: B x 1 x S x S, uint8, 0 to 255, bones bright; see EvaluationTransform.normalise.
-        indices: B positions in the list, int64.
-        labels: B x A x P, int8, 1 present, 0 absent, -1 unknown; None where the loader was given no label
-            store.
+        images: B x 1 x S x S, uint8, 0 to 255, bones bright; see Preprocessing.normalise.
+        indices: B positions in the data set, int64.
+        labels: The targets: B x A x P or B x C, int8, 1 present, 0 absent, -1 unknown; or masks, B x 1 x S x S, uint8, 1 inside
+            and 0 outside. None if there are none.
     """
 
     images: Tensor
@@ -50,33 +49,145 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on a device."""
-        labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
-        return Batch(self.images.to(device, non_blocking=True), self.indices.to(device, non_blocking=True), labels)
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory; called by DataLoader."""
-        labels = None if self.labels is None else self.labels.pin_memory()
-        return Batch(self.images.pin_memory(), self.indices.pin_memory(), labels)
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        return Batch(change(self.images), change(self.indices), None if self.labels is None else change(self.labels))
 
 
 @dataclass(frozen=True)
-class Refusal:
-    """An InputError on its way out of a worker: DataLoader would bury its one line in a traceback."""
+class Shard:
+    """Which part of the batches this process takes, and how they are loaded.
 
-    message: str
+    Attributes:
+        batch: Images per batch on one process.
+        workers: Worker processes; 0 decodes in this one. Does not change what is loaded.
+        world_size: Number of processes.
+        rank: This process, 0 to world_size - 1.
+        pin_memory: Whether batches are put into page-locked memory, for a copy to a GPU.
+    """
+
+    batch: int
+    workers: int = 0
+    world_size: int = 1
+    rank: int = 0
+    pin_memory: bool = False
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise InputError(f"batch size: {self.batch} is less than 1 image")
+        if self.workers < 0:
+            raise InputError(f"workers: {self.workers} is less than 0; 0 decodes in this process")
 
 
-class EpochSampler(Sampler[list[Item]]):
+class ImageSource:
+    """Images from their files, each with a target; see Source.
+
+    Args:
+        images: An image table, or image files.
+        side: Side in pixels that images are squashed to; None leaves them at their own size.
+        target: Position -> target; None for no targets.
+        equalise: Whether to equalise each image's histogram first.
+        at_least: As for read_image.
+    """
+
+    def __init__(
+        self,
+        images: ImageTable | Sequence[Path],
+        side: int | None,
+        target: Callable[[int], Tensor] | None = None,
+        equalise: bool = False,
+        at_least: int | None = None,
+    ) -> None:
+        table = images if isinstance(images, ImageTable) else None
+        # One array instead of many objects: workers share its pages.
+        self._paths = np.array(
+            [str(path) for path in (images.paths if isinstance(images, ImageTable) else images)], np.str_
+        )
+        self._source = "" if table is None else table.source
+        self._lines = table.images["line"].to_numpy(int) if table is not None and "line" in table.images else None
+        self._side, self._target, self._equalise, self._at_least = side, target, equalise, at_least
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __call__(self, index: int) -> tuple[Tensor, Tensor]:
+        """Image and target.
+
+        Raises:
+            InputError: The image or its mask cannot be read; the message names the line that lists it.
+        """
+        try:
+            image = read_image(Path(str(self._paths[index])), self._at_least)
+        except InputError as error:
+            where = "" if self._lines is None else f"{self._source}: line {self._lines[index]}: "
+            raise InputError(f"{where}{error}") from None
+        image = equalise(image) if self._equalise else image
+        target = torch.empty(0) if self._target is None else self._target(index)
+        return torch.from_numpy(image)[None] if self._side is None else squash(image, self._side), target
+
+
+@dataclass(frozen=True)
+class ClassLabels:
+    """Class labels as targets: n x C, int8."""
+
+    labels: npt.NDArray[np.int8]
+
+    def __call__(self, index: int) -> Tensor:
+        """The labels of an image."""
+        return torch.from_numpy(self.labels[index])
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Masks of one class as targets, 1 x side x side, uint8."""
+
+    table: ImageTable
+    label: str
+    side: int
+
+    def __call__(self, index: int) -> Tensor:
+        """The mask of an image."""
+        return squash_mask(self.table.mask(index, self.label), self.side)
+
+
+@dataclass(frozen=True)
+class StudyLabels:
+    """Label matrices as targets, A x P, int8."""
+
+    rows: npt.NDArray[np.int64]
+    store: LabelStore
+
+    def __call__(self, index: int) -> Tensor:
+        """The label matrix of an image's study."""
+        return torch.from_numpy(self.store.dense(int(self.rows[index])))
+
+
+def study_labels(table: ImageTable, store: LabelStore) -> StudyLabels:
+    """The label matrices of a prepared list.
+
+    Raises:
+        InputError: The list does not belong to the store.
+    """
+    rows = table.images["row"].to_numpy(np.int64)
+    store.check(rows.tolist(), table.images["study"].tolist(), table.source)
+    return StudyLabels(rows, store)
+
+
+class EpochSampler(Sampler[list[_Item]]):
     """Which images make which batch, in a new order every epoch.
 
-    The order is a function of (seed, epoch). Every process gets equally many batches of equal size. Within an
-    epoch no image comes twice, and only those that fill no batch on every process are left out, other ones
-    each epoch.
+    The order is a function of (seed, epoch). Every process gets equally many batches of equal size. Within an epoch no image
+    comes twice, and only those are left out that would not fill a batch on every process; others each epoch.
 
     Args:
         n: Number of images.
         seed: Seed of the order.
-        batch: Images a batch on one process.
+        batch: Images per batch on one process.
         world_size: Number of processes.
         rank: This process, 0 to world_size - 1.
     """
@@ -94,100 +205,12 @@ class EpochSampler(Sampler[list[Item]]):
         """Batches of a whole epoch, on each process."""
         return self.n // (self.batch * self.world_size)
 
-    def __iter__(self) -> Iterator[list[Item]]:
+    def __iter__(self) -> Iterator[list[_Item]]:
         epoch, start = self._epoch, self._start
         order = np.random.default_rng((self.seed, epoch)).permutation(self.n)
         for step in range(start, len(self)):
             first = (step * self.world_size + self.rank) * self.batch
-            yield [(epoch, int(index)) for index in order[first : first + self.batch]]
-
-
-class ImageSource:
-    """Where the pixels come from: the files, or memory. A list's unreadable image is named with its line.
-
-    Args:
-        paths: A list, or the image files.
-        preloaded: What ``preload`` returned for them; None reads the files.
-        at_least: As for read_image.
-        equalise: Whether to spread the grey values of each file's image first; see equalise.py.
-    """
-
-    def __init__(
-        self,
-        paths: StudyList | Sequence[Path],
-        preloaded: Tensor | None,
-        at_least: int | None,
-        equalise: bool = False,
-    ) -> None:
-        self._source = paths.source if isinstance(paths, StudyList) else None
-        paths = image_paths(paths) if isinstance(paths, StudyList) else paths
-        if preloaded is not None and len(preloaded) != len(paths):
-            raise ValueError(f"{len(preloaded)} preloaded images for a list of {len(paths)}")
-        # One array instead of many objects: workers share its pages.
-        self._paths = np.array([str(path) for path in paths], dtype=np.str_)
-        self._preloaded = preloaded
-        self._at_least = at_least
-        self._equalise = equalise
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def __getitem__(self, index: int) -> Grey:
-        if self._preloaded is not None:
-            grey: Grey = self._preloaded[index, 0].numpy()
-            return grey
-        try:
-            image = read_image(Path(str(self._paths[index])), self._at_least)
-        except InputError as error:
-            if self._source is None:
-                raise
-            raise InputError(f"{self._source}: line {index + 2}: {error}") from None
-        return histogram_equalise(image) if self._equalise else image
-
-
-class StudyDataset(Dataset[Batch | Refusal]):
-    """Training batches of a list: varied images and their label matrices.
-
-    Args:
-        studies: The list.
-        store: The label store that its rows point into.
-        transform: The augmentation.
-        seed: Seed of the augmentation.
-        preloaded: What ``preload`` returned for the list; None reads the files.
-
-    Raises:
-        InputError: The list does not belong to the store.
-    """
-
-    def __init__(
-        self,
-        studies: StudyList,
-        store: LabelStore,
-        transform: TrainingTransform,
-        seed: int,
-        preloaded: Tensor | None = None,
-    ) -> None:
-        self._images = ImageSource(studies, preloaded, transform.source_side)
-        self._rows = _rows(studies, store)
-        self._store, self._transform, self._seed = store, transform, seed
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, items: Sequence[Item]) -> Batch | Refusal:
-        """One batch; what it holds is a function of the seed and the items alone."""
-        labels = self._store.dense_batch([int(self._rows[index]) for _, index in items])
-        images = []
-        try:
-            for position, (epoch, index) in enumerate(items):
-                image, mirrored = self._transform(self._images[index], generator_for(self._seed, epoch, index))
-                images.append(image)
-                if mirrored:
-                    labels[position] = mirror_labels(labels[position])
-        except InputError as error:
-            return Refusal(str(error))
-        indices = torch.tensor([index for _, index in items])
-        return Batch(torch.stack(images), indices, torch.from_numpy(labels))
+            yield [(epoch, int(place)) for place in order[first : first + self.batch]]
 
 
 class TrainingLoader:
@@ -214,87 +237,8 @@ class TrainingLoader:
         return _batches(self._loader)
 
 
-def training_loader(
-    studies: StudyList,
-    store: LabelStore,
-    transform: TrainingTransform,
-    seed: int,
-    batch: int,
-    workers: int,
-    *,
-    world_size: int = 1,
-    rank: int = 0,
-    preloaded: Tensor | None = None,
-    pin_memory: bool = False,
-) -> TrainingLoader:
-    """Shuffled, augmented batches of a list.
-
-    Args:
-        studies: The list.
-        store: The label store that its rows point into.
-        transform: The augmentation.
-        seed: Seed of the order and of the augmentation.
-        batch: Images a batch on one process.
-        workers: Worker processes; 0 decodes in this one. Does not change what is loaded.
-        world_size: Number of training processes.
-        rank: This process.
-        preloaded: What ``preload`` returned for the list; None reads the files.
-        pin_memory: Whether batches are put into page-locked memory, for a copy to a GPU.
-
-    Raises:
-        InputError: The list does not belong to the store, or is too short for one batch on every process; or batch or
-            workers is out of range.
-    """
-    _refuse_empty_batches(batch)
-    dataset = StudyDataset(studies, store, transform, seed, preloaded)
-    sampler = EpochSampler(len(dataset), seed, batch, world_size, rank)
-    if not len(sampler):
-        raise InputError(
-            f"{studies.source}: {len(dataset)} images do not fill a batch of {batch} on {world_size} "
-            "process(es); choose a smaller batch"
-        )
-    return TrainingLoader(sampler, data_loader(dataset, sampler, workers, pin_memory, persistent=True))
-
-
-def evaluation_loader(
-    images: StudyList | Sequence[Path],
-    transform: EvaluationTransform,
-    batch: int,
-    workers: int,
-    *,
-    store: LabelStore | None = None,
-    world_size: int = 1,
-    rank: int = 0,
-    preloaded: Tensor | None = None,
-    pin_memory: bool = False,
-    equalise: bool = False,
-) -> EvaluationLoader:
-    """Every image once, in order, as it is. Process r of w takes images r, r + w, r + 2 w, ...
-
-    Args:
-        images: A list, or the image files.
-        transform: The evaluation transform.
-        batch: Images a batch; the last one may be smaller.
-        workers: Worker processes; 0 decodes in this one.
-        store: The label store of the list; None loads images alone.
-        world_size: Number of processes.
-        rank: This process.
-        preloaded: What ``preload`` returned for the images; None reads the files.
-        pin_memory: Whether batches are put into page-locked memory, for a copy to a GPU.
-        equalise: Whether to spread the grey values of each file's image first; see equalise.py.
-
-    Raises:
-        InputError: The list does not belong to the store, or batch or workers is out of range.
-    """
-    _refuse_empty_batches(batch)
-    dataset = _EvaluationDataset(images, transform, store, preloaded, equalise)
-    mine = range(rank, len(dataset), world_size)
-    sampler = [list(mine[start : start + batch]) for start in range(0, len(mine), batch)]
-    return EvaluationLoader(data_loader(dataset, sampler, workers, pin_memory, persistent=False), len(sampler))
-
-
 class EvaluationLoader:
-    """Batches in order. Made by ``evaluation_loader``; can be gone through again and again."""
+    """Batches in order, as often as they are iterated over. Made by ``evaluation_loader``."""
 
     def __init__(self, loader: DataLoader[Any], length: int) -> None:
         self._loader, self._length = loader, length
@@ -312,105 +256,134 @@ class EvaluationLoader:
         return _batches(self._loader)
 
 
-class _EvaluationDataset(Dataset[Batch | Refusal]):
-    def __init__(
-        self,
-        images: StudyList | Sequence[Path],
-        transform: EvaluationTransform,
-        store: LabelStore | None,
-        preloaded: Tensor | None,
-        equalise: bool,
-    ) -> None:
-        self._images = ImageSource(images, preloaded, None, equalise)
-        self._transform, self._store = transform, store
-        if store is not None:
-            if not isinstance(images, StudyList):
-                raise ValueError("labels need a list: image files alone have no rows in a store")
-            self._rows = _rows(images, store)
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def __getitem__(self, indices: Sequence[int]) -> Batch | Refusal:
-        try:
-            images = torch.stack([self._transform(self._images[index]) for index in indices])
-        except InputError as error:
-            return Refusal(str(error))
-        labels = None
-        if self._store is not None:
-            labels = torch.from_numpy(self._store.dense_batch([int(self._rows[index]) for index in indices]))
-        return Batch(images, torch.tensor(indices), labels)
-
-
-def preload(images: StudyList | Sequence[Path], side: int, workers: int) -> Tensor:
-    """Decode every image once and keep them all in memory, for a corpus that fits.
+def training_loader(source: Source, chosen: Indices, augment: Augment, seed: int, shard: Shard) -> TrainingLoader:
+    """Shuffled batches of augmented images.
 
     Args:
-        images: A list, or the image files.
-        side: Side in pixels that they are squashed to. Augmentation starts from it.
-        workers: Worker processes; 0 decodes in this one.
-
-    Returns:
-        n x 1 x side x side, uint8: side squared bytes an image.
+        source: Images and targets of a data set.
+        chosen: Which of them to train on; an image that is chosen twice comes twice per epoch, augmented differently.
+        augment: The augmentation.
+        seed: Seed of the order and of the augmentation.
+        shard: The part of this process.
 
     Raises:
-        InputError: An image cannot be read.
+        InputError: The images do not fill one batch on every process.
     """
-    total = len(images.table) if isinstance(images, StudyList) else len(images)
-    kept = torch.empty((total, 1, side, side), dtype=torch.uint8)
-    with tqdm(total=total, desc="loading images", unit="image") as progress:
-        for batch in evaluation_loader(images, EvaluationTransform(side), 64, workers):
-            kept[batch.indices] = batch.images
+    sampler = EpochSampler(len(chosen), seed, shard.batch, shard.world_size, shard.rank)
+    if not len(sampler):
+        raise InputError(
+            f"{len(chosen)} training images do not fill a batch of {shard.batch} on {shard.world_size} process(es); choose a "
+            "smaller batch"
+        )
+    dataset = _Batches(source, chosen, augment, seed)
+    return TrainingLoader(sampler, _data_loader(dataset, sampler, shard, persistent=True))
+
+
+def evaluation_loader(source: Source, images: int, shard: Shard) -> EvaluationLoader:
+    """Every image once, in order, without augmentation. Process r of w takes images r, r + w, r + 2 w, ...
+
+    Args:
+        source: Images and targets of a data set, all of one side.
+        images: How many.
+        shard: The part of this process.
+    """
+    mine = range(shard.rank, images, shard.world_size)
+    batches = [[(0, index) for index in mine[at : at + shard.batch]] for at in range(0, len(mine), shard.batch)]
+    dataset = _Batches(source, np.arange(images))
+    return EvaluationLoader(_data_loader(dataset, batches, shard, persistent=False), len(batches))
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Images and targets in memory; see Source.
+
+    Attributes:
+        images: n x 1 x S x S, uint8.
+        targets: n targets; None if there are none.
+    """
+
+    images: Tensor
+    targets: Tensor | None
+
+    def __call__(self, index: int) -> tuple[Tensor, Tensor]:
+        """Image and target."""
+        return self.images[index], torch.empty(0) if self.targets is None else self.targets[index]
+
+
+def preload(source: Source, images: int, workers: int) -> Memory:
+    """Decode every image and target once and keep them in memory: side squared bytes per image, and as many per mask.
+
+    Args:
+        source: Images and targets of a data set, all of one side.
+        images: How many.
+        workers: Worker processes; 0 decodes in this one.
+
+    Raises:
+        InputError: An image or mask cannot be read.
+    """
+    kept: Memory | None = None
+    with tqdm(total=images, desc="loading images", unit="image") as progress:
+        for batch in evaluation_loader(source, images, Shard(64, workers)):
+            if kept is None:
+                targets = None if batch.labels is None else _room_for(batch.labels, images)
+                kept = Memory(_room_for(batch.images, images), targets)
+            kept.images[batch.indices] = batch.images
+            if kept.targets is not None and batch.labels is not None:
+                kept.targets[batch.indices] = batch.labels
             progress.update(len(batch))
+    if kept is None:
+        raise ValueError("no image to preload")
     return kept
 
 
-def image_paths(studies: StudyList) -> list[Path]:
-    """The image files of a list, in its order."""
-    return [studies.folder / str(image) for image in studies.table["image"]]
+def _room_for(batch: Tensor, images: int) -> Tensor:
+    return torch.empty((images, *batch.shape[1:]), dtype=batch.dtype)
 
 
-def _rows(studies: StudyList, store: LabelStore) -> np.ndarray[Any, np.dtype[np.int64]]:
-    rows = studies.table["row"].to_numpy(np.int64)
-    store.check(rows.tolist(), studies.table["study"].tolist(), studies.source)
-    return rows
+@dataclass(frozen=True)
+class _Refusal:
+    """An InputError on its way out of a worker: DataLoader would bury its one line in a traceback."""
+
+    message: str
 
 
-def _refuse_empty_batches(batch: int) -> None:
-    if batch < 1:
-        raise InputError(f"batch size: {batch} is less than 1 image")
+class _Batches(Dataset[Batch | _Refusal]):
+    """Whole batches; what they hold is a function of the seed and the items alone."""
+
+    def __init__(self, source: Source, chosen: Indices, augment: Augment | None = None, seed: int = 0) -> None:
+        self._source, self._chosen, self._augment, self._seed = source, chosen, augment, seed
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def __getitem__(self, items: Sequence[_Item]) -> Batch | _Refusal:
+        try:
+            pairs = [self._sample(epoch, place) for epoch, place in items]
+        except InputError as error:
+            return _Refusal(str(error))
+        images, targets = (torch.stack(column) for column in zip(*pairs, strict=True))
+        indices = torch.tensor([int(self._chosen[place]) for _, place in items])
+        return Batch(images, indices, targets if targets.numel() else None)
+
+    def _sample(self, epoch: int, place: int) -> tuple[Tensor, Tensor]:
+        image, target = self._source(int(self._chosen[place]))
+        return (image, target) if self._augment is None else self._augment(image, target, self._seed, epoch, place)
 
 
-def data_loader(
-    dataset: Dataset[Any], batches: Any, workers: int, pin_memory: bool, persistent: bool
-) -> DataLoader[Any]:
-    """A loader of a dataset that answers with whole batches, or a Refusal.
-
-    Args:
-        dataset: Is asked for each of ``batches``.
-        batches: What to ask for, in order: a sampler or a list.
-        workers: Worker processes; 0 decodes in this one.
-        pin_memory: Whether batches are put into page-locked memory.
-        persistent: Whether the workers live on after an epoch.
-
-    Raises:
-        InputError: The number of workers is negative.
-    """
-    if workers < 0:
-        raise InputError(f"workers: {workers} is less than 0; 0 decodes in this process")
-    # batch_size=None: the dataset is asked for whole batches, so that it can answer with a refusal.
+def _data_loader(dataset: _Batches, batches: Any, shard: Shard, persistent: bool) -> DataLoader[Any]:
+    # batch_size=None: the dataset is asked for whole batches, so that it can return an error.
     return DataLoader(
         dataset,
         batch_size=None,
         sampler=batches,
-        num_workers=workers,
-        pin_memory=pin_memory,
-        persistent_workers=persistent and workers > 0,
+        num_workers=shard.workers,
+        pin_memory=shard.pin_memory,
+        persistent_workers=persistent and shard.workers > 0,
     )
 
 
 def _batches(loader: DataLoader[Any]) -> Iterator[Batch]:
     for batch in loader:
-        if isinstance(batch, Refusal):
+        if isinstance(batch, _Refusal):
             raise InputError(batch.message)
         yield batch

@@ -9,7 +9,7 @@ from types import TracebackType
 
 import pandas as pd
 
-from medslip.data.records import COLUMNS, write_list
+from medslip.data.manifest import COLUMNS, write_list
 from medslip.data.splits import SPLITS
 from medslip.data.summary import CellCounter, PreparationSummary
 from medslip.errors import InputError

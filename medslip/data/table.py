@@ -63,7 +63,7 @@ class ImageTable:
         findings: One row per box or mask, columns FINDING_COLUMNS: ``image`` is the row number in ``images``; the box is in
             pixels of the image's frame; ``mask`` is a picture's path or run lengths (see masks.py), None if there is only a
             box. None if the data set localises nothing.
-        source: The file that row i of ``images`` was listed in, at line i + 2, for messages. Empty if there is none.
+        source: The file that lists the images, for messages; the column ``line`` has the line of each, if known.
         left_out: Reason -> number of images (or reports) that were not read.
         notes: Further remarks for the reader, one sentence each.
     """
@@ -121,7 +121,7 @@ class ImageTable:
         """
         if self.labels is None:
             raise InputError(f"{self.name}: has no labels")
-        return self.labels.to_numpy(np.int8)
+        return self.labels.to_numpy(np.int8, copy=True)
 
     def at(self, indices: Sequence[int] | npt.NDArray[np.intp]) -> ImageTable:
         """The images at these positions, in the order given; each position at most once."""
@@ -138,10 +138,6 @@ class ImageTable:
             labels=None if self.labels is None else self.labels.iloc[taken],
             findings=findings,
         )
-
-    def where(self, index: int) -> str:
-        """Where an image is listed, to begin a message with; empty if it is in no list."""
-        return f"{self.source}: line {index + 2}: " if self.source else ""
 
     @cached_property
     def _rows(self) -> dict[int, dict[str, list[int]]]:

@@ -12,7 +12,7 @@ from medslip.config import PHANTOM, PHANTOM_PREPARED, phantom_config
 from medslip.data.datasets.coco import Coco
 from medslip.data.datasets.csv_table import CsvTable
 from medslip.data.images import read_image
-from medslip.data.loading import preload
+from medslip.data.loading import ImageSource, preload
 from medslip.data.table import Finding
 from medslip.errors import InputError
 from medslip.evaluation.classification import SCORES, mean_auroc, score
@@ -172,7 +172,8 @@ def _thumbnail_scores(config: DemoConfig) -> pd.DataFrame:
     """The scores of the baseline on the test phantoms."""
     tables = [CsvTable(config.corpus / "findings.csv", split=split).read() for split in ("train", "valid", "test")]
     train, valid, (pixels, labels) = (
-        (preload(table.paths, THUMBNAIL, workers=0)[:, 0].numpy(), table.label_array) for table in tables
+        (preload(ImageSource(table, THUMBNAIL), len(table), 0).images[:, 0].numpy(), table.label_array)
+        for table in tables
     )
     probabilities = thumbnail_regression(train, valid, pixels)
     return score(tables[-1].classes, labels, probabilities, tables[-1].patients, resamples=0)

@@ -22,25 +22,32 @@ from torch import Tensor, nn
 
 from medslip.checkpoints import Checkpoint, Progress, load_authors, load_checkpoint, save_finetuned
 from medslip.config import config_to_dict
-from medslip.data.dataset import DataSet
-from medslip.data.finetune_loading import (
+from medslip.data.augmentation import (
     Augment,
+    AugmentationConfig,
+    JointAugmentationConfig,
+    JointTransform,
     LabelAugment,
+    TrainingTransform,
+)
+from medslip.data.dataset import DataSet
+from medslip.data.image_labels import one_class
+from medslip.data.images import read_headers
+from medslip.data.loading import (
+    Batch,
+    ClassLabels,
+    ImageSource,
+    Masks,
     Shard,
     Source,
-    TableSource,
     evaluation_loader,
     preload,
     training_loader,
 )
-from medslip.data.image_labels import one_class
-from medslip.data.images import read_headers
-from medslip.data.joint_transforms import JointAugmentationConfig, JointTransform
-from medslip.data.loading import Batch
+from medslip.data.preprocessing import Preprocessing, roomy
 from medslip.data.splits import split_patients
 from medslip.data.subsample import Indices, check_fraction, choose_subsamples
 from medslip.data.table import ImageTable, check_scorable, check_shared
-from medslip.data.transforms import AugmentationConfig, EvaluationTransform, TrainingTransform, roomy
 from medslip.errors import InputError
 from medslip.evaluation.bootstrap import count_patients, patient_index
 from medslip.evaluation.classification import MEAN, class_rows, mean_auroc, score
@@ -259,7 +266,7 @@ class InitialBackbone:
     name: TrunkName
     state: Mapping[str, Tensor] | None
     source: str
-    transform: EvaluationTransform
+    transform: Preprocessing
     checkpoint: Path | None = None
     fourth_stage: str | None = None
 
@@ -308,7 +315,7 @@ def open_backbone(config: InitConfig, checkpoint: Path | None, side: int) -> Ini
         raise InputError(
             f"checkpoint: {checkpoint} is not used with init.weights {config.weights}; leave one of them out"
         )
-    transform = EvaluationTransform(side)
+    transform = Preprocessing(side)
     if config.weights == "random":
         return InitialBackbone(config.trunk, None, "random weights", transform)
     try:
@@ -454,7 +461,7 @@ class _Segmentation:
     def source(self, table: ImageTable, split: str) -> Source:
         side = self.config.data.side
         side = roomy(side) if split == "train" else side
-        return TableSource(table, table.classes[0], side, equalise=self.config.data.train.equalise)
+        return ImageSource(table, side, Masks(table, table.classes[0], side), self.config.data.train.equalise)
 
     def augment(self) -> Augment:
         return JointTransform(self.config.data.side, self.config.augmentation)
@@ -577,7 +584,7 @@ class _Classification:
             side, at_least = (roomy(data.side), None) if data.preload else (None, self._transform.source_side)
         else:
             side, at_least = data.side, None
-        return TableSource(table, None, side, at_least, data.train.equalise)
+        return ImageSource(table, side, ClassLabels(table.label_array), data.train.equalise, at_least)
 
     def augment(self) -> Augment:
         return LabelAugment(self._transform)

@@ -15,10 +15,21 @@ import torch
 
 from medslip.checkpoints import Card, save_checkpoint
 from medslip.config import config_to_dict
-from medslip.data.loading import Batch, evaluation_loader, preload, training_loader
-from medslip.data.records import StudyList, read_list, refuse_missing_images
+from medslip.data.augmentation import AugmentationConfig, StudyAugment, TrainingTransform
+from medslip.data.loading import (
+    Batch,
+    ImageSource,
+    Shard,
+    Source,
+    evaluation_loader,
+    preload,
+    study_labels,
+    training_loader,
+)
+from medslip.data.manifest import check_images_exist, read_list
+from medslip.data.preprocessing import Preprocessing, roomy
 from medslip.data.splits import shared_patients
-from medslip.data.transforms import AugmentationConfig, EvaluationTransform, TrainingTransform, roomy
+from medslip.data.table import ImageTable
 from medslip.errors import InputError
 from medslip.evaluation.bootstrap import count_patients, patient_index
 from medslip.evaluation.classification import mean_auroc, score
@@ -121,13 +132,13 @@ def run(config: PretrainConfig) -> Path:
     """
     train, valid = read_list(config.data.train), read_list(config.data.valid)
     store = LabelStore(config.data.labels)
-    for studies in (train, valid):
-        store.check(studies.table["row"].tolist(), studies.table["study"].tolist(), studies.source)
-        refuse_missing_images(studies)
+    labels = study_labels(train, store), study_labels(valid, store)
+    for table in (train, valid):
+        check_images_exist(table)
     if not config.resume:
         check_unused(config.output)
     prompts = load_prompts(config.prompts.pathology, config.prompts.anatomy)
-    transform = EvaluationTransform(config.data.side)
+    side, preprocessing = config.data.side, Preprocessing(config.data.side)
     encoder, prepared = TextEncoder(config.text), fingerprint_of(config.data)
     torch.manual_seed(config.train.seed)
     model = MeDSLIP(config.model, encoder.encode(prompts.pathology), encoder.encode(prompts.anatomy))
@@ -136,25 +147,24 @@ def run(config: PretrainConfig) -> Path:
         if world.is_main:
             _print_shared(train, valid)
         criterion = Criterion(loss_terms(config.loss))
-        objective = Objective(model, criterion, transform.normalise, config.train.channels_last)
+        objective = Objective(model, criterion, preprocessing.normalise, config.train.channels_last)
         objective.to(world.device)
-        batches = training_loader(
-            train,
-            store,
-            TrainingTransform(config.data.side, config.augmentation),
-            config.train.seed,
-            config.train.batch_size,
-            config.data.workers,
-            world_size=world.world_size,
-            rank=world.rank,
-            preloaded=_preloaded(train, roomy(config.data.side), config),
-            pin_memory=world.device.type == "cuda",
+        shard = Shard(
+            config.train.batch_size, config.data.workers, world.world_size, world.rank, world.device.type == "cuda"
         )
-        validator = Validator(objective, criterion, valid, store, transform, config, world)
+        augment = TrainingTransform(side, config.augmentation)
+        images: Source = ImageSource(train, None, labels[0], at_least=augment.source_side)
+        examined: Source = ImageSource(valid, side, labels[1])
+        if config.data.preload:
+            images = preload(ImageSource(train, roomy(side), labels[0]), len(train), shard.workers)
+            examined = preload(examined, len(valid), shard.workers)
+        batches = training_loader(images, np.arange(len(train)), StudyAugment(augment), config.train.seed, shard)
+        examined_batches = evaluation_loader(examined, len(valid), shard)
+        validator = Validator(objective, criterion, valid.patients, examined_batches, config.train.seed, world)
 
         def save_best(progress: Progress, values: dict[str, float]) -> None:
             provenance: dict[str, Any] = {"step": progress.step, "validation": values, "config": config_to_dict(config)}
-            card = Card(config.model, transform, encoder.identity, prompts, provenance)
+            card = Card(config.model, preprocessing, encoder.identity, prompts, provenance)
             save_checkpoint(config.output / "best.safetensors", model, card)
             if validator.scores is not None:
                 patients = validator.patients
@@ -190,19 +200,15 @@ def fingerprint_of(data: PretrainDataConfig) -> str:
     return fingerprint([data.train, data.valid, data.labels / "cells.bin"])
 
 
-def _print_shared(train: StudyList, valid: StudyList) -> None:
+def _print_shared(train: ImageTable, valid: ImageTable) -> None:
     """Print which patients both lists share: the authors' lists are used unchanged, but this should not go unnoticed."""
-    patients = [*train.table["patient"], *valid.table["patient"]]
+    patients = [*train.patients, *valid.patients]
     if shared := shared_patients(patients, ["train"] * len(train) + ["valid"] * len(valid)):
         patient, _, number = shared
         print(
             f"{valid.source}: {number} of its patients are also in {train.source}, first {patient}; the validation scores will "
             "be too good"
         )
-
-
-def _preloaded(studies: StudyList, side: int, config: PretrainConfig) -> torch.Tensor | None:
-    return preload(studies, side, config.data.workers) if config.data.preload else None
 
 
 class Validator:
@@ -214,11 +220,10 @@ class Validator:
     Args:
         objective: Model and losses.
         criterion: The losses.
-        valid: Validation list.
-        store: Its label store.
-        transform: The evaluation transform.
-        config: For batch size, workers, seed.
-        world: The processes that divide the list among them.
+        patients: Of the validation images.
+        batches: The validation images and their label matrices.
+        seed: Of the negatives.
+        world: The processes that divide the images among them.
 
     Attributes:
         patients: Patient of each image.
@@ -229,24 +234,13 @@ class Validator:
         self,
         objective: Objective,
         criterion: Criterion,
-        valid: StudyList,
-        store: LabelStore,
-        transform: EvaluationTransform,
-        config: PretrainConfig,
+        patients: list[str],
+        batches: Iterable[Batch],
+        seed: int,
         world: Processes,
     ) -> None:
-        self._objective, self._criterion, self._world, self._seed = objective, criterion, world, config.train.seed
-        self.patients = valid.table["patient"].tolist()
-        self._loader: Iterable[Batch] = evaluation_loader(
-            valid,
-            transform,
-            config.train.batch_size,
-            config.data.workers,
-            store=store,
-            world_size=world.world_size,
-            rank=world.rank,
-            preloaded=_preloaded(valid, config.data.side, config),
-        )
+        self._objective, self._criterion, self._loader = objective, criterion, batches
+        self.patients, self._seed, self._world = patients, seed, world
         self.scores: pd.DataFrame | None = None
 
     def __call__(self) -> Validation:

@@ -13,7 +13,6 @@ import pandas as pd
 
 from medslip.data.dataset import DataSet
 from medslip.data.datasets.cxr14 import Cxr14
-from medslip.data.old_images import ImagesConfig, read_images  # noqa: F401  fine-tuning takes them from here
 from medslip.data.table import ImageTable, check_shared
 from medslip.errors import InputError
 from medslip.evaluation.classifier import Predictions, draw, evaluate, prediction_table

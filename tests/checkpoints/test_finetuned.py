@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from medslip.checkpoints import load_finetuned, save_finetuned
-from medslip.data.transforms import EvaluationTransform
+from medslip.data.preprocessing import Preprocessing
 from medslip.errors import InputError
 from medslip.model.classifier import Classifier, LinearProbe
 from medslip.model.segmenter import Segmenter
@@ -16,7 +16,7 @@ CLASSES = ["Effusion", "Edema"]
 
 
 def card_of(name, **task):
-    return {"init": {"trunk": name}, "transform": EvaluationTransform(32).to_dict(), **task}
+    return {"init": {"trunk": name}, "transform": Preprocessing(32).to_dict(), **task}
 
 
 @pytest.mark.parametrize("name", BACKBONES)

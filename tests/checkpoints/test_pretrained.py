@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from medslip.checkpoints import Card, load_authors, load_checkpoint, save_checkpoint
-from medslip.data.transforms import EvaluationTransform
+from medslip.data.preprocessing import Preprocessing
 from medslip.errors import InputError
 from medslip.model.medslip import MeDSLIP, ModelConfig
 from medslip.model.text_encoder import TextConfig, TextEncoder, TextIdentity
@@ -25,7 +25,7 @@ def card():
         ModelConfig(
             "resnet18", width=24, decoder_layers=1, decoder_heads=3, feed_forward=12, dropout=0.3, similarity="dot"
         ),
-        EvaluationTransform(48, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)),
+        Preprocessing(48, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)),
         TextIdentity("some/bert", "ab" * 32, False, 64),
         load_prompts(),
         {"epoch": 3, "validation": {"auroc": 0.75}},

@@ -10,8 +10,8 @@ from PIL import Image
 from medslip.data import cache
 from medslip.data.cache import build_cache
 from medslip.data.images import read_image
-from medslip.data.records import read_list
-from medslip.data.transforms import squash
+from medslip.data.manifest import read_list, write_list
+from medslip.data.preprocessing import squash
 from medslip.errors import InputError
 
 
@@ -25,17 +25,16 @@ def lists(prepared):
 
 
 def images(path):
-    studies = read_list(path)
-    return [studies.image_path(index) for index in range(len(studies))]
+    return read_list(path).paths
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_lists_name_the_small_images_in_order_and_nothing_else_changes(prepared, workers):
-    before = {path: (read_list(path).table, images(path)) for path in lists(prepared)}
+    before = {path: (read_list(path).images, images(path)) for path in lists(prepared)}
     build_cache(lists(prepared), prepared / "cache", 32, workers)
     for path, (table, originals) in before.items():
         after = read_list(path)
-        assert after.table.drop(columns="image").equals(table.drop(columns="image"))
+        assert after.images.drop(columns="path").equals(table.drop(columns="path"))
         for original, cached in zip(originals, images(path), strict=True):
             assert cached.is_relative_to(prepared / "cache")
             assert (read_image(cached) == squash(read_image(original), 32)[0].numpy()).all()
@@ -55,11 +54,11 @@ def test_a_cache_elsewhere_is_named_by_its_full_path(prepared, tmp_path):
 
 def test_same_file_name_in_two_folders_gives_two_images(prepared):
     """Publishers number images anew in each folder: one must not overwrite the other."""
-    table = read_list(prepared / "train.csv").table.iloc[:2]
+    table = read_list(prepared / "train.csv").images.iloc[:2]
     for number, folder in enumerate(("a", "b")):
         (prepared / folder).mkdir()
         Image.fromarray(np.full((40, 40), 100 * number, np.uint8)).save(prepared / folder / "1.png")
-    table.assign(image=["a/1.png", "b/1.png"]).to_csv(prepared / "two.csv", index=False)
+    write_list(prepared / "two.csv", table.assign(image=["a/1.png", "b/1.png"]))
     build_cache([prepared / "two.csv"], prepared / "cache", 16, 0)
     assert [int(read_image(path).max()) for path in images(prepared / "two.csv")] == [0, 100]
 
@@ -104,7 +103,7 @@ def test_caching_a_cached_list_again_changes_nothing(prepared, monkeypatch):
 def test_another_size_from_cached_images_is_refused(prepared):
     """It would enlarge small images, or shrink twice, in silence."""
     build_cache(lists(prepared), prepared / "cache", 32, 0)
-    with pytest.raises(InputError, match="of another size than 48; prepare the list anew"):
+    with pytest.raises(InputError, match="of another size than 48"):
         build_cache(lists(prepared), prepared / "cache", 48, 0)
 
 

@@ -11,9 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from skimage.exposure import equalize_hist
 
-from medslip.data.equalise import histogram_equalise
 from medslip.data.images import read_header, read_image, years
 from medslip.errors import InputError
 
@@ -535,18 +533,3 @@ def test_header_has_the_size_of_the_image_as_it_is_read(tmp_path):
         path = save(tmp_path / name, Image.fromarray(RAMP[:8]), **options)
         header = read_header(path)
         assert (header.height, header.width) == read_image(path).shape
-
-
-# Histogram equalisation
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.data())
-def test_equalisation_agrees_with_scikit_image(data):
-    """To within rounding."""
-    top = data.draw(st.sampled_from([1, 2, 100, 256]))
-    seed = data.draw(st.integers(0, 1000))
-    random = np.random.default_rng(seed)
-    image = (random.random((20, 30)) ** random.uniform(0.3, 4) * top).astype(np.uint8)
-    reference = equalize_hist(image, nbins=256) * 255
-    assert np.abs(histogram_equalise(image) - reference).max() <= 0.5

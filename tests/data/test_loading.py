@@ -1,36 +1,51 @@
 """Samplers and loaders."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from medslip.data.equalise import histogram_equalise
+from medslip.data.augmentation import (
+    AugmentationConfig,
+    JointAugmentationConfig,
+    JointTransform,
+    LabelAugment,
+    StudyAugment,
+    TrainingTransform,
+    mirror_labels,
+)
 from medslip.data.images import read_image
 from medslip.data.loading import (
     Batch,
+    ClassLabels,
     EpochSampler,
+    ImageSource,
+    Masks,
+    Shard,
     evaluation_loader,
-    image_paths,
     preload,
+    study_labels,
     training_loader,
 )
-from medslip.data.records import StudyList, read_list
-from medslip.data.transforms import AugmentationConfig, EvaluationTransform, TrainingTransform, mirror_labels
+from medslip.data.manifest import read_list
+from medslip.data.masks import runs_of
+from medslip.data.preprocessing import equalise, squash
+from medslip.data.table import FINDING_COLUMNS, ImageTable
 from medslip.errors import InputError
 from medslip.labels import LabelStore
 
-EVALUATION = EvaluationTransform(32)
 TRAINING = TrainingTransform(32, AugmentationConfig(flip_probability=0.5))
 
 
 @pytest.fixture(scope="module")
-def studies(tiny_prepared) -> StudyList:
+def studies(tiny_prepared) -> ImageTable:
     return read_list(tiny_prepared / "train.csv")
 
 
@@ -98,8 +113,21 @@ def test_order_changes_with_epoch_and_seed():
 # Training
 
 
+def source_of(studies, store, transform=TRAINING) -> ImageSource:
+    return ImageSource(studies, None, study_labels(studies, store), at_least=transform.source_side)
+
+
+def training(studies, store, shard, seed=0, transform=TRAINING):
+    source = source_of(studies, store, transform)
+    return training_loader(source, np.arange(len(studies)), StudyAugment(transform), seed, shard)
+
+
+def evaluation(images, shard, side=32):
+    return evaluation_loader(ImageSource(images, side), len(images), shard)
+
+
 def test_batch_holds_what_it_says(studies, store):
-    loader = training_loader(studies, store, TRAINING, seed=0, batch=5, workers=0)
+    loader = training(studies, store, Shard(5))
     batches = list(loader.epoch(0))
     assert len(batches) == len(loader) == 4
     for batch in batches:
@@ -113,12 +141,11 @@ def test_batch_holds_what_it_says(studies, store):
 def test_labels_belong_to_their_images_and_are_mirrored_with_them(studies, store):
     """The images are bright on the side of their effusion: after a flip, image and label must still agree."""
     config = AugmentationConfig(scale_min=1.0, scale_max=1.0, operations=0, flip_probability=0.5)
-    loader = training_loader(studies, store, TrainingTransform(32, config), seed=0, batch=6, workers=0)
     flips = 0
-    for batch in loader.epoch(0):
+    for batch in training(studies, store, Shard(6), transform=TrainingTransform(32, config)).epoch(0):
         for image, index, labels in zip(batch.images, batch.indices.tolist(), batch.labels.numpy(), strict=True):
-            plain = EVALUATION(read_image(studies.image_path(index)))
-            truth = store.dense(int(studies.table["row"].iat[index]))
+            plain = squash(read_image(studies.paths[index]), 32)
+            truth = store.dense(int(studies.images["row"].iat[index]))
             same = (image.int() - plain.int()).abs().float().mean()
             flipped = (image.flip(-1).int() - plain.int()).abs().float().mean()
             flips += bool(flipped < same)
@@ -128,8 +155,7 @@ def test_labels_belong_to_their_images_and_are_mirrored_with_them(studies, store
 
 def test_workers_change_nothing_in_any_epoch(studies, store):
     """Also with workers that live on over epochs, and after an epoch that was left in the middle."""
-    alone = training_loader(studies, store, TRAINING, seed=1, batch=4, workers=0)
-    helped = training_loader(studies, store, TRAINING, seed=1, batch=4, workers=2)
+    alone, helped = (training(studies, store, Shard(4, workers), seed=1) for workers in (0, 2))
     next(helped.epoch(7))
     previous = None
     for epoch, start in ((0, 0), (1, 2)):
@@ -143,35 +169,94 @@ def test_workers_change_nothing_in_any_epoch(studies, store):
         previous = pairs[0][0].images
 
 
-def test_list_shorter_than_a_batch_is_refused(studies, store):
-    with pytest.raises(InputError, match=r"train\.csv: 24 images do not fill a batch of 13 on 2"):
-        training_loader(studies, store, TRAINING, seed=0, batch=13, workers=0, world_size=2)
+def test_images_that_fill_no_batch_are_refused(studies, store):
+    with pytest.raises(InputError, match=r"24 training images do not fill a batch of 13 on 2"):
+        training(studies, store, Shard(13, world_size=2))
 
 
 def test_list_of_another_store_is_refused(studies, store):
-    backwards = studies.table["row"].to_numpy()[::-1]
-    swapped = StudyList(studies.table.assign(row=backwards), studies.folder, "a.csv")
-    with pytest.raises(InputError, match=r"a\.csv: line 2"):
-        training_loader(swapped, store, TRAINING, seed=0, batch=4, workers=0)
+    backwards = studies.images.assign(row=studies.images["row"].to_numpy()[::-1])
+    with pytest.raises(InputError, match=r"train\.csv: line 2"):
+        study_labels(replace(studies, images=backwards), store)
+
+
+@pytest.fixture
+def localised(tmp_path: Path) -> ImageTable:
+    """Six images; each odd one is marked where it is bright."""
+    random = np.random.default_rng(0)
+    rows, found = [], []
+    for index in range(6):
+        image, mask = random.integers(0, 90, (40, 40), dtype=np.uint8), np.zeros((40, 40), bool)
+        if index % 2:
+            mask[5 * index : 5 * index + 10, 10:30] = True
+            found.append((index, "blob", *(np.nan,) * 4, runs_of(mask)))
+        Image.fromarray(np.where(mask, np.uint8(255), image)).save(tmp_path / f"{index}.png")
+        rows.append({"path": tmp_path / f"{index}.png", "height": 40, "width": 40})
+    labels = pd.DataFrame({"blob": [index % 2 for index in range(6)]})
+    return ImageTable("test", pd.DataFrame(rows), labels, pd.DataFrame(found, columns=list(FINDING_COLUMNS)))
+
+
+def all_of(loader) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+    return {
+        int(index): (image, label)
+        for batch in loader
+        for index, image, label in zip(batch.indices, batch.images, batch.labels, strict=True)
+    }
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_every_image_comes_once_with_its_mask(localised, world_size):
+    found = {}
+    source = ImageSource(localised, 32, Masks(localised, "blob", 32))
+    for rank in range(world_size):
+        found |= all_of(evaluation_loader(source, 6, Shard(2, 0, world_size, rank)))
+    assert sorted(found) == list(range(6))
+    for index, (image, mask) in found.items():
+        assert image.shape == mask.shape == (1, 32, 32)
+        assert bool(mask.any()) == bool(index % 2)
+        assert not mask.any() or float(image[mask > 0].float().mean()) > 200
+
+
+@pytest.mark.parametrize("target", ["masks", "labels"])
+def test_training_takes_the_chosen_images_alone_and_memory_changes_nothing(localised, target):
+    """A subsample of the labels means nothing if other images slip in."""
+    if target == "masks":
+        source = ImageSource(localised, 48, Masks(localised, "blob", 48))
+        augment = JointTransform(32, JointAugmentationConfig())
+    else:
+        source = ImageSource(localised, 48, ClassLabels(localised.label_array))
+        augment = LabelAugment(TRAINING)
+    chosen = np.array([1, 4, 5])
+    kept = preload(source, 6, 0)
+    for epoch in (0, 1):
+        batches = [list(training_loader(each, chosen, augment, 7, Shard(1)).epoch(epoch)) for each in (source, kept)]
+        assert sorted(int(batch.indices) for batch in batches[0]) == chosen.tolist()
+        for ours, theirs in zip(*batches, strict=True):
+            assert torch.equal(ours.images, theirs.images)
+            assert torch.equal(ours.labels, theirs.labels)
+            assert bool(ours.labels.any()) == bool(int(ours.indices) % 2)
+
+
+def test_an_image_that_is_chosen_twice_comes_twice_varied_differently(localised):
+    source = ImageSource(localised, 48, ClassLabels(localised.label_array))
+    loader = training_loader(source, np.array([3, 3]), LabelAugment(TRAINING), 0, Shard(2))
+    (batch,) = loader.epoch(0)
+    assert batch.indices.tolist() == [3, 3]
+    assert not torch.equal(batch.images[0], batch.images[1])
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_broken_image_is_one_clean_line_from_any_worker(studies, store, tmp_path, workers):
     """DataLoader would bury it under the worker's traceback."""
-    (tmp_path / "broken.png").write_bytes(read_bytes_of_first(studies)[:100])
-    images = [str(path) for path in image_paths(studies)]
-    images[11] = str(tmp_path / "broken.png")
-    broken = StudyList(studies.table.assign(image=images), studies.folder, studies.source)
-    training = training_loader(broken, store, TRAINING, seed=0, batch=4, workers=workers)
-    evaluation = evaluation_loader(broken, EVALUATION, batch=4, workers=workers)
-    for batches in (training.epoch(0), iter(evaluation)):
-        with pytest.raises(InputError, match=r"broken\.png") as caught:
+    (tmp_path / "broken.png").write_bytes(studies.paths[0].read_bytes()[:100])
+    paths = [str(path) for path in studies.paths]
+    paths[11] = str(tmp_path / "broken.png")
+    broken = replace(studies, images=studies.images.assign(path=paths))
+    loaders = training(broken, store, Shard(4, workers)).epoch(0), evaluation(broken, Shard(4, workers))
+    for batches in loaders:
+        with pytest.raises(InputError, match=r"train\.csv: line 13: .*broken\.png") as caught:
             list(batches)
         assert "\n" not in str(caught.value)
-
-
-def read_bytes_of_first(studies: StudyList) -> bytes:
-    return studies.image_path(0).read_bytes()
 
 
 # Evaluation
@@ -182,30 +267,28 @@ def test_every_image_comes_once_in_order(studies, workers, world):
     """An image twice or not at all would change the scores."""
     seen = []
     for rank in range(world):
-        loader = evaluation_loader(
-            image_paths(studies), EVALUATION, batch=5, workers=workers, world_size=world, rank=rank
-        )
+        loader = evaluation(studies.paths, Shard(5, workers, world, rank))
         batches = list(loader)
         assert len(batches) == len(loader)
         mine = torch.cat([batch.indices for batch in batches]).tolist()
         assert mine == list(range(rank, 24, world))
         for index, image in zip(mine, torch.cat([batch.images for batch in batches]), strict=True):
-            assert torch.equal(image, EVALUATION(read_image(studies.image_path(index))))
+            assert torch.equal(image, squash(read_image(studies.paths[index]), 32))
         seen += mine
     assert sorted(seen) == list(range(24))
 
 
 def test_evaluation_can_be_repeated_and_carries_labels(studies, store):
-    loader = evaluation_loader(studies, EVALUATION, batch=7, workers=0, store=store)
+    loader = evaluation_loader(ImageSource(studies, 32, study_labels(studies, store)), 24, Shard(7))
     first, second = list(loader), list(loader)
     assert all(torch.equal(a.images, b.images) for a, b in zip(first, second, strict=True))
     labels = torch.cat([batch.labels for batch in first]).numpy()
-    assert (labels == store.dense_batch(studies.table["row"].tolist())).all()
-    assert next(iter(evaluation_loader(studies, EVALUATION, batch=7, workers=0))).labels is None
+    assert (labels == store.dense_batch(studies.images["row"].tolist())).all()
+    assert next(iter(evaluation(studies, Shard(7)))).labels is None
 
 
 def test_more_processes_than_images():
-    assert list(evaluation_loader([Path("a")], EVALUATION, 4, 0, world_size=3, rank=2)) == []
+    assert list(evaluation([Path("a")], Shard(4, world_size=3, rank=2))) == []
 
 
 # Preloading
@@ -213,22 +296,18 @@ def test_more_processes_than_images():
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_preloaded_images_replace_the_files(studies, store, workers):
-    kept = preload(studies, 32, workers)
-    assert kept.shape == (24, 1, 32, 32)
-    plain = torch.cat([batch.images for batch in evaluation_loader(studies, EVALUATION, 5, 0)])
-    assert torch.equal(kept, plain)
-    nowhere = StudyList(studies.table, Path("/nowhere"), studies.source)
-    again = evaluation_loader(nowhere, EVALUATION, 5, 0, preloaded=kept)
+    labels = study_labels(studies, store)
+    kept = preload(ImageSource(studies, 32, labels), 24, workers)
+    plain = torch.cat([batch.images for batch in evaluation(studies, Shard(5))])
+    assert torch.equal(kept.images, plain)
+    assert (kept.targets.numpy() == store.dense_batch(studies.images["row"].tolist())).all()
+    again = evaluation_loader(kept, 24, Shard(5))
     assert torch.equal(torch.cat([batch.images for batch in again]), plain)
-    before = kept.clone()
-    trained = training_loader(nowhere, store, TRAINING, 0, 4, workers, preloaded=kept)
+    before = kept.images.clone()
+    trained = training_loader(kept, np.arange(24), StudyAugment(TRAINING), 0, Shard(4, workers))
     assert len(list(trained.epoch(0))) == 6
-    assert torch.equal(kept, before)
-
-
-def test_preloaded_images_of_another_list_are_refused(studies, store):
-    with pytest.raises(ValueError, match="preloaded"):
-        training_loader(studies, store, TRAINING, 0, 4, 0, preloaded=torch.zeros(3, 1, 32, 32, dtype=torch.uint8))
+    assert torch.equal(kept.images, before)
+    assert preload(ImageSource(studies, 32), 24, 0).targets is None
 
 
 @settings(max_examples=10)
@@ -241,37 +320,16 @@ def test_a_batch_moves_whole(labelled):
     assert batch.labels is None or batch.labels.device.type == "meta"
 
 
-def test_paths_follow_the_list(studies):
-    assert image_paths(studies) == [studies.image_path(index) for index in range(24)]
-    assert np.all([path.exists() for path in image_paths(studies)])
-
-
 def test_equalised_images_are_what_the_published_preprocessing_gives(tmp_path: Path) -> None:
     """Scores on RSNA would not be on the published input."""
     dark = np.random.default_rng(0).integers(10, 60, (32, 32), dtype=np.uint8)
     Image.fromarray(dark).save(tmp_path / "dark.png")
-    loader = evaluation_loader([tmp_path / "dark.png"], EvaluationTransform(32), 1, 0, equalise=True)
-    np.testing.assert_array_equal(next(iter(loader)).images[0, 0].numpy(), histogram_equalise(dark))
+    image, _ = ImageSource([tmp_path / "dark.png"], 32, equalise=True)(0)
+    np.testing.assert_array_equal(image[0].numpy(), equalise(dark))
 
 
-def test_unreadable_image_of_a_list_is_named_with_its_line(tiny_prepared, tmp_path: Path, store) -> None:
-    """Nobody would find the entry to take out of a list of 200 k."""
-    table = read_list(tiny_prepared / "train.csv").table.iloc[:3].copy()
-    (tmp_path / "broken.png").write_bytes(b"no image")
-    table["image"] = ["gone.png", "broken.png", "gone.png"]
-    broken = StudyList(table, tmp_path, str(tmp_path / "train.csv"))
-    with pytest.raises(InputError, match=r"train\.csv: line 2: .*gone\.png"):
-        next(iter(evaluation_loader(broken, EVALUATION, 1, 0)))
-    with pytest.raises(InputError, match=r"train\.csv: line 2: .*gone\.png"):
-        preload(broken, 32, 0)
-    with pytest.raises(InputError, match=r"train\.csv: line [24]: .*gone\.png|train\.csv: line 3: .*broken\.png"):
-        next(training_loader(broken, store, TRAINING, 0, 3, 0).epoch(0))
-
-
-def test_impossible_numbers_are_refused(studies, store) -> None:
+@pytest.mark.parametrize(("batch", "workers", "words"), [(0, 0, "batch size: 0"), (4, -1, "workers: -1")])
+def test_impossible_numbers_are_refused(batch, workers, words) -> None:
     """A mistyped option would end in a traceback of torch."""
-    for batch, workers, words in ((0, 0, "batch size: 0"), (4, -1, "workers: -1")):
-        with pytest.raises(InputError, match=words):
-            training_loader(studies, store, TRAINING, 0, batch, workers)
-        with pytest.raises(InputError, match=words):
-            evaluation_loader(studies, EVALUATION, batch, workers)
+    with pytest.raises(InputError, match=words):
+        Shard(batch, workers)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from medslip.data.manifest import read_list
 from medslip.data.prepared import PreparedWriter
-from medslip.data.records import read_list
 from medslip.data.table import ImageTable
 from medslip.errors import InputError
 from medslip.labels import Cells, LabelStore, mention
@@ -27,10 +27,10 @@ def test_lists_and_store_fit(tmp_path: Path) -> None:
     write(tmp_path, ["train", "test", "train"])
     studies = read_list(tmp_path / "train.csv")
     store = LabelStore(tmp_path / "labels")
-    store.check(studies.table["row"], studies.table["study"], studies.source)
-    assert studies.table["row"].tolist() == [0, 2]
-    assert studies.table.iloc[1][["patient", "view", "sex", "age"]].tolist() == ["p2", "PA", "M", 40]
-    assert studies.image_path(1) == tmp_path / "2.png"
+    store.check(studies.images["row"], studies.images["study"], studies.source)
+    assert studies.images["row"].tolist() == [0, 2]
+    assert studies.images.iloc[1][["patient", "view", "sex", "age"]].tolist() == ["p2", "PA", "M", 40]
+    assert studies.paths[1] == tmp_path / "2.png"
 
 
 def test_a_second_preparation_leaves_no_list_of_the_first(tmp_path: Path) -> None:

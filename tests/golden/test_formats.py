@@ -19,7 +19,7 @@ from torch import Tensor
 
 from medslip.checkpoints import load_checkpoint, load_finetuned, load_state
 from medslip.config import parse
-from medslip.data.records import read_list
+from medslip.data.manifest import read_list
 from medslip.labels import LabelStore
 from medslip.model.medslip import MeDSLIP
 from medslip.tasks.finetune_seg import FinetuneSegConfig
@@ -97,9 +97,9 @@ def test_a_prepared_data_set_is_read() -> None:
     store = LabelStore(folder / "labels")
     lists = {split: read_list(folder / f"{split}.csv") for split in ("train", "valid", "test")}
     for studies in lists.values():
-        store.check(studies.table["row"], studies.table["study"], studies.source)
+        store.check(studies.images["row"], studies.images["study"], studies.source)
     assert {split: len(studies) for split, studies in lists.items()} == EXPECTED["images"]
-    first = lists["train"].table.iloc[0]
+    first = lists["train"].images.iloc[0]
     anatomy, pathology, state = store.cells(int(first["row"]))
     assert [first["study"], first["patient"], first["view"]] == EXPECTED["first"]
     assert [[int(value) for value in part] for part in (anatomy, pathology, state)] == EXPECTED["cells"]

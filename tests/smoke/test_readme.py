@@ -10,7 +10,7 @@ import torch
 from medslip.checkpoints import Card, save_checkpoint
 from medslip.cli import TASKS
 from medslip.config import parse
-from medslip.data.transforms import EvaluationTransform
+from medslip.data.preprocessing import Preprocessing
 from medslip.errors import InputError
 from medslip.model.medslip import MeDSLIP, ModelConfig
 from medslip.model.text_encoder import TextConfig, TextEncoder
@@ -75,7 +75,7 @@ def test_the_python_example_runs(tiny_prepared, tmp_path, monkeypatch):
     save_checkpoint(
         tmp_path / "runs/phantom/pretrain/best.safetensors",
         model,
-        Card(config, EvaluationTransform(32), encoder.identity),
+        Card(config, Preprocessing(32), encoder.identity),
     )
     (tmp_path / "chest.png").write_bytes((tiny_prepared / "train_0.png").read_bytes())
     monkeypatch.chdir(tmp_path)

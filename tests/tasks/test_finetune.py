@@ -21,11 +21,10 @@ from PIL import Image
 from medslip.checkpoints import load_checkpoint, load_finetuned
 from medslip.cli import run_task
 from medslip.config import parse
+from medslip.data.augmentation import AugmentationConfig, JointAugmentationConfig
 from medslip.data.datasets.coco import Coco
-from medslip.data.finetune_loading import evaluation_loader
 from medslip.data.images import read_image
-from medslip.data.joint_transforms import JointAugmentationConfig
-from medslip.data.transforms import AugmentationConfig
+from medslip.data.loading import evaluation_loader
 from medslip.errors import InputError
 from medslip.model.segmenter import Segmenter
 from medslip.model.weights import read_tensors

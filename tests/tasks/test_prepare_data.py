@@ -10,8 +10,9 @@ from PIL import Image
 
 from medslip.data.datasets.csv_table import Columns, CsvTable
 from medslip.data.datasets.cxr14 import Cxr14
-from medslip.data.records import StudyList, read_list
+from medslip.data.manifest import read_list
 from medslip.data.summary import PreparationSummary
+from medslip.data.table import ImageTable
 from medslip.errors import InputError
 from medslip.labels import LabelStore
 from medslip.tasks.prepare_data import PrepareConfig, run
@@ -20,19 +21,19 @@ from medslip.vocabulary import ANATOMIES, PATHOLOGIES
 HEADER = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position\n"
 
 
-def read_all(folder: Path) -> dict[str, StudyList]:
+def read_all(folder: Path) -> dict[str, ImageTable]:
     """The lists of a prepared folder, checked against its store."""
     store = LabelStore(folder / "labels")
     lists = {path.stem: read_list(path) for path in folder.glob("*.csv")}
     for studies in lists.values():
-        store.check(studies.table["row"], studies.table["study"], studies.source)
-        assert all(studies.image_path(index).is_file() for index in range(len(studies)))
+        store.check(studies.images["row"], studies.images["study"], studies.source)
+        assert all(studies.paths[index].is_file() for index in range(len(studies)))
     assert (folder / "summary.json").is_file()
     return lists
 
 
-def patients(studies: StudyList) -> set[str]:
-    return set(studies.table["patient"])
+def patients(studies: ImageTable) -> set[str]:
+    return set(studies.images["patient"])
 
 
 @pytest.fixture
@@ -86,7 +87,7 @@ def test_csv_labels_reach_the_store(table: Path) -> None:
     prepare(table)
     lists = read_all(table.parent / "out")
     row = next(
-        int(entry.row) for studies in lists.values() for entry in studies.table.itertuples() if entry.study == "i3.png"
+        int(entry.row) for studies in lists.values() for entry in studies.images.itertuples() if entry.study == "i3.png"
     )
     matrix = LabelStore(table.parent / "out" / "labels").dense(row)
     unspecified = matrix[ANATOMIES.index("unspecified")]
@@ -96,7 +97,7 @@ def test_csv_labels_reach_the_store(table: Path) -> None:
 def test_the_cache_takes_the_images_place(table: Path) -> None:
     prepare(table, cache_size=32, workers=0)
     studies = read_all(table.parent / "out")["train"]
-    with Image.open(studies.image_path(0)) as image:
+    with Image.open(studies.paths[0]) as image:
         assert image.size == (32, 32)
 
 
@@ -151,5 +152,5 @@ def test_equalising_without_a_cache_is_refused(table: Path) -> None:
     run(PrepareConfig(data, table.parent / "out", cache_size=16, workers=0))
     plain = table.parent / "plain"
     run(PrepareConfig(replace(data, equalise=False), plain, cache_size=16, workers=0))
-    equalised, grey = (read_all(folder)["train"].image_path(0).read_bytes() for folder in (table.parent / "out", plain))
+    equalised, grey = (read_all(folder)["train"].paths[0].read_bytes() for folder in (table.parent / "out", plain))
     assert equalised != grey

@@ -12,7 +12,7 @@ import yaml
 from medslip.checkpoints import load_checkpoint
 from medslip.cli import run_task
 from medslip.config import parse
-from medslip.data.transforms import AugmentationConfig
+from medslip.data.augmentation import AugmentationConfig
 from medslip.errors import InputError
 from medslip.model.medslip import ModelConfig
 from medslip.model.text_encoder import TextConfig

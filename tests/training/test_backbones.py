@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from medslip.data.loading import Batch
-from medslip.data.transforms import EvaluationTransform
+from medslip.data.preprocessing import Preprocessing
 from medslip.model import trunk as trunk_module
 from medslip.model.classifier import Classifier
 from medslip.model.medslip import MeDSLIP, ModelConfig
@@ -21,7 +21,7 @@ from medslip.training.finetuning import CLASSIFICATION_LOSS, SEGMENTATION_LOSS
 from medslip.training.objective import Objective
 from medslip.training.optim import OptimConfig, make_optimizer
 
-NORMALISE = EvaluationTransform(32).normalise
+NORMALISE = Preprocessing(32).normalise
 
 
 def pretraining(name, generator):

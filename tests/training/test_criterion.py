@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from medslip.data.loading import Batch
-from medslip.data.transforms import EvaluationTransform
+from medslip.data.preprocessing import Preprocessing
 from medslip.errors import InputError
 from medslip.losses import existence_of
 from medslip.model.medslip import MeDSLIP, ModelConfig
@@ -37,7 +37,7 @@ def batch():
 @pytest.fixture(scope="module")
 def output(model, batch):
     with torch.no_grad():
-        return model(EvaluationTransform(32).normalise(batch.images))
+        return model(Preprocessing(32).normalise(batch.images))
 
 
 def test_total_is_existence_plus_alpha_protocl_plus_beta_icl(output, batch):
@@ -67,7 +67,7 @@ def test_drawn_negatives_follow_the_generator(output, batch):
 
 def test_objective_is_the_criterion_on_the_models_output(model, output, batch):
     criterion = Criterion(loss_terms(LossConfig()))
-    objective = Objective(model, criterion, EvaluationTransform(32).normalise).eval()
+    objective = Objective(model, criterion, Preprocessing(32).normalise).eval()
     counts = objective.counts(batch)
     pathology, anatomy = existence_of(batch.labels)
     known = ((pathology >= 0), (pathology == 1), (anatomy >= 0), (anatomy == 1), (batch.labels >= 0))
@@ -84,7 +84,7 @@ def test_parts_of_a_batch_add_up_to_the_whole(output, batch, model):
     criterion = Criterion(loss_terms(LossConfig()))
     counts = criterion.counts(batch.labels)
     with torch.no_grad():
-        images = EvaluationTransform(32).normalise(batch.images)
+        images = Preprocessing(32).normalise(batch.images)
         parts = [criterion(model(images[rows]), batch.labels[rows], counts) for rows in (slice(0, 1), slice(1, None))]
     torch.testing.assert_close(sum(parts), criterion(output, batch.labels), rtol=1e-4, atol=1e-5)
     halves = [criterion.counts(batch.labels[rows]) for rows in (slice(0, 1), slice(1, None))]
@@ -115,7 +115,7 @@ def test_a_new_loss_is_one_function_and_one_entry(model, output, batch):
     torch.testing.assert_close(found[0], plain[0] + 0.1 * found[-1])
     present = existence_of(batch.labels)[0] == 1
     torch.testing.assert_close(found[-1], output.pathology_prototypes[present].square().sum(-1).mean())
-    objective = Objective(model, criterion, EvaluationTransform(32).normalise)
+    objective = Objective(model, criterion, Preprocessing(32).normalise)
     gradients = []
     for weight in (1.0, 0.0):
         terms["prototype_length"] = LossTerm(weight, prototype_length, terms["prototype_length"].count)
@@ -127,7 +127,7 @@ def test_a_new_loss_is_one_function_and_one_entry(model, output, batch):
 
 
 def test_batch_without_labels_is_a_programming_error(model, batch):
-    objective = Objective(model, Criterion(loss_terms(LossConfig())), EvaluationTransform(32).normalise)
+    objective = Objective(model, Criterion(loss_terms(LossConfig())), Preprocessing(32).normalise)
     with pytest.raises(AssertionError, match="without labels"):
         objective.counts(Batch(batch.images, batch.indices))
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from medslip.data.loading import Batch
-from medslip.data.transforms import EvaluationTransform
+from medslip.data.preprocessing import Preprocessing
 from medslip.losses import classification_loss, dice_bce_loss
 from medslip.training.finetuning import CLASSIFICATION_LOSS, SEGMENTATION_LOSS
 from medslip.training.objective import Objective
@@ -46,7 +46,7 @@ def test_unknown_labels_do_not_count():
 
 
 def test_objectives_count_what_their_losses_divide_by():
-    normalise, generator = EvaluationTransform(16).normalise, torch.Generator()
+    normalise, generator = Preprocessing(16).normalise, torch.Generator()
     images, indices = torch.zeros(2, 1, 16, 16, dtype=torch.uint8), torch.arange(2)
     segmentation = Objective(torch.nn.Conv2d(3, 1, 1), SEGMENTATION_LOSS, normalise)
     batch = Batch(images, indices, torch.zeros(2, 1, 16, 16, dtype=torch.uint8))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from medslip.data.dataset import DataSet
-from medslip.data.records import read_list
+from medslip.data.manifest import read_list
 from medslip.data.table import ImageTable
 from medslip.errors import InputError
 from medslip.labels import Cells, LabelStore
@@ -33,21 +33,15 @@ class Prepared(DataSet):
 
     def load(self) -> ImageTable:
         """The images of the list, labelled for the findings that are both present and absent somewhere."""
-        studies = read_list(self.path)
-        store = self._store()
-        rows = studies.table["row"].tolist()
-        store.check(rows, studies.table["study"].tolist(), studies.source)
+        table = read_list(self.path)
+        store = LabelStore(self.labels or self.path.parent / "labels")
+        rows = table.images["row"].tolist()
+        store.check(rows, table.images["study"].tolist(), table.source)
         states = np.stack([store.dense(row).max(axis=0) for row in rows])
         labels = {name: states[:, pathology_index(name)] for name in FINDINGS}
         scored = {name: column for name, column in labels.items() if {0, 1} <= set(column.tolist())}
-        images = studies.table.assign(path=[str(studies.folder / name) for name in studies.table["image"]])
-        name = f"{self.path.resolve().parent.name} ({self.path.name})"
-        known = pd.DataFrame(scored, index=range(len(rows)))
-        return ImageTable(name, images.drop(columns="image"), known, source=studies.source)
+        return replace(table, labels=pd.DataFrame(scored, index=range(len(rows))))
 
     def triplets(self, table: ImageTable, left_out: Counter[str]) -> Iterator[tuple[str, Cells]]:
         """Nothing: the list is prepared."""
         raise InputError(f"{self.path}: is prepared already; pre-train on it")
-
-    def _store(self) -> LabelStore:
-        return LabelStore(self.labels or self.path.parent / "labels")

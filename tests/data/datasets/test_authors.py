@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from medslip.data.datasets import authors
 from medslip.data.datasets.authors import MATRIX_FILE, AuthorsFiles, open_matrix, read_block
-from medslip.data.records import read_list
+from medslip.data.manifest import read_list
 from medslip.data.summary import PreparationSummary
 from medslip.errors import InputError
 from medslip.labels import LabelStore
@@ -61,12 +61,12 @@ def test_lists_keep_rows_studies_and_patients(tmp_path: Path, monkeypatch: pytes
     summary = prepare(tmp_path, tmp_path / "out", tmp_path)
     assert summary.images == {"train": 2, "valid": 1, "test": 2}
     train = read_list(tmp_path / "out" / "train.csv")
-    assert train.table["row"].tolist() == [0, 5]
-    assert train.table["study"].tolist() == ["s50000000", "s50000005"]
-    assert train.table["patient"].tolist() == ["p10000000", "p10000005"]
-    assert train.image_path(0).is_file()
+    assert train.images["row"].tolist() == [0, 5]
+    assert train.images["study"].tolist() == ["s50000000", "s50000005"]
+    assert train.images["patient"].tolist() == ["p10000000", "p10000005"]
+    assert train.paths[0].is_file()
     store = LabelStore(tmp_path / "out" / "labels")
-    store.check(train.table["row"], train.table["study"], train.source)
+    store.check(train.images["row"], train.images["study"], train.source)
 
 
 def test_missing_images_are_counted_and_all_missing_is_an_error(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from medslip.data.datasets.mimic_cxr import MimicCxr
-from medslip.data.records import StudyList, read_list
+from medslip.data.manifest import read_list
 from medslip.data.summary import PreparationSummary
+from medslip.data.table import ImageTable
 from medslip.errors import InputError
 from medslip.labels import LabelStore
 from medslip.tasks.prepare_data import PrepareConfig, run
@@ -70,7 +71,7 @@ def write_tables(folder: Path, images: list[tuple[str, str, str, str, str]], pac
         (folder / name).write_bytes(gzip.compress(text) if packed else text)
 
 
-def lists(folder: Path) -> dict[str, StudyList]:
+def lists(folder: Path) -> dict[str, ImageTable]:
     return {path.stem: read_list(path) for path in sorted(folder.glob("*.csv"))}
 
 
@@ -79,18 +80,18 @@ def test_frontal_images_of_reported_studies(root: Path, tmp_path: Path) -> None:
     summary = prepare(root, root / "graphs.json", tmp_path / "out")
     found = lists(tmp_path / "out")
     assert {name: len(part) for name, part in found.items()} == {"train": 2, "valid": 1, "test": 1}
-    table = found["train"].table
+    table = found["train"].images
     assert list(table["view"]) == ["PA", "AP"]
     assert list(table["study"]) == ["s50000001"] * 2
     assert list(table["patient"]) == ["p10000001"] * 2
     assert table["row"].nunique() == 1  # one study, one row
     store = LabelStore(tmp_path / "out/labels")
     effusion = anatomy_index("pleural_unspec"), pathology_index("effusion")
-    assert store.dense(found["train"].table["row"][0])[effusion] == 1
-    assert store.dense(found["valid"].table["row"][0])[effusion] == 0
+    assert store.dense(found["train"].images["row"][0])[effusion] == 1
+    assert store.dense(found["valid"].images["row"][0])[effusion] == 0
     for part in found.values():
-        assert all(part.image_path(index).is_file() for index in range(len(part)))
-        store.check(part.table["row"].tolist(), part.table["study"].tolist(), part.source)
+        assert all(part.paths[index].is_file() for index in range(len(part)))
+        store.check(part.images["row"].tolist(), part.images["study"].tolist(), part.source)
     assert (summary.studies, summary.present, summary.absent) == (3, 2, 1)
 
 
@@ -109,14 +110,14 @@ def test_summary_says_what_was_left_out(root: Path, tmp_path: Path) -> None:
 def test_views_are_a_choice(root: Path, tmp_path: Path) -> None:
     """Lateral views could not be asked for."""
     prepare(root, root / "graphs.json", tmp_path / "out", views=("LATERAL",))
-    assert {name: list(part.table["view"]) for name, part in lists(tmp_path / "out").items()} == {"train": ["LATERAL"]}
+    assert {name: list(part.images["view"]) for name, part in lists(tmp_path / "out").items()} == {"train": ["LATERAL"]}
 
 
 def test_mapping_is_a_choice(root: Path, tmp_path: Path) -> None:
     """Labels as in the published matrices could not be made."""
     for mapping, pathology in (("medslip", "thicken"), ("published", "tail_abnorm_obs")):
         prepare(root, root / "graphs.json", tmp_path / mapping, mapping=mapping)  # type: ignore[arg-type]
-        row = lists(tmp_path / mapping)["test"].table["row"][0]
+        row = lists(tmp_path / mapping)["test"].images["row"][0]
         _, columns, _ = LabelStore(tmp_path / mapping / "labels").cells(row)
         assert columns.tolist() == [pathology_index(pathology)]
 

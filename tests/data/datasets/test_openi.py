@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from medslip.data.datasets.openi import OpenI, iter_reports
-from medslip.data.records import read_list
+from medslip.data.manifest import read_list
 from medslip.errors import InputError
 from medslip.tasks.prepare_data import PrepareConfig, run
 
@@ -39,7 +39,7 @@ def test_preparation_keeps_reports_whole_and_counts_what_it_leaves_out(tmp_path:
     assert summary.left_out["reports without a tag that says something"] == 1
     assert any("all were taken" in note for note in summary.notes)
     assert any("20 of 21 mapped" in note and "distinct" in note for note in summary.notes)
-    lists = [set(read_list(tmp_path / "out" / f"{split}.csv").table["study"]) for split in summary.images]
+    lists = [set(read_list(tmp_path / "out" / f"{split}.csv").images["study"]) for split in summary.images]
     assert sum(map(len, lists)) == 20  # no report is in two lists
 
 
@@ -55,7 +55,7 @@ def test_views_choose_the_frontal_image(tmp_path: Path, text: str) -> None:
     (tmp_path / "views.csv").write_text(text)
     summary = run(PrepareConfig(OpenI(reports, images=images, views=tmp_path / "views.csv"), tmp_path / "out", 0, 0))
     studies = read_list(tmp_path / "out" / "train.csv")
-    assert [studies.image_path(index).stem for index in range(len(studies))] == ["CXR1_IM-1-1001"]
+    assert [studies.paths[index].stem for index in range(len(studies))] == ["CXR1_IM-1-1001"]
     assert {reason for reason, count in summary.left_out.items() if count} == {"images that are not frontal"}
 
 

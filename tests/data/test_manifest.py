@@ -1,10 +1,10 @@
-"""List files: what is written is read, and a line that cannot be used is named."""
+"""Lists of prepared data sets: what is written is read, and a line that cannot be used is named."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from medslip.data.records import COLUMNS, read_list, write_list
+from medslip.data.manifest import check_images_exist, read_list, write_list
 from medslip.errors import InputError
 
 
@@ -19,33 +19,34 @@ def test_list_comes_back_as_it_was_written(tmp_path):
     write_list(tmp_path / "deep" / "train.csv", table(view=["PA", ""], age=[61.5, np.nan]))
     studies = read_list(tmp_path / "deep" / "train.csv")
     assert len(studies) == 2
-    assert tuple(studies.table.columns) == COLUMNS
-    assert studies.table["patient"].tolist() == ["p1", "007"]
-    assert studies.table["study"].tolist() == ["s1", "01"]
-    assert studies.table["view"].tolist() == ["PA", ""]
-    assert studies.table["sex"].tolist() == ["", ""]
-    assert studies.table["row"].dtype == np.int64
-    assert studies.table["row"].tolist() == [3, 0]
-    assert studies.table["age"].iloc[0] == 61.5
-    assert np.isnan(studies.table["age"].iloc[1])
-    assert studies.image_path(1) == tmp_path / "deep" / "b" / "ü.png"
+    assert studies.images["patient"].tolist() == ["p1", "007"]
+    assert studies.images["study"].tolist() == ["s1", "01"]
+    assert studies.images["view"].tolist() == ["PA", ""]
+    assert studies.images["sex"].tolist() == ["", ""]
+    assert studies.images["row"].dtype == np.int64
+    assert studies.images["row"].tolist() == [3, 0]
+    assert studies.images["age"].iloc[0] == 61.5
+    assert np.isnan(studies.images["age"].iloc[1])
+    assert studies.paths[1] == tmp_path / "deep" / "b" / "ü.png"
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["train.csv"]
 
 
 def test_absolute_image_paths_stay_absolute(tmp_path):
     write_list(tmp_path / "train.csv", table(image=["/data/a.png", "/data/b.png"]))
-    assert str(read_list(tmp_path / "train.csv").image_path(0)) == "/data/a.png"
+    assert str(read_list(tmp_path / "train.csv").paths[0]) == "/data/a.png"
 
 
 def test_list_without_a_store_has_row_minus_one(tmp_path):
     write_list(tmp_path / "test.csv", table().drop(columns="row"))
-    assert read_list(tmp_path / "test.csv").table["row"].tolist() == [-1, -1]
+    assert read_list(tmp_path / "test.csv").images["row"].tolist() == [-1, -1]
 
 
-def test_misnamed_column_is_a_programming_error(tmp_path):
-    with pytest.raises(ValueError, match="'views'"):
-        write_list(tmp_path / "train.csv", table(views=["PA", "AP"]))
-    assert not list(tmp_path.iterdir())
+def test_missing_images_are_counted_and_the_first_named(tmp_path):
+    """Hours would be spent on those that exist."""
+    write_list(tmp_path / "train.csv", table())
+    (tmp_path / "a.png").touch()
+    with pytest.raises(InputError, match=r"train\.csv: line 3: image .*b/ü\.png not found; get the image"):
+        check_images_exist(read_list(tmp_path / "train.csv"))
 
 
 HEADER = "image,study,patient,view,sex,age,row\n"
@@ -54,15 +55,15 @@ HEADER = "image,study,patient,view,sex,age,row\n"
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "not a list in CSV form"),
-        (HEADER, "the list is empty"),
+        ("", "not a table in CSV form"),
+        (HEADER, "the table has no rows"),
         ("image,study,row\na.png,s,0\n", "has no column 'patient'"),
         (HEADER + "a.png,s,p,,,,0\nb.png,s,p,,,,x\n", "line 3: row 'x' is not a whole number"),
         (HEADER + "a.png,s,p,,,,1.5\n", "line 2: row '1.5' is not a whole number"),
         (HEADER + "a.png,s,p,,,,inf\n", "line 2: row 'inf' is not a whole number"),
         (HEADER + "a.png,s,p,,,,0\na.png,t,p,,,,1\n", "line 3: image a.png is listed twice"),
         (HEADER + ",s,p,,,,0\n", "line 2: names no image"),
-        (HEADER + '"a.png,s\n', "not a list in CSV form"),
+        (HEADER + '"a.png,s\n', "not a table in CSV form"),
         (HEADER + "a.png,s,p,,,,0,9\nb.png,s\n", "line|CSV"),
     ],
 )
@@ -79,8 +80,8 @@ def test_unusable_list_is_one_line_with_file_and_line(tmp_path, text, words):
 def test_missing_or_unreadable_list_is_bad_input(tmp_path):
     with pytest.raises(InputError, match="list not found; make it with prepare_data"):
         read_list(tmp_path / "none.csv")
-    with pytest.raises(InputError, match="not a list in CSV form"):
+    with pytest.raises(InputError, match="list not found"):
         read_list(tmp_path)
     (tmp_path / "bytes.csv").write_bytes(b"image,study\n\xff\xfe,\x00")
-    with pytest.raises(InputError, match="not a list in CSV form"):
+    with pytest.raises(InputError, match="not a table in CSV form"):
         read_list(tmp_path / "bytes.csv")

@@ -1,6 +1,4 @@
-"""Evaluation transform, augmentation and mirrored labels."""
-
-import json
+"""Augmentation of images, of images with masks, and mirrored labels."""
 
 import numpy as np
 import pytest
@@ -9,11 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from medslip.data.transforms import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
+from medslip.data.augmentation import (
     AugmentationConfig,
-    EvaluationTransform,
+    JointAugmentationConfig,
+    JointTransform,
     TrainingTransform,
     generator_for,
     mirror_labels,
@@ -27,64 +24,6 @@ LONE = [ANATOMIES.index(name) for name in sorted(NO_PARTNER)]
 matrices = hnp.arrays(
     np.int8, st.sampled_from([(A, P), (2, A, P)]), elements=st.sampled_from([-1, 0, 1]), fill=st.just(-1)
 )
-
-
-# Evaluation
-
-
-@settings(max_examples=20, deadline=None)
-@given(height=st.integers(1, 300), width=st.integers(1, 300))
-def test_any_shape_becomes_the_square(height, width):
-    image = EvaluationTransform(64)(np.full((height, width), 77, np.uint8))
-    assert image.shape == (1, 64, 64)
-    assert image.dtype == torch.uint8
-    assert (image == 77).all()
-
-
-def test_the_whole_image_is_squashed_each_axis_by_its_own_factor():
-    """Boxes are scaled that way: a crop or a kept aspect ratio would move them off their finding."""
-    image = np.zeros((480, 320), np.uint8)
-    image[120:240, 160:320] = 255
-    expected = torch.zeros(1, 160, 160, dtype=torch.uint8)
-    expected[:, 40:80, 80:] = 255
-    difference = (EvaluationTransform(160)(image).int() - expected.int()).abs()
-    assert (difference > 0).float().mean() < 0.03
-
-
-def test_shrinking_is_antialiased():
-    """Without antialiasing, a fine grid gives stripes instead of its mean."""
-    grid = np.tile(np.array([[0, 255], [255, 0]], np.uint8), (400, 400))
-    assert (EvaluationTransform(64)(grid).int() - 127).abs().max() <= 3
-
-
-def test_normalise_is_the_trunk_s_input():
-    images = torch.arange(256, dtype=torch.uint8).view(2, 1, 8, 16)
-    normalised = EvaluationTransform(16).normalise(images)
-    assert normalised.shape == (2, 3, 8, 16)
-    assert normalised.dtype == torch.float32
-    for channel in range(3):
-        expected = (images[:, 0].double() / 255 - IMAGENET_MEAN[channel]) / IMAGENET_STD[channel]
-        torch.testing.assert_close(normalised[:, channel].double(), expected, atol=1e-6, rtol=1e-5)
-
-
-def test_transform_survives_json():
-    """It is stored with a checkpoint: what comes back must be the same."""
-    transform = EvaluationTransform(96, (0.5, 0.4, 0.3), (0.2, 0.1, 0.3))
-    assert EvaluationTransform.from_dict(json.loads(json.dumps(transform.to_dict()))) == transform
-
-
-@pytest.mark.parametrize("values", [{}, {"side": 64}, {"side": 64, "mean": [0] * 3, "std": [1] * 3, "crop": 1}])
-def test_stored_transform_with_other_keys_is_refused(values):
-    with pytest.raises(InputError, match="image transform"):
-        EvaluationTransform.from_dict(values)
-
-
-@pytest.mark.parametrize("side", [0, -16, 100])
-def test_side_that_the_trunk_cannot_divide_is_refused(side):
-    with pytest.raises(InputError, match="multiple of 16"):
-        EvaluationTransform(side)
-    with pytest.raises(InputError, match="multiple of 16"):
-        TrainingTransform(side, AugmentationConfig())
 
 
 # Augmentation
@@ -225,3 +164,56 @@ def test_a_finding_goes_to_the_other_side(name, mirrored):
     expected = np.full((A, P), -1, np.int8)
     expected[ANATOMIES.index(mirrored), 8] = 1
     assert (mirror_labels(matrix) == expected).all()
+
+
+# Images with masks
+
+
+def blob(side: int = 72) -> tuple[torch.Tensor, torch.Tensor]:
+    """A bright rectangle on black, and its mask."""
+    mask = torch.zeros(1, side, side, dtype=torch.uint8)
+    mask[:, 20:50, 30:60] = 1
+    return mask * 200, mask
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=30, deadline=None)
+def test_the_mask_stays_on_what_it_marks(seed):
+    """A mask that does not move with its image would teach the wrong place."""
+    image, mask = JointTransform(64, JointAugmentationConfig(contrast=0.2))(*blob(), seed, 0, 0)
+    assert image.shape == mask.shape == (1, 64, 64)
+    assert image.dtype == mask.dtype == torch.uint8
+    assert set(mask.unique().tolist()) <= {0, 1}
+    bright, inside = image > 80, mask > 0
+    # Interpolation blurs the rim by a pixel or so on all sides: the overlap stays large and the middle in place.
+    if inside.sum() > 200:
+        assert (bright & inside).sum() > 0.75 * (bright | inside).sum()
+        middles = [region.nonzero().float().mean(dim=0) for region in (bright, inside)]
+        assert (middles[0] - middles[1]).norm() < 2.0
+
+
+def test_the_augmentation_is_a_function_of_seed_epoch_and_index():
+    transform = JointTransform(64, JointAugmentationConfig())
+    torch.manual_seed(1)
+    one = transform(*blob(), 3, 2, 1)
+    torch.manual_seed(2)
+    other = transform(*blob(), 3, 2, 1)
+    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    assert type(one[0]) is type(one[1]) is torch.Tensor
+    for key in ((4, 2, 1), (3, 3, 1), (3, 2, 2)):
+        assert not torch.equal(transform(*blob(), *key)[0], one[0])
+
+
+def test_the_global_generator_is_left_alone():
+    """Dropout and weights must not depend on how many images were loaded in this process."""
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    JointTransform(64, JointAugmentationConfig())(*blob(), 0, 0, 0)
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize(("key", "value"), [("scale_min", 0.0), ("flip_probability", 1.1), ("rotation", -1.0)])
+def test_an_impossible_augmentation_is_an_error(key, value):
+    with pytest.raises(InputError, match=f"augmentation.{key}"):
+        JointAugmentationConfig(**{key: value})

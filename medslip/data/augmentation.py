@@ -1,91 +1,30 @@
-"""Grey arrays -> image tensors: the evaluation transform, the training augmentation, and mirrored labels.
+"""Random variation of training images, and of their masks or label matrices.
 
-Every random number comes from ``generator_for(seed, epoch, index)``: an augmented image is a function of
-these three, whatever the number of worker processes.
+Every random number follows from (seed, epoch, index): an augmented image is a function of these three, whatever the number of
+worker processes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torchvision.transforms.v2.functional as F
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
+from torchvision import tv_tensors
+from torchvision.transforms import InterpolationMode, v2
 
+from medslip.data.images import Grey
+from medslip.data.preprocessing import check_side
 from medslip.errors import InputError
 from medslip.labels import UNKNOWN, Matrix
 from medslip.vocabulary import MIRRORED_ANATOMY
 
-Grey = npt.NDArray[np.uint8]
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-_PATCH = 16
-"""The trunk's stride: a side is a multiple of it."""
-
-
-def roomy(side: int) -> int:
-    """An eighth more than a side, up to a multiple of 16: what preloaded images are squashed to, for random crops."""
-    return math.ceil(side * 9 / 8 / 16) * 16
-
-
-@dataclass(frozen=True)
-class EvaluationTransform:
-    """The whole image, squashed to a square: boxes and masks scale with each axis.
-
-    Attributes:
-        side: Side of the square in pixels, a multiple of 16.
-        mean: Mean of the red, green and blue channels that is subtracted, on the scale 0 to 1.
-        std: Standard deviation of the channels that is divided by, on the scale 0 to 1.
-    """
-
-    side: int = 224
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
-
-    def __post_init__(self) -> None:
-        _check_side(self.side)
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise InputError("image transform: mean and std must have three numbers each, those of std above 0")
-
-    def __call__(self, image: Grey) -> Tensor:
-        """H x W uint8 -> 1 x side x side uint8, bilinear with antialiasing."""
-        return squash(image, self.side)
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """Grey images as the trunk takes them, computed on the device that they are on.
-
-        Args:
-            images: B x 1 x H x W, uint8, 0 to 255.
-
-        Returns:
-            B x 3 x H x W, float32.
-        """
-        mean = torch.tensor(self.mean, device=images.device).view(3, 1, 1)
-        std = torch.tensor(self.std, device=images.device).view(3, 1, 1)
-        return torch.addcmul(-mean / std, images.float(), 1 / (255 * std))
-
-    def to_dict(self) -> dict[str, Any]:
-        """A form that JSON can hold."""
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> EvaluationTransform:
-        """The transform that ``to_dict`` described.
-
-        Raises:
-            InputError: A key is missing or unknown, or a value is impossible.
-        """
-        if set(values) != {"side", "mean", "std"}:
-            raise InputError(f"image transform: has keys {sorted(values)}, expected mean, side, std")
-        return cls(int(values["side"]), tuple(values["mean"]), tuple(values["std"]))
+Augment = Callable[[Tensor, Tensor, int, int, int], tuple[Tensor, Tensor]]
+"""Image (1 x H x W, uint8), target, seed, epoch, index -> augmented image (1 x S x S, uint8) and target. Picklable."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +74,7 @@ class TrainingTransform:
     config: AugmentationConfig
 
     def __post_init__(self) -> None:
-        _check_side(self.side)
+        check_side(self.side)
 
     @property
     def source_side(self) -> int:
@@ -171,16 +110,6 @@ def generator_for(seed: int, epoch: int, index: int) -> np.random.Generator:
     return np.random.default_rng((seed, epoch, index))
 
 
-def squash(image: Grey, side: int) -> Tensor:
-    """H x W uint8 -> 1 x side x side uint8, whatever the aspect ratio: bilinear with antialiasing."""
-    return F.resize(
-        torch.from_numpy(image)[None],
-        [side, side],
-        interpolation=InterpolationMode.BILINEAR,
-        antialias=True,
-    )
-
-
 def mirror_labels(matrix: Matrix) -> Matrix:
     """The label matrix of the mirrored image.
 
@@ -203,9 +132,90 @@ _NO_PARTNER = np.flatnonzero(np.array(MIRRORED_ANATOMY) < 0)
 _MIRROR_SOURCE = np.maximum(MIRRORED_ANATOMY, 0)
 
 
-def _check_side(side: int) -> None:
-    if side < _PATCH or side % _PATCH:
-        raise InputError(f"image side {side}: must be a multiple of {_PATCH}, the stride of the image trunk")
+@dataclass(frozen=True)
+class LabelAugment:
+    """Augments images; their class labels stay as they are, since no class has a side. See Augment."""
+
+    transform: TrainingTransform
+
+    def __call__(self, image: Tensor, labels: Tensor, seed: int, epoch: int, index: int) -> tuple[Tensor, Tensor]:
+        """The labels are C class labels."""
+        return self.transform(image[0].numpy(), generator_for(seed, epoch, index))[0], labels
+
+
+@dataclass(frozen=True)
+class StudyAugment:
+    """Augments images; a mirrored image has its left and right labels exchanged. See Augment."""
+
+    transform: TrainingTransform
+
+    def __call__(self, image: Tensor, labels: Tensor, seed: int, epoch: int, index: int) -> tuple[Tensor, Tensor]:
+        """The labels are an A x P label matrix."""
+        augmented, mirrored = self.transform(image[0].numpy(), generator_for(seed, epoch, index))
+        return augmented, torch.from_numpy(mirror_labels(labels.numpy())) if mirrored else labels
+
+
+@dataclass(frozen=True)
+class JointAugmentationConfig:
+    """Augmentation of training images and their masks.
+
+    Attributes:
+        scale_min: Smallest fraction of the image's area that a random crop keeps.
+        flip_probability: Probability of mirroring image and mask.
+        rotation: Largest rotation in either direction, in degrees.
+        contrast: Largest relative change of the image's brightness and contrast, 0 to 1.
+    """
+
+    scale_min: float = 0.7
+    flip_probability: float = 0.5
+    rotation: float = 10.0
+    contrast: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale_min <= 1:
+            raise InputError(f"augmentation.scale_min: {self.scale_min} must be above 0 and at most 1")
+        for name, largest in (("flip_probability", 1), ("contrast", 1), ("rotation", 180)):
+            if not 0 <= getattr(self, name) <= largest:
+                raise InputError(f"augmentation.{name}: {getattr(self, name)} must lie in 0 to {largest}")
+
+
+class JointTransform:
+    """Random crop, mirror, rotation, brightness and contrast by torchvision's v2 transforms.
+
+    Args:
+        side: Side of the square in pixels.
+        config: The augmentation.
+    """
+
+    def __init__(self, side: int, config: JointAugmentationConfig) -> None:
+        self._augment = v2.Compose(
+            [
+                v2.RandomRotation(config.rotation, interpolation=InterpolationMode.BILINEAR),
+                v2.RandomResizedCrop(side, scale=(config.scale_min, 1.0), antialias=True),
+                v2.RandomHorizontalFlip(config.flip_probability),
+                v2.ColorJitter(brightness=config.contrast, contrast=config.contrast),
+            ]
+        )
+
+    def __call__(self, image: Tensor, mask: Tensor, seed: int, epoch: int, index: int) -> tuple[Tensor, Tensor]:
+        """Augment an image with its mask; the same arguments always give the same result.
+
+        Args:
+            image: 1 x H x W, uint8.
+            mask: 1 x H x W, uint8, 1 inside and 0 outside.
+            seed: Seed of the augmentation.
+            epoch: Which epoch.
+            index: Which image.
+
+        Returns:
+            Both at 1 x side x side, uint8.
+        """
+        # These transforms draw from torch's global generator, which is seeded for this sample and restored.
+        with torch.random.fork_rng(devices=[]):
+            state = np.random.SeedSequence((seed, epoch, index)).generate_state(1, np.uint64)[0]
+            torch.default_generator.manual_seed(int(state >> np.uint64(1)))
+            image, mask = self._augment(tv_tensors.Image(image), tv_tensors.Mask(mask))
+        return image.as_subclass(Tensor), mask.as_subclass(Tensor)
 
 
 def _random_crop(
