@@ -119,18 +119,19 @@ def tiny_prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     random = np.random.default_rng(0)
     effusion, normal = PATHOLOGIES.index("effusion"), PATHOLOGIES.index("normal")
     sides = (ANATOMIES.index("right_pleural"), ANATOMIES.index("left_pleural"))
-    with LabelStoreWriter(folder / "labels") as store:
-        for split, number in (("train", 24), ("valid", 12)):
-            rows = []
-            for index in range(number):
-                name, study = f"{split}_{index}.png", f"s{split}{index}"
-                image = random.integers(0, 100, (40, 40), dtype=np.uint8)
-                side, present = index % 2, index % 4 < 2
-                if present:
-                    image[:, 20 * side : 20 * side + 20] += 120
-                Image.fromarray(image).save(folder / name)
-                cells = [(sides[side], effusion, int(present)), (ANATOMIES.index("unspecified"), normal, 1)]
-                row = store.add_cells(study, *zip(*cells, strict=True))
-                rows.append({"image": name, "study": study, "patient": f"p{index}", "row": row})
-            write_list(folder / f"{split}.csv", pd.DataFrame(rows))
+    store = LabelStoreWriter(folder / "labels")
+    for split, number in (("train", 24), ("valid", 12)):
+        rows = []
+        for index in range(number):
+            name, study = f"{split}_{index}.png", f"s{split}{index}"
+            image = random.integers(0, 100, (40, 40), dtype=np.uint8)
+            side, present = index % 2, index % 4 < 2
+            if present:
+                image[:, 20 * side : 20 * side + 20] += 120
+            Image.fromarray(image).save(folder / name)
+            cells = {(sides[side], effusion): int(present), (ANATOMIES.index("unspecified"), normal): 1}
+            row = store.add(study, cells)
+            rows.append({"image": name, "study": study, "patient": f"p{index}", "row": row})
+        write_list(folder / f"{split}.csv", pd.DataFrame(rows))
+    store.write()
     return folder

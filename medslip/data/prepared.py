@@ -36,7 +36,7 @@ class PreparedWriter:
         anatomy, pathology = [key[0] for key in cells], [key[1] for key in cells]
         state = list(cells.values())
         self._counter.add_cells(anatomy, pathology, state)
-        return self._store.add_cells(study, anatomy, pathology, state)
+        return self._store.add(study, cells)
 
     def finish(
         self, images: pd.DataFrame, left_out: Mapping[str, int], notes: tuple[str, ...] = ()
@@ -65,7 +65,7 @@ class PreparedWriter:
         if "train" not in numbers:
             notes = (*notes, "The train list is empty: there is nothing to pre-train on.")
         summary = self._counter.summary(self._source, numbers, left_out, notes)
-        self._store.__exit__(None, None, None)
+        self._store.write()
         for split, rows in lists.items():
             path = self.folder / f"{split}.csv"
             if len(rows):
@@ -81,7 +81,5 @@ class PreparedWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is not None:
-            self._store.__exit__(kind, error, trace)
-            if self._is_new and not any(self.folder.iterdir()):
-                self.folder.rmdir()
+        if kind is not None and self._is_new and not any(self.folder.iterdir()):
+            self.folder.rmdir()

@@ -7,17 +7,20 @@ studies reads almost nothing, and processes share its pages.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import zlib
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
 
 from medslip.errors import InputError
+from medslip.files import folder_written_whole
 from medslip.vocabulary import ANATOMIES, PATHOLOGIES
 
 PRESENT, ABSENT, UNKNOWN = 1, 0, -1
@@ -26,6 +29,7 @@ A, P = len(ANATOMIES), len(PATHOLOGIES)
 
 _PRESENT_BIT = np.uint16(1 << 15)
 _FORMAT, _VERSION = "medslip-labels", 1
+_AGAIN = "run prepare_data.py again"
 
 Matrix = npt.NDArray[np.int8]
 """A x P, or B x A x P: 1 present, 0 absent, -1 not mentioned."""
@@ -46,7 +50,7 @@ class LabelStore:
         folder: A folder written by LabelStoreWriter.
 
     Raises:
-        InputError: The folder is not a label store, is incomplete, or was written with another vocabulary.
+        InputError: The folder is not a label store, is incomplete or damaged, or was written with another vocabulary.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -55,21 +59,22 @@ class LabelStore:
             meta = json.loads((self.folder / "meta.json").read_text())
             self._offsets = np.load(self.folder / "offsets.npy", mmap_mode="r")
             self._keys = np.load(self.folder / "keys.npy", mmap_mode="r")
-            cells_file = self.folder / "cells.bin"
-            size = cells_file.stat().st_size
+            size = (self.folder / "cells.bin").stat().st_size
             self._cells: npt.NDArray[np.uint16] = (
-                np.memmap(cells_file, np.uint16, "r") if size else np.empty(0, np.uint16)
+                np.memmap(self.folder / "cells.bin", np.uint16, "r") if size else np.empty(0, np.uint16)
             )
+            checksums = _checksums(self.folder)
         except (OSError, ValueError, EOFError) as error:
-            raise InputError(
-                f"{self.folder}: not a complete label store ({error}); run prepare_data.py again"
-            ) from None
+            raise InputError(f"{self.folder}: not a complete label store ({error}); {_AGAIN}") from None
         if not isinstance(meta, dict) or (meta.get("format"), meta.get("version")) != (_FORMAT, _VERSION):
             raise InputError(f"{self.folder}/meta.json: not a label store of version {_VERSION}")
         if meta.get("vocabulary") != _vocabulary_key():
-            raise InputError(f"{self.folder}/meta.json: written with another vocabulary; run prepare_data.py again")
+            raise InputError(f"{self.folder}/meta.json: written with another vocabulary; {_AGAIN}")
+        for name, checksum in checksums.items():
+            if meta.get(name, checksum) != checksum:  # stores of earlier versions have none
+                raise InputError(f"{self.folder / name}: is damaged: its checksum is not that in meta.json; {_AGAIN}")
         if len(self._offsets) != len(self._keys) + 1 or self._offsets[-1] * 2 != size:
-            raise InputError(f"{self.folder}: cells.bin is truncated; run prepare_data.py again")
+            raise InputError(f"{self.folder}: cells.bin is truncated; {_AGAIN}")
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -106,24 +111,19 @@ class LabelStore:
         """
         for line, (row, study) in enumerate(zip(rows, studies, strict=True), start=2):
             if not 0 <= row < len(self):
-                raise InputError(
-                    f"{source}: line {line} has row {row}, but {self.folder} has {len(self)} studies; "
-                    "use a list and a store from the same preparation"
-                )
-            if self._keys[row] != _study_key(study):
-                raise InputError(
-                    f"{source}: line {line} is study {study}, but row {row} of {self.folder} belongs to another; "
-                    "use a list and a store from the same preparation"
-                )
+                fault = f"has row {row}, but {self.folder} has {len(self)} studies"
+            elif self._keys[row] != _study_key(study):
+                fault = f"is study {study}, but row {row} of {self.folder} belongs to another"
+            else:
+                continue
+            raise InputError(f"{source}: line {line} {fault}; use a list and a store from the same preparation")
 
 
 class LabelStoreWriter:
-    """Writes a label store study by study.
-
-    It is a context manager: the folder appears only when everything has been written, and not at all after an error.
+    """Collects the labels of studies, and writes them as a label store.
 
     Args:
-        folder: The folder to write. An existing store is replaced.
+        folder: The folder to write. Nothing is changed in it before ``write``, which replaces an existing store.
 
     Raises:
         InputError: The folder exists and is not a label store, or cannot be created.
@@ -131,75 +131,58 @@ class LabelStoreWriter:
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
-        self._partial = self.folder.with_name(self.folder.name + ".partial")
         if self.folder.exists() and not (self.folder / "meta.json").exists():
             raise InputError(f"{self.folder}: exists and is not a label store; choose another output")
-        if (self._partial / "cells.bin").exists():
-            shutil.rmtree(self._partial)  # left by a writer that was killed
         try:
-            self._partial.mkdir(parents=True)
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            if not os.access(self.folder.parent, os.W_OK):
+                raise PermissionError(errno.EACCES, "Permission denied")
         except OSError as error:
             raise InputError(
                 f"{self.folder}: the folder cannot be created ({error.strerror}); choose another output"
             ) from None
-        self._cells = (self._partial / "cells.bin").open("wb")
+        self._cells = array("H")
         self._offsets = [0]
         self._keys: list[int] = []
 
-    def add(self, study: str, matrix: Matrix) -> int:
-        """Append the A x P matrix of a study, and return its row."""
-        if matrix.shape != (A, P):
-            raise ValueError(f"label matrix of shape {matrix.shape}, expected {(A, P)}")
-        cell = np.flatnonzero(matrix.reshape(-1) != UNKNOWN)
-        return self.add_cells(study, cell // P, cell % P, matrix.reshape(-1)[cell])
-
-    def add_cells(self, study: str, anatomy: npt.ArrayLike, pathology: npt.ArrayLike, state: npt.ArrayLike) -> int:
-        """Append a study given by its mentioned cells, each listed once, and return its row.
+    def add(self, study: str, cells: Cells) -> int:
+        """Append a study, and return its row.
 
         Raises:
-            ValueError: An index is outside the vocabulary, a state is not 0 or 1, or a cell is listed twice.
+            ValueError: A cell is outside the A x P matrix, or its state is not 0 or 1.
         """
-        rows, columns = np.asarray(anatomy, np.int64), np.asarray(pathology, np.int64)
-        states = np.asarray(state, np.int64)
-        if not (rows.shape == columns.shape == states.shape):
-            raise ValueError("anatomy, pathology and state have different lengths")
-        if ((rows < 0) | (rows >= A) | (columns < 0) | (columns >= P)).any():
-            raise ValueError("a cell is outside the 51 x 75 label matrix")
-        if not np.isin(states, (ABSENT, PRESENT)).all():
-            raise ValueError("a mentioned cell must be 1 (present) or 0 (absent)")
-        order = np.argsort(rows * P + columns)
-        cell = (rows * P + columns)[order]
-        if (np.diff(cell) == 0).any():
-            raise ValueError("a cell is listed twice")
-        code = cell.astype(np.uint16) | (states[order].astype(np.uint16) << 15)
-        self._cells.write(code.astype("<u2").tobytes())
-        self._offsets.append(self._offsets[-1] + len(code))
+        for (anatomy, pathology), state in sorted(cells.items()):
+            if not (0 <= anatomy < A and 0 <= pathology < P and state in (ABSENT, PRESENT)):
+                raise ValueError(
+                    f"study {study}: no state {state} of cell ({anatomy}, {pathology}) in a {A} x {P} matrix"
+                )
+            self._cells.append(int(anatomy * P + pathology) | int(state) << 15)
+        self._offsets.append(len(self._cells))
         self._keys.append(_study_key(study))
         return len(self._keys) - 1
 
-    def __enter__(self) -> LabelStoreWriter:
-        return self
+    def write(self) -> None:
+        """Write the store, completely or not at all."""
+        with folder_written_whole(self.folder) as partial:
+            np.asarray(self._cells, "<u2").tofile(partial / "cells.bin")
+            np.save(partial / "offsets.npy", np.asarray(self._offsets, np.int64))
+            np.save(partial / "keys.npy", np.asarray(self._keys, np.uint32))
+            meta = {
+                "format": _FORMAT,
+                "version": _VERSION,
+                "studies": len(self._keys),
+                "cells": len(self._cells),
+                "vocabulary": _vocabulary_key(),
+                **_checksums(partial),
+            }
+            (partial / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
+            if self.folder.exists():
+                shutil.rmtree(self.folder)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._cells.close()
-        if kind is not None:
-            shutil.rmtree(self._partial, ignore_errors=True)
-            return
-        np.save(self._partial / "offsets.npy", np.asarray(self._offsets, np.int64))
-        np.save(self._partial / "keys.npy", np.asarray(self._keys, np.uint32))
-        meta = {
-            "format": _FORMAT,
-            "version": _VERSION,
-            "studies": len(self._keys),
-            "cells": self._offsets[-1],
-            "vocabulary": _vocabulary_key(),
-        }
-        (self._partial / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
-        self._partial.rename(self.folder)
+
+def _checksums(folder: Path) -> dict[str, int]:
+    """File -> CRC-32 of its content."""
+    return {name: zlib.crc32((folder / name).read_bytes()) for name in ("cells.bin", "offsets.npy", "keys.npy")}
 
 
 def _study_key(study: str) -> int:

@@ -1,16 +1,15 @@
-"""OpenI's MeSH tags to triplets, and what a normal report denies."""
+"""OpenI's MeSH tags to pairs of anatomy and pathology, and what a normal report denies."""
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
-from medslip.labels.mesh_rules import MeshRules, TagCounter, report_cells
+from medslip.labels.mesh_rules import RULES, coverage, pairs_of_tag, report_cells
 from medslip.vocabulary import ANATOMIES, PATHOLOGIES, anatomy_index, pathology_index
 
-
-@pytest.fixture(scope="module")
-def rules() -> MeshRules:
-    return MeshRules.load()
+EFFUSION = (anatomy_index("pleural_unspec"), pathology_index("effusion"))
 
 
 @pytest.mark.parametrize(
@@ -37,42 +36,44 @@ def rules() -> MeshRules:
         ("Some New Term/lung", set()),
     ],
 )  # fmt: skip
-def test_tags(rules: MeshRules, tag: str, expected: set[tuple[str, str]]) -> None:
-    assert set(rules.triplets(tag)) == expected
+def test_tags(tag: str, expected: set[tuple[str, str]]) -> None:
+    assert set(pairs_of_tag(tag)) == expected
 
 
-def test_every_rule_speaks_the_vocabulary(rules: MeshRules) -> None:
-    for rule in rules.findings:
-        assert set(rule.pathologies) <= set(PATHOLOGIES), rule
-        assert not rule.place or rule.place in rules.places, rule
-    assert set(rules.states.values()) <= set(PATHOLOGIES)
-    for term, sides in rules.places.items():
-        assert set(sides) == {"left", "right", "both", "none"}, term
-        assert {name for anatomies in sides.values() for name in anatomies} <= set(ANATOMIES), term
-    assert rules.general_places <= rules.places.keys()
-    assert set(rules.absent_when_normal) <= set(PATHOLOGIES)
-    assert set(rules.absent_when_normal.values()) <= {"", *rules.places}
-    assert rules.absent_when_untagged.keys() <= rules.absent_when_normal.keys()
+def test_every_rule_uses_words_of_the_vocabulary() -> None:
+    """A misspelt class or place would end the preparation in a traceback, or never match."""
+    places = RULES["places"]
+    for rule in RULES["findings"]:
+        assert set(rule["pathology"]) <= set(PATHOLOGIES), rule
+        assert rule.get("place", "lung") in places, rule
+    assert set(RULES["states"].values()) <= set(PATHOLOGIES)
+    for term, place in places.items():
+        entry = places[place] if isinstance(place, str) else place
+        by_side = entry if isinstance(entry, dict) else dict.fromkeys(("left", "right", "both", "none"), entry)
+        assert set(by_side) == {"left", "right", "both", "none"}, term
+        assert {name for anatomies in by_side.values() for name in anatomies} <= set(ANATOMIES), term
+    assert set(RULES["general_places"]) <= places.keys()
+    assert RULES["absent_when_normal"].keys() <= set(PATHOLOGIES)
+    assert set(RULES["absent_when_normal"].values()) <= {"", *places}
+    assert RULES["absent_when_untagged"].keys() <= RULES["absent_when_normal"].keys()
 
 
-def test_a_normal_report_denies_the_findings_where_a_report_would(rules: MeshRules) -> None:
-    cells = report_cells(["normal"], rules)
+def test_a_normal_report_denies_the_findings_where_a_report_would() -> None:
+    cells = report_cells(["normal"])
     assert cells[anatomy_index("unspecified"), pathology_index("normal")] == 1
-    assert cells[anatomy_index("pleural_unspec"), pathology_index("effusion")] == 0
+    assert cells[EFFUSION] == 0
     assert cells[anatomy_index("heart_size"), pathology_index("cardiomegaly")] == 0
-    assert len(cells) == 1 + len(rules.absent_when_normal)
+    assert len(cells) == 1 + len(RULES["absent_when_normal"])
 
 
-def test_an_untagged_effusion_is_absent_unless_a_related_tag_leaves_it_open(rules: MeshRules) -> None:
-    effusion = (anatomy_index("pleural_unspec"), pathology_index("effusion"))
-    assert report_cells(["Opacity/lung/base/left"], rules)[effusion] == 0
-    assert effusion not in report_cells(["Costophrenic Angle/left/blunted"], rules)
-    assert report_cells(["Pleural Effusion"], rules)[effusion] == 1
-    assert report_cells(["No Indexing"], rules) == {}
+def test_an_untagged_effusion_is_absent_unless_a_related_tag_leaves_it_open() -> None:
+    assert report_cells(["Opacity/lung/base/left"])[EFFUSION] == 0
+    assert EFFUSION not in report_cells(["Costophrenic Angle/left/blunted"])
+    assert report_cells(["Pleural Effusion"])[EFFUSION] == 1
+    assert report_cells(["No Indexing"]) == {}
 
 
-def test_coverage_counts_occurrences(rules: MeshRules) -> None:
-    counter = TagCounter(rules)
-    counter.add(["normal", "Strange", "Strange"])
-    assert (counter.mapped.total(), counter.unmapped.total()) == (1, 2)
-    assert "Strange (2)" in counter.notes()[1]
+def test_coverage_counts_occurrences() -> None:
+    mapped, unmapped = coverage(Counter({"normal": 1, "Strange": 2}))
+    assert mapped == "MeSH tags: 1 of 3 mapped (33.3%), 1 of 2 distinct ones."
+    assert "Strange (2)" in unmapped

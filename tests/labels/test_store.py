@@ -10,51 +10,43 @@ from hypothesis import strategies as st
 from medslip.errors import InputError
 from medslip.labels import ABSENT, PRESENT, UNKNOWN, A, LabelStore, LabelStoreWriter, P
 
-cells = st.dictionaries(st.integers(0, A * P - 1), st.sampled_from([ABSENT, PRESENT]), max_size=30)
+CELLS = st.dictionaries(
+    st.tuples(st.integers(0, A - 1), st.integers(0, P - 1)), st.sampled_from([ABSENT, PRESENT]), max_size=30
+)
+THREE = [{(4, 8): 1, (50, 0): 0}, {}, {(0, 74): 1}]
 
 
-def dense(mentioned):
-    matrix = np.full(A * P, UNKNOWN, np.int8)
-    for cell, state in mentioned.items():
-        matrix[cell] = state
-    return matrix.reshape(A, P)
+def written(folder, studies):
+    writer = LabelStoreWriter(folder)
+    assert [writer.add(f"s{k}", cells) for k, cells in enumerate(studies, start=1)] == list(range(len(studies)))
+    writer.write()
+    return folder
 
 
 @pytest.fixture
 def store(tmp_path):
-    with LabelStoreWriter(tmp_path / "labels") as writer:
-        writer.add_cells("s1", [4, 50], [8, 0], [1, 0])
-        writer.add_cells("s2", [], [], [])
-        writer.add_cells("s3", [0], [74], [1])
-    return tmp_path / "labels"
+    return written(tmp_path / "labels", THREE)
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.lists(cells, min_size=1, max_size=6))
-def test_dense_and_sparse_are_the_same_labels_both_ways(tmp_path_factory, studies):
+@given(st.lists(CELLS, max_size=6))
+def test_labels_come_back_sparse_and_dense(tmp_path_factory, studies):
     """A lost, moved or flipped cell would be a wrong label."""
-    folder = tmp_path_factory.mktemp("store")
-    matrices = [dense(mentioned) for mentioned in studies]
-    with LabelStoreWriter(folder / "dense") as from_dense, LabelStoreWriter(folder / "cells") as from_cells:
-        for row, (matrix, mentioned) in enumerate(zip(matrices, studies, strict=True)):
-            assert from_dense.add(str(row), matrix) == row
-            index = np.array(list(mentioned), np.int64)
-            assert from_cells.add_cells(str(row), index // P, index % P, list(mentioned.values())) == row
-    for name in ("dense", "cells"):
-        store = LabelStore(folder / name)
-        assert len(store) == len(studies)
-        found = store.dense_batch(range(len(studies)))
-        assert found.dtype == np.int8
-        np.testing.assert_array_equal(found, np.stack(matrices))
-        for row, mentioned in enumerate(studies):
-            anatomy, pathology, state = store.cells(row)
-            assert dict(zip((anatomy * P + pathology).tolist(), state.tolist(), strict=True)) == mentioned
-    for file in ("cells.bin", "offsets.npy", "keys.npy", "meta.json"):
-        assert (folder / "dense" / file).read_bytes() == (folder / "cells" / file).read_bytes()
+    store = LabelStore(written(tmp_path_factory.mktemp("store") / "labels", studies))
+    expected = np.full((len(studies), A, P), UNKNOWN, np.int8)
+    for row, cells in enumerate(studies):
+        for cell, state in cells.items():
+            expected[row][cell] = state
+        anatomy, pathology, states = (part.tolist() for part in store.cells(row))
+        assert dict(zip(zip(anatomy, pathology, strict=True), states, strict=True)) == cells
+    assert len(store) == len(studies)
+    found = store.dense_batch(range(len(studies)))
+    assert found.dtype == np.int8
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_store_is_sparse_and_memory_mapped(store):
-    """A store of 220 k studies would take long to open and much memory in every process."""
+    """A store of 220 k studies would take much memory in every process."""
     assert (store / "cells.bin").stat().st_size == 3 * 2
     opened = LabelStore(store)
     assert isinstance(opened._offsets, np.memmap)
@@ -75,46 +67,35 @@ def test_row_outside_the_store_is_an_error(store, row):
         LabelStore(store).dense(row)
 
 
-@pytest.mark.parametrize(
-    ("anatomy", "pathology", "state"),
-    [([51], [0], [1]), ([0], [75], [1]), ([-1], [0], [1]), ([0], [0], [-1]), ([0], [0], [2]), ([0, 0], [1, 1], [1, 0])],
-)
-def test_invalid_cells_are_errors(tmp_path, anatomy, pathology, state):
-    with pytest.raises(ValueError), LabelStoreWriter(tmp_path / "labels") as writer:
-        writer.add_cells("s", anatomy, pathology, state)
+@pytest.mark.parametrize("cells", [{(51, 0): 1}, {(0, 75): 1}, {(-1, 0): 1}, {(0, 0): -1}, {(0, 0): 2}])
+def test_invalid_cells_are_errors(tmp_path, cells):
+    with pytest.raises(ValueError, match="study s: no state"):
+        LabelStoreWriter(tmp_path / "labels").add("s", cells)
 
 
-def test_matrix_of_another_shape_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match="shape"), LabelStoreWriter(tmp_path / "labels") as writer:
-        writer.add("s", np.zeros((P, A), np.int8))
-
-
-def test_nothing_is_left_behind_after_an_error(tmp_path):
-    """Half a store would be taken for a whole one."""
-
-    def write_and_fail():
-        with LabelStoreWriter(tmp_path / "labels") as writer:
-            writer.add_cells("s1", [0], [0], [1])
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_and_fail()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_error_while_rewriting_keeps_the_earlier_store(store):
-    with pytest.raises(RuntimeError), LabelStoreWriter(store):
-        raise RuntimeError
+def test_nothing_changes_before_the_store_is_written_whole(store, tmp_path, monkeypatch):
+    """Half a store would be taken for a whole one, or replace an earlier one."""
+    writer = LabelStoreWriter(store)
+    writer.add("s9", {(1, 1): 0})
     assert len(LabelStore(store)) == 3
-
-
-def test_rewriting_replaces_the_store_but_never_another_folder(store, tmp_path):
-    with LabelStoreWriter(store) as writer:
-        writer.add_cells("s9", [1], [1], [0])
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "save", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+        with pytest.raises(OSError, match="disk full"):
+            writer.write()
+    assert len(LabelStore(store)) == 3
+    assert list(tmp_path.iterdir()) == [store]
+    writer.write()
     assert len(LabelStore(store)) == 1
+
+
+def test_a_folder_that_cannot_be_a_store_is_bad_input(tmp_path):
+    """Another folder would be overwritten, or an output inside a file end in a traceback."""
     (tmp_path / "photos").mkdir()
     with pytest.raises(InputError, match="is not a label store"):
         LabelStoreWriter(tmp_path / "photos")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match="cannot be created"):
+        LabelStoreWriter(tmp_path / "file" / "labels")
 
 
 @pytest.mark.parametrize("file", ["cells.bin", "offsets.npy", "keys.npy", "meta.json"])
@@ -133,26 +114,41 @@ def test_truncated_store_is_bad_input(store, file, kept):
     assert str(store) in str(refused.value)
 
 
+@pytest.mark.parametrize("file", ["cells.bin", "offsets.npy", "keys.npy"])
+def test_a_flipped_byte_is_bad_input(store, file):
+    """Damage would become wrong labels, or an IndexError in the middle of a training."""
+    content = bytearray((store / file).read_bytes())
+    content[-1] ^= 1
+    (store / file).write_bytes(content)
+    with pytest.raises(InputError, match=rf"{file}: is damaged.* run prepare_data\.py again"):
+        LabelStore(store)
+
+
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("meta", "words"),
     [
         ({"vocabulary": 1}, "another vocabulary; run prepare_data"),
         ({"version": 99}, "not a label store of version 1"),
         ({"format": "something"}, "not a label store"),
+        ([], "not a label store"),
+        (3, "not a label store"),
     ],
 )
-def test_store_of_another_vocabulary_or_version_is_bad_input(store, change, words):
-    meta = json.loads((store / "meta.json").read_text())
-    (store / "meta.json").write_text(json.dumps(meta | change))
+def test_store_of_another_vocabulary_or_version_is_bad_input(store, meta, words):
+    if isinstance(meta, dict):
+        meta = json.loads((store / "meta.json").read_text()) | meta
+    (store / "meta.json").write_text(json.dumps(meta))
     with pytest.raises(InputError, match=words):
         LabelStore(store)
 
 
-@pytest.mark.parametrize("meta", ["[]", "{}", "3"])
-def test_meta_file_that_is_something_else_is_bad_input(store, meta):
-    (store / "meta.json").write_text(meta)
-    with pytest.raises(InputError, match="not a label store"):
-        LabelStore(store)
+def test_a_store_without_checksums_is_read(store):
+    """Stores of earlier versions have none."""
+    meta = json.loads((store / "meta.json").read_text())
+    kept = {key: value for key, value in meta.items() if "." not in key}
+    assert len(kept) == len(meta) - 3
+    (store / "meta.json").write_text(json.dumps(kept))
+    assert LabelStore(store).dense(0)[4, 8] == PRESENT
 
 
 def test_list_of_another_store_is_an_error_with_file_and_line(store):
@@ -164,10 +160,3 @@ def test_list_of_another_store_is_an_error_with_file_and_line(store):
     for row in (-1, 3):
         with pytest.raises(InputError, match=rf"train\.csv: line 2 has row {row}, but .* has 3 studies"):
             opened.check([row], ["s1"], "train.csv")
-
-
-def test_a_store_that_cannot_be_created_is_bad_input(tmp_path):
-    """An output inside a file would end in a traceback."""
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(InputError, match="cannot be created"):
-        LabelStoreWriter(tmp_path / "file" / "labels")

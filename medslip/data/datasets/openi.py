@@ -22,7 +22,7 @@ from medslip.data.reading import IMAGE_SUFFIXES, read_cells
 from medslip.data.table import ImageTable
 from medslip.errors import InputError
 from medslip.labels import Cells
-from medslip.labels.mesh_rules import MeshRules, TagCounter, report_cells
+from medslip.labels.mesh_rules import coverage, report_cells
 
 _FRONTAL = frozenset({"PA", "AP", "FRONTAL"})
 _ALL_VIEWS = "OpenI does not say which images are frontal: all were taken. Give a views file (key views) to choose."
@@ -49,10 +49,10 @@ class OpenI(DataSet):
         files = _index_images(self.images or self.path)
         view_of = None if self.views is None else _read_views(self.views)
         left_out: Counter[str] = Counter()
-        tags = TagCounter(MeshRules.load())
+        tags: Counter[str] = Counter()
         images: list[dict[str, Any]] = []
         for report in iter_reports(self.path):
-            tags.add(report.tags)
+            tags.update(report.tags)
             kept = []
             for key in map(_image_key, report.images):
                 view = "" if view_of is None else view_of.get(key, "")
@@ -66,14 +66,13 @@ class OpenI(DataSet):
             images += [{**image, "study": report.name, "patient": report.name, "tags": report.tags} for image in kept]
         if not images:
             raise InputError(f"{self.images or self.path}: holds no image of a report in {self.path}")
-        notes = (*tags.notes(), *(() if self.views else (_ALL_VIEWS,)))
+        notes = (*coverage(tags), *(() if self.views else (_ALL_VIEWS,)))
         return ImageTable("OpenI", pd.DataFrame(images), left_out=left_out, notes=notes)
 
     def triplets(self, table: ImageTable, left_out: Counter[str]) -> Iterator[tuple[str, Cells]]:
         """The triplets of each report's tags."""
-        rules = MeshRules.load()
         for study, tags in table.images.drop_duplicates("study")[["study", "tags"]].itertuples(index=False):
-            if cells := report_cells(tags, rules):
+            if cells := report_cells(tags):
                 yield study, cells
             else:
                 left_out["reports without a tag that says something"] += 1
