@@ -54,9 +54,14 @@ CLASS_PATHOLOGIES: dict[str, str] = {
     "Pneumothorax": "pneumothorax", "Consolidation": "consolidation", "Edema": "edema",
     "Emphysema": "emphysema", "Fibrosis": "tail_abnorm_obs", "Pleural_Thickening": "thicken",
     "Hernia": "hernia",
-    # Other spellings and other data sets.
-    "Pleural Thicken": "thicken", "Pleural Effusion": "effusion", "Lung Opacity": "opacity", "Lung Lesion": "lesion",
-    "Support Devices": "device", "Hiatal Hernia": "hernia",
+    # CheXpert and CheXlocalize.
+    "Enlarged Cardiomediastinum": "enlarge", "Lung Opacity": "opacity", "Airspace Opacity": "opacity",
+    "Lung Lesion": "lesion", "Pleural Effusion": "effusion", "Pleural Other": "thicken", "Support Devices": "device",
+    # VinDr-CXR.
+    "Aortic enlargement": "enlarge", "Nodule/Mass": "nodule", "Other lesion": "lesion", "Rib fracture": "fracture",
+    "Clavicle fracture": "fracture", "Mediastinal shift": "shift", "Pulmonary fibrosis": "tail_abnorm_obs",
+    # Other spellings.
+    "Pleural Thicken": "thicken", "Hiatal Hernia": "hernia",
 }  # fmt: skip
 """Class of a public data set -> pathology that answers for it; a class may also be named after a pathology."""
 
