@@ -9,6 +9,7 @@ from medslip.errors import InputError
 
 DATA_SETS = {
     "authors": "authors:AuthorsFiles",
+    "chexpert": "chexpert:CheXpert",
     "coco": "coco:Coco",
     "covidx": "covidx:Covidx",
     "csv": "csv_table:CsvTable",
