@@ -15,7 +15,7 @@ Observation. A word is looked up in these steps, and the first hit decides:
 
 All other words are rare abnormal observations: tail_abnorm_obs.
 
-Deviations. The "published" mapping stops here. The "medslip" mapping first rewrites some words of an anatomy phrase, has
+Deviations. The "authors" mapping stops here. The "medslip" mapping first rewrites some words of an anatomy phrase, has
 additional rules for phrases that the published ones map to "other", maps some observations differently, and reads British
 spellings. The JSON file lists each deviation with its reason.
 """
@@ -32,7 +32,7 @@ from typing import Any, Literal
 
 from medslip.vocabulary import PATHOLOGIES
 
-RuleMapping = Literal["medslip", "published"]
+RuleMapping = Literal["medslip", "authors"]
 """Which mapping of report words to use: ours, or that of the published label matrices."""
 
 UNSPECIFIED, OTHER = "unspecified", "other"
@@ -69,7 +69,7 @@ class ReportRules:
 
     Args:
         rules: The content of report_rules.json.
-        mapping: "medslip", or "published" for the mapping of the published label matrices.
+        mapping: "medslip", or "authors" for the mapping of the published label matrices.
     """
 
     def __init__(self, rules: Mapping[str, Any], mapping: RuleMapping = "medslip") -> None:
@@ -103,7 +103,7 @@ class ReportRules:
         """Load the packaged rules.
 
         Args:
-            mapping: "medslip", or "published" for the mapping of the published label matrices.
+            mapping: "medslip", or "authors" for the mapping of the published label matrices.
         """
         text = resources.files("medslip.resources").joinpath("report_rules.json").read_text(encoding="utf-8")
         return cls(json.loads(text), mapping)

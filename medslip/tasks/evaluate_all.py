@@ -42,14 +42,14 @@ class ClassificationSet:
         data: The images.
         validation: Other images, to choose operating points and fit a recalibration on; None for neither.
         prompt: Free-text queries: one as "class: text", or several as {class: text}.
-        fibrosis: How to query ChestX-ray14's Fibrosis, which is not a pathology of the vocabulary: by the "published"
+        fibrosis: How to query ChestX-ray14's Fibrosis, which is not a pathology of the vocabulary: by the "authors"
             catch-all, or by a "prompt" of its own.
     """
 
     data: DataSet
     validation: DataSet | None = None
     prompt: dict[str, str] | str = field(default_factory=dict)
-    fibrosis: Literal["published", "prompt"] = "published"
+    fibrosis: Literal["authors", "prompt"] = "authors"
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def run(config: EvaluateAllConfig, show: bool = True) -> Path:
     ]
     if not any(entry.data.path.exists() for _, _, entry in steps):
         paths = ", ".join(dict.fromkeys(str(entry.data.path) for _, _, entry in steps))
-        raise InputError(f"no data set found: {paths}; name some, as in --config configs/evaluate_all/published.yaml")
+        raise InputError(f"no data set found: {paths}; name some, as in --config configs/evaluate_all/paper.yaml")
     provenance = open_weights(checkpoint, config.authors).card.provenance
     begin(output, config)
     found: dict[tuple[str, str], Mapping[str, pd.DataFrame]] = {}

@@ -43,7 +43,7 @@ class ZeroshotConfig:
         specificity: Operating points have the highest sensitivity at this specificity, 0..1.
         prompt: Free-text queries: one as "class: text", or several as {class: text}. A class of the data set is then queried by
             its text instead of a pathology; another name becomes a further class, without labels.
-        fibrosis: How to query ChestX-ray14's Fibrosis, which is not a pathology of the vocabulary: by the "published"
+        fibrosis: How to query ChestX-ray14's Fibrosis, which is not a pathology of the vocabulary: by the "authors"
             catch-all, or by a "prompt" of its own.
         text_encoder: The checkpoint's text encoder, for free text, if it is not found under its recorded name.
         authors: How to read the authors' .pth.
@@ -60,7 +60,7 @@ class ZeroshotConfig:
     validation: DataSet | None = None
     specificity: float = 0.9
     prompt: dict[str, str] | str = field(default_factory=dict)
-    fibrosis: Literal["published", "prompt"] = "published"
+    fibrosis: Literal["authors", "prompt"] = "authors"
     text_encoder: str | None = None
     authors: AuthorsConfig = field(default_factory=AuthorsConfig)
     resamples: int = 1000

@@ -19,7 +19,7 @@ from medslip.vocabulary import ANATOMIES, PATHOLOGIES
 
 PARITY = Path(__file__).parents[1] / "parity"
 RULES = json.loads(resources.files("medslip.resources").joinpath("report_rules.json").read_text("utf-8"))
-OURS, PUBLISHED = ReportRules.load("medslip"), ReportRules.load("published")
+OURS, AUTHORS = ReportRules.load("medslip"), ReportRules.load("authors")
 
 
 def figures(name: str) -> list[tuple[str, str]]:
@@ -32,14 +32,14 @@ PHRASES, OBSERVATIONS = figures("anatomy_phrases"), figures("observation_words")
 
 def test_published_mapping_agrees_on_anatomy_phrases() -> None:
     """Labels made with the published mapping would differ in their rows from the published matrices."""
-    results = [(text, expected, PUBLISHED.anatomy(text.split("|"))) for text, expected in PHRASES]
+    results = [(text, expected, AUTHORS.anatomy(text.split("|"))) for text, expected in PHRASES]
     assert len(PHRASES) == 1276
     assert [result for result in results if result[1] != result[2]] == []
 
 
 def test_published_mapping_agrees_on_observation_words() -> None:
     """The same for the columns."""
-    results = [(word, expected, PUBLISHED.pathology([word])) for word, expected in OBSERVATIONS]
+    results = [(word, expected, AUTHORS.pathology([word])) for word, expected in OBSERVATIONS]
     assert len(OBSERVATIONS) == 138
     assert [result for result in results if result[1] != result[2]] == []
 
@@ -56,12 +56,12 @@ def test_anatomy_rules_generalise_to_unseen_phrases() -> None:
     for half in (0, 1):
         known, unseen = PHRASES[half::2], PHRASES[1 - half :: 2]
         words = {word for text, _ in known for word in text.split("|")}
-        used = {PUBLISHED.anatomy(text.split("|")) for text, _ in known}
+        used = {AUTHORS.anatomy(text.split("|")) for text, _ in known}
         kept = {
             "words": {name: sorted(words & set(group)) for name, group in RULES["anatomy"]["words"].items()},
             "rules": [rule for rule in RULES["anatomy"]["rules"] if rule["anatomy"] in used],
         }
-        rules = ReportRules({**RULES, "anatomy": kept}, "published")
+        rules = ReportRules({**RULES, "anatomy": kept}, "authors")
         right = sum(rules.anatomy(text.split("|")) == expected for text, expected in unseen)
         assert right >= 0.98 * len(unseen)
 
@@ -73,7 +73,7 @@ def without_words(words: set[str]) -> ReportRules:
         for key in ("classes", "excluded", "tail")
     }
     irregular = {word: base for word, base in RULES["observation"]["irregular"].items() if word not in words}
-    return ReportRules({**RULES, "observation": {**RULES["observation"], **lists, "irregular": irregular}}, "published")
+    return ReportRules({**RULES, "observation": {**RULES["observation"], **lists, "irregular": irregular}}, "authors")
 
 
 def test_observation_rules_generalise_to_unseen_words() -> None:
@@ -109,7 +109,7 @@ def test_every_deviation_has_a_reason_and_an_effect() -> None:
     for items in RULES["deviations"].values():
         assert all(item["reason"] for item in items)
     for item in RULES["deviations"]["observation"]:
-        assert OURS.pathology([item["word"]]) == item["pathology"] != PUBLISHED.pathology([item["word"]])
+        assert OURS.pathology([item["word"]]) == item["pathology"] != AUTHORS.pathology([item["word"]])
 
 
 def test_lists_name_the_vocabulary_and_each_word_once() -> None:
@@ -122,7 +122,7 @@ def test_lists_name_the_vocabulary_and_each_word_once() -> None:
     assert set(words) & set(PATHOLOGIES) == {"marking"}
 
 
-@pytest.mark.parametrize("rules", [OURS, PUBLISHED], ids=["medslip", "published"])
+@pytest.mark.parametrize("rules", [OURS, AUTHORS], ids=["medslip", "authors"])
 def test_no_stem_belongs_to_two_findings(rules: ReportRules) -> None:
     """An unlisted word form would get whichever class happens to come last."""
     findings: dict[str, set[str]] = {}
@@ -139,7 +139,7 @@ def test_every_class_can_be_reached() -> None:
 
 
 @pytest.mark.parametrize(
-    ("phrase", "ours", "published"),
+    ("phrase", "ours", "authors"),
     [
         ("", "unspecified", "unspecified"),
         ("elbow", "other", "other"),
@@ -155,9 +155,9 @@ def test_every_class_can_be_reached() -> None:
         ("junction cavoatrial", "cavoatrial_junction", "cavoatrial_junction"),
     ],
 )
-def test_anatomy_examples(phrase: str, ours: str, published: str) -> None:
+def test_anatomy_examples(phrase: str, ours: str, authors: str) -> None:
     """A phrase of everyday reports would land in the wrong row."""
-    assert (OURS.anatomy(phrase.split()), PUBLISHED.anatomy(phrase.split())) == (ours, published)
+    assert (OURS.anatomy(phrase.split()), AUTHORS.anatomy(phrase.split())) == (ours, authors)
 
 
 @pytest.mark.parametrize(
@@ -202,10 +202,10 @@ def test_observation_examples(text: str, pathology: str) -> None:
 
 def test_adverbs_are_not_reduced_to_findings() -> None:
     """ "normally aerated" would count as normal."""
-    assert PUBLISHED.pathology(["sharply"]) == "sharply"
-    assert (OURS.pathology(["normally"]), PUBLISHED.pathology(["normally"])) == ("excluded_obs", "tail_abnorm_obs")
+    assert AUTHORS.pathology(["sharply"]) == "sharply"
+    assert (OURS.pathology(["normally"]), AUTHORS.pathology(["normally"])) == ("excluded_obs", "tail_abnorm_obs")
     for word in ("mildly", "inadequately"):
-        assert OURS.pathology([word]) == PUBLISHED.pathology([word]) == "excluded_obs"
+        assert OURS.pathology([word]) == AUTHORS.pathology([word]) == "excluded_obs"
 
 
 WORDS = st.sampled_from([word for word, _ in OBSERVATIONS]) | st.from_regex(r"[a-z]{1,9}(-[a-z]{1,9})?", fullmatch=True)
@@ -214,7 +214,7 @@ WORDS = st.sampled_from([word for word, _ in OBSERVATIONS]) | st.from_regex(r"[a
 @given(st.lists(st.text(max_size=8), max_size=4))
 def test_any_words_map_into_the_vocabulary(words: list[str]) -> None:
     """A strange token would stop the preparation of 220 k reports."""
-    for rules in (OURS, PUBLISHED):
+    for rules in (OURS, AUTHORS):
         assert rules.anatomy(words) in ANATOMIES
         assert rules.pathology(words) in PATHOLOGIES
 
@@ -222,7 +222,7 @@ def test_any_words_map_into_the_vocabulary(words: list[str]) -> None:
 @given(WORDS)
 def test_a_class_maps_to_itself(word: str) -> None:
     """Labels that are mapped a second time would change."""
-    for rules in (OURS, PUBLISHED):
+    for rules in (OURS, AUTHORS):
         name = rules.pathology([word])
         if rules is OURS or name != "marking":  # published: "markings" is the class, "marking" is not
             assert rules.pathology([name]) == name
@@ -231,7 +231,7 @@ def test_a_class_maps_to_itself(word: str) -> None:
 @given(st.lists(WORDS, max_size=3), st.sampled_from(PHRASES))
 def test_case_does_not_matter(words: list[str], phrase: tuple[str, str]) -> None:
     """Reports in capitals would get other labels."""
-    for rules in (OURS, PUBLISHED):
+    for rules in (OURS, AUTHORS):
         assert rules.pathology([word.upper() for word in words]) == rules.pathology(words)
         assert rules.anatomy(phrase[0].title().split("|")) == rules.anatomy(phrase[0].split("|"))
 
@@ -243,7 +243,7 @@ SINGULARS = [*PATHOLOGIES[:-2], *(word for word, _ in OBSERVATIONS if not word.e
 def test_plural_maps_like_its_singular(word: str) -> None:
     """ "opacities" would be another finding than "opacity"."""
     plural = re.sub(r"(?<=[^aeiou])y$", "ie", re.sub(r"(s|x|sh|ch)$", r"\1e", word)) + "s"
-    for rules in (OURS, PUBLISHED):
+    for rules in (OURS, AUTHORS):
         assert rules.pathology([plural]) == rules.pathology([word])
 
 
@@ -252,4 +252,4 @@ def test_order_of_an_anatomy_phrase_does_not_matter(phrase: tuple[str, str], ran
     """The same place, worded differently, would get another row."""
     words = phrase[0].split("|")
     random.shuffle(words)
-    assert PUBLISHED.anatomy(words) == phrase[1]
+    assert AUTHORS.anatomy(words) == phrase[1]

@@ -17,7 +17,7 @@ from medslip.tasks.evaluate_all import EvaluateAllConfig, run
 from medslip.tasks.make_phantom import MakePhantomConfig
 from medslip.tasks.make_phantom import run as make_phantom
 
-CONFIG = Path(__file__).parents[2] / "configs" / "evaluate_all" / "published.yaml"
+CONFIG = Path(__file__).parents[2] / "configs" / "evaluate_all" / "paper.yaml"
 
 
 @pytest.fixture(scope="module")

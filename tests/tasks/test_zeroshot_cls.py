@@ -150,7 +150,7 @@ def test_unknown_class_is_bad_input_and_nothing_is_written(config, folder, tmp_p
     assert not config.output.exists()
 
 
-@pytest.mark.parametrize("way", ["published", "prompt"])
+@pytest.mark.parametrize("way", ["authors", "prompt"])
 @pytest.mark.usefixtures("no_figures")
 def test_fibrosis_is_asked_by_the_catch_all_or_by_its_own_prompt(config, folder, tmp_path, way):
     """Two conventions give two numbers: the metrics must say which was taken."""
@@ -159,7 +159,7 @@ def test_fibrosis_is_asked_by_the_catch_all_or_by_its_own_prompt(config, folder,
     run(config)
     predictions, metrics = results(config)
     catch_all = expected(config, "tail_abnorm_obs")
-    if way == "published":
+    if way == "authors":
         assert metrics["queries"]["Fibrosis"] == "tail_abnorm_obs"
         np.testing.assert_allclose(predictions["Fibrosis"], catch_all, rtol=1e-4)
     else:

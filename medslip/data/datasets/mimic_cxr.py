@@ -40,7 +40,7 @@ class MimicCxr(DataSet):
         path: MIMIC-CXR-JPG's folder: metadata, split, files/.
         graphs: RadGraph's MIMIC-CXR_graphs.json, or one in RadGraph-XL's form. It is streamed: memory does not grow with it.
         views: View positions to take.
-        mapping: Rules from a report's words to the vocabulary: ours, or as published.
+        mapping: Rules from a report's words to the vocabulary: ours, or the authors'.
     """
 
     kind: ClassVar[str] = "mimic"

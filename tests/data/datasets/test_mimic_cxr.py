@@ -115,7 +115,7 @@ def test_views_are_a_choice(root: Path, tmp_path: Path) -> None:
 
 def test_mapping_is_a_choice(root: Path, tmp_path: Path) -> None:
     """Labels as in the published matrices could not be made."""
-    for mapping, pathology in (("medslip", "thicken"), ("published", "tail_abnorm_obs")):
+    for mapping, pathology in (("medslip", "thicken"), ("authors", "tail_abnorm_obs")):
         prepare(root, root / "graphs.json", tmp_path / mapping, mapping=mapping)  # type: ignore[arg-type]
         row = lists(tmp_path / mapping)["test"].images["row"][0]
         _, columns, _ = LabelStore(tmp_path / mapping / "labels").cells(row)
