@@ -1,4 +1,4 @@
-"""RadGraph: the graph of a radiology report (its anatomies and observations) -> triplets -> label matrix.
+"""RadGraph: the graph of a radiology report (its anatomies and observations) -> triplets -> cells of the label matrix.
 
 A graph file is one JSON object, report name -> graph. It may take gigabytes, so it is read report by report. The label
 names of RadGraph ("OBS-DA") and of RadGraph-XL ("Observation::definitely absent") are both supported.
@@ -9,21 +9,26 @@ names of RadGraph ("OBS-DA") and of RadGraph-XL ("Observation::definitely absent
         "1": {"tokens": "lungs", "label": "ANAT-DP", "start_ix": 0, "end_ix": 0, "relations": []},
         "2": {"tokens": "clear", "label": "OBS-DP", "start_ix": 2, "end_ix": 2,
               "relations": [["located_at", "1"]]}}}
+
+RadGraph-XL itself is published as JSON lines (.jsonl), one report per line, where an entity is its first and last token:
+
+    {"doc_key": "7", "sentences": [["lungs", "are", "clear", "."]],
+     "ner": [[[0, 0, "Anatomy::definitely present"], [2, 2, "Observation::definitely present"]]],
+     "relations": [[[2, 2, 0, 0, "located_at"]]]}
 """
 
 from __future__ import annotations
 
 from bisect import bisect
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from medslip.errors import InputError
-from medslip.labels.json_stream import iter_members
+from medslip.labels.json_stream import iter_lines, iter_members
 from medslip.labels.report_rules import ReportRules
-from medslip.labels.store import ABSENT, PRESENT, UNKNOWN, A, Cells, Matrix, P, mention
+from medslip.labels.store import ABSENT, PRESENT, UNKNOWN, Cells, mention
 from medslip.vocabulary import ANATOMIES, PATHOLOGIES
 
 _ROW = {name: row for row, name in enumerate(ANATOMIES)}
@@ -39,6 +44,8 @@ _LABELS = {
     for separator in ("-", "::")
     for state, value in _STATES.items()
 }
+_MALFORMED = (LookupError, TypeError, ValueError, AttributeError, OverflowError)
+"""What reading an entity of the wrong form raises."""
 
 
 class Entity(NamedTuple):
@@ -79,20 +86,24 @@ def triplets(graph: Graph, rules: ReportRules) -> list[Triplet]:
     phrase. An observation without outgoing relations has the anatomy "unspecified"; one that only modifies or suggests
     another observation is not a finding of its own. Relations across sentences are ignored.
     """
-    heads, phrases = _anatomy_phrases(graph)
+    heads = {name: _heads(name, graph) for name, entity in graph.items() if entity.anatomy}
+    phrases = {name: list(graph[name].words) for name in heads if not graph[name].relations}
+    for name, reached in heads.items():
+        for head in reached if graph[name].relations else ():
+            phrases[head] += graph[name].words
     found: list[Triplet] = []
     for entity in graph.values():
         if entity.anatomy:
             continue
+        located = dict.fromkeys(  # each once, in order
+            head
+            for kind, target in entity.relations
+            if kind == "located_at" and graph[target].sentence == entity.sentence
+            for head in heads.get(target, ())
+        )
+        places = [phrases[head] for head in located] if entity.relations else [[]]
         pathology = rules.pathology(entity.words)
-        if not entity.relations:
-            found.append(Triplet(rules.anatomy(()), pathology, entity.state))
-            continue
-        located: dict[str, None] = {}  # a set that keeps its order
-        for kind, target in entity.relations:
-            if kind == "located_at" and graph[target].sentence == entity.sentence:
-                located.update(dict.fromkeys(heads.get(target, ())))
-        found += [Triplet(rules.anatomy(phrases[head]), pathology, entity.state) for head in located]
+        found += [Triplet(rules.anatomy(words), pathology, entity.state) for words in places]
     return found
 
 
@@ -108,25 +119,6 @@ def label_cells(graph: Graph, rules: ReportRules) -> Cells:
     return cells
 
 
-def label_matrix(graph: Graph, rules: ReportRules) -> Matrix:
-    """Return the A x P label matrix of a report, int8: the values of `label_cells`, and -1 elsewhere."""
-    matrix = np.full((A, P), UNKNOWN, np.int8)
-    for cell, state in label_cells(graph, rules).items():
-        matrix[cell] = state
-    return matrix
-
-
-def _anatomy_phrases(graph: Graph) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """Anatomy entity -> heads of its phrases; head -> words of its phrase, those of the head first."""
-    heads = {name: _heads(name, graph) for name, entity in graph.items() if entity.anatomy}
-    phrases = {name: list(graph[name].words) for name in heads if not graph[name].relations}
-    for name in heads:
-        if graph[name].relations:
-            for head in heads[name]:
-                phrases[head] += graph[name].words
-    return heads, phrases
-
-
 def _heads(name: str, graph: Graph) -> list[str]:
     """The anatomy entities without outgoing relations that can be reached from this one within its sentence."""
     queue = [name]
@@ -138,21 +130,44 @@ def _heads(name: str, graph: Graph) -> list[str]:
     return [reached for reached in queue if not graph[reached].relations]
 
 
-def iter_graphs(path: Path, chunk: int = 1 << 20) -> Iterator[tuple[str, Graph]]:
+def iter_graphs(path: Path) -> Iterator[tuple[str, Graph]]:
     """Read a graph file report by report, in constant memory.
 
     Args:
-        path: A JSON object, report name -> graph.
-        chunk: Characters to read at a time.
+        path: A JSON object, report name -> graph, or a .jsonl file in RadGraph-XL's form.
 
     Yields:
-        Report name and graph, in file order.
+        Report name (of RadGraph-XL: doc_key) and graph, in file order.
 
     Raises:
-        InputError: The file is missing, truncated or not such an object, or a graph is malformed.
+        InputError: The file is missing, truncated or of another form, or a graph is malformed.
     """
-    for key, data in iter_members(path, chunk):
+    for key, data in _iter_documents(path) if path.suffix == ".jsonl" else iter_members(path):
         yield key, parse_graph(key, data, str(path))
+
+
+def _iter_documents(path: Path) -> Iterator[tuple[str, Any]]:
+    """The reports of a file in RadGraph-XL's form: key, and what a graph file would hold."""
+    for number, document in iter_lines(path):
+        try:
+            words = list(chain.from_iterable(document["sentences"]))
+            entities: dict[str, Any] = {
+                f"{start}-{end}": {
+                    "tokens": " ".join(words[start : end + 1]),
+                    "label": label,
+                    "start_ix": start,
+                    "relations": [],
+                }
+                for start, end, label in chain.from_iterable(document["ner"])
+            }
+            for start, end, target_start, target_end, kind in chain.from_iterable(document["relations"]):
+                entities[f"{start}-{end}"]["relations"].append([kind, f"{target_start}-{target_end}"])
+            key = str(document["doc_key"])
+        except _MALFORMED:
+            raise InputError(
+                f"{path}: line {number} is not a report in RadGraph-XL's form (doc_key, sentences, ner, relations)"
+            ) from None
+        yield key, {"text": " ".join(words), "entities": entities}
 
 
 def parse_graph(key: str, data: Any, source: str) -> Graph:
@@ -167,7 +182,7 @@ def parse_graph(key: str, data: Any, source: str) -> Graph:
         InputError: There are no entities, or one lacks a key, has an unknown label, or points at a missing entity.
     """
     if not isinstance(data, dict):
-        raise InputError(f"{source}: report {key} is not a JSON object with entities")
+        raise InputError(f"{source}: report {key} is not a JSON object with entities; JSON lines must be named .jsonl")
     marks = data.get("labeler_1", data)
     items = marks.get("entities") if isinstance(marks, dict) else None
     if not isinstance(items, dict):
@@ -178,7 +193,7 @@ def parse_graph(key: str, data: Any, source: str) -> Graph:
         try:
             if "::measurement" not in item["label"]:
                 graph[name] = _parse_entity(item, stops)
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except _MALFORMED:
             raise InputError(f"{source}: report {key}: entity {name} {_problem(item)}") from None
     for name, entity in graph.items():
         for _, target in entity.relations:

@@ -79,9 +79,13 @@ def test_missing_files_folders_and_binary_files_are_errors(tmp_path: Path) -> No
         list(iter_members(tmp_path / "bytes.json"))
 
 
-def test_too_deep_nesting_is_an_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("value", "fault"),
+    [("[" * 200_000 + "]" * 200_000, "nested too deeply"), (f"[{'9' * 5000}]", "a number of too many digits")],
+)
+def test_values_that_cannot_be_decoded_are_errors(tmp_path: Path, value: str, fault: str) -> None:
     """A damaged file would end in a traceback."""
     path = tmp_path / "graphs.json"
-    path.write_text('{"a": ' + "[" * 200_000 + "]" * 200_000 + "}")
-    with pytest.raises(InputError, match="nested too deeply"):
+    path.write_text(f'{{"a": {value}}}')
+    with pytest.raises(InputError, match=fault):
         list(iter_members(path))

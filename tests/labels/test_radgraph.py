@@ -1,4 +1,4 @@
-"""RadGraph graphs -> triplets -> label matrix."""
+"""RadGraph graphs -> triplets -> cells of the label matrix."""
 
 from __future__ import annotations
 
@@ -7,144 +7,136 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from medslip.errors import InputError
-from medslip.labels.radgraph import Graph, Triplet, iter_graphs, label_matrix, parse_graph, triplets
+from medslip.labels.radgraph import Graph, iter_graphs, label_cells, parse_graph, triplets
 from medslip.labels.report_rules import ReportRules
 from medslip.vocabulary import anatomy_index, pathology_index
 
 RULES = ReportRules.load("medslip")
+Entity = tuple[str, str, int, list[list[str]]]
+"""Tokens, label, position of the first token, relations."""
+
+XL_NAMES = {
+    "ANAT-DP": "Anatomy::definitely present",
+    "OBS-DP": "Observation::definitely present",
+    "OBS-DA": "Observation::definitely absent",
+    "OBS-U": "Observation::uncertain",
+}
 
 
-def graph(text: str, *entities: tuple[str, str, int, list[list[str]]]) -> Graph:
-    """Build a graph of entities (tokens, label, start, relations), named "1", "2", ..."""
+def data(text: str, *entities: Entity) -> dict[str, Any]:
+    """A graph as in a file, whose entities are named "1", "2", ..."""
+    fields = ("tokens", "label", "start_ix", "relations")
+    return {"text": text, "entities": {str(k): dict(zip(fields, e, strict=True)) for k, e in enumerate(entities, 1)}}
+
+
+def graph(text: str, *entities: Entity) -> Graph:
     return parse_graph("report", data(text, *entities), "graphs.json")
 
 
-def data(text: str, *entities: tuple[str, str, int, list[list[str]]]) -> dict[str, Any]:
-    return {
-        "text": text,
-        "entities": {
-            str(number): {
-                "tokens": tokens, "label": label, "start_ix": start, "end_ix": start, "relations": relations
-            }
-            for number, (tokens, label, start, relations) in enumerate(entities, start=1)
-        },
-    }  # fmt: skip
-
-
-def test_phrase_is_a_head_and_the_entities_that_point_at_it() -> None:
-    """ "left lower lobe" would not be one place, or its opacity would be lost."""
-    g = graph(
+STATEMENTS: dict[str, tuple[str, list[Entity], list[tuple[str, str, int]]]] = {
+    "a phrase is a head and the entities that point at it": (
         "opacity in the left lower lobe .",
-        ("opacity", "OBS-DP", 0, [["located_at", "3"]]),
-        ("lobe", "ANAT-DP", 5, []),
-        ("left", "ANAT-DP", 3, [["modify", "2"]]),
-        ("lower", "ANAT-DP", 4, [["modify", "2"]]),
-    )  # fmt: skip
-    assert triplets(g, RULES) == [Triplet("lower_left_lobe", "opacity", 1)]
-
-
-def test_a_chain_of_words_is_one_phrase() -> None:
-    """A word that points at the head through another would be lost with its findings."""
-    g = graph(
+        [
+            ("opacity", "OBS-DP", 0, [["located_at", "3"]]),
+            ("lobe", "ANAT-DP", 5, []),
+            ("left", "ANAT-DP", 3, [["modify", "2"]]),
+            ("lower", "ANAT-DP", 4, [["modify", "2"]]),
+        ],
+        [("lower_left_lobe", "opacity", 1)],
+    ),
+    "a word that points at the head through another is of the phrase": (
         "left lower lobe opacity",
-        ("lobe", "ANAT-DP", 2, []),
-        ("lower", "ANAT-DP", 1, [["modify", "1"]]),
-        ("left", "ANAT-DP", 0, [["modify", "2"]]),
-        ("opacity", "OBS-DP", 3, [["located_at", "3"]]),
-    )
-    assert triplets(g, RULES) == [Triplet("lower_left_lobe", "opacity", 1)]
-
-
-def test_a_cycle_of_relations_ends() -> None:
-    """Two words that point at each other would hang the preparation."""
-    g = graph(
+        [
+            ("lobe", "ANAT-DP", 2, []),
+            ("lower", "ANAT-DP", 1, [["modify", "1"]]),
+            ("left", "ANAT-DP", 0, [["modify", "2"]]),
+            ("opacity", "OBS-DP", 3, [["located_at", "3"]]),
+        ],
+        [("lower_left_lobe", "opacity", 1)],
+    ),
+    "two words that point at each other do not hang the preparation": (
         "left lower opacity",
-        ("left", "ANAT-DP", 0, [["modify", "2"]]),
-        ("lower", "ANAT-DP", 1, [["modify", "1"]]),
-        ("opacity", "OBS-DP", 2, [["located_at", "1"]]),
-    )
-    assert triplets(g, RULES) == []
-
-
-def test_an_observation_at_two_places_counts_for_both() -> None:
-    """ "heart and spine normal" would count for one of them only."""
-    g = graph(
+        [
+            ("left", "ANAT-DP", 0, [["modify", "2"]]),
+            ("lower", "ANAT-DP", 1, [["modify", "1"]]),
+            ("opacity", "OBS-DP", 2, [["located_at", "1"]]),
+        ],
+        [],
+    ),
+    "an observation at two places counts for both": (
         "heart and spine normal .",
-        ("heart", "ANAT-DP", 0, []),
-        ("spine", "ANAT-DP", 2, []),
-        ("normal", "OBS-DP", 3, [["located_at", "1"], ["located_at", "2"]]),
-    )
-    assert triplets(g, RULES) == [Triplet("heart_size", "normal", 1), Triplet("spine", "normal", 1)]
-
-
-def test_observation_without_relation_is_unspecified() -> None:
-    """A finding without a place would be lost, with an anatomy in its sentence or without."""
-    g = graph(
+        [
+            ("heart", "ANAT-DP", 0, []),
+            ("spine", "ANAT-DP", 2, []),
+            ("normal", "OBS-DP", 3, [["located_at", "1"], ["located_at", "2"]]),
+        ],
+        [("heart_size", "normal", 1), ("spine", "normal", 1)],
+    ),
+    "an observation without a relation is unspecified, with an anatomy in its sentence or without": (
         "lungs clear edema . pneumonia .",
-        ("lungs", "ANAT-DP", 0, []),
-        ("clear", "OBS-DP", 1, [["located_at", "1"]]),
-        ("edema", "OBS-DA", 2, []),
-        ("pneumonia", "OBS-DA", 4, []),
-    )
-    assert triplets(g, RULES) == [
-        Triplet("lung_volumes", "clear", 1),
-        Triplet("unspecified", "edema", 0),
-        Triplet("unspecified", "pneumonia", 0),
-    ]
-
-
-def test_modifiers_are_not_findings() -> None:
-    """ "small" of "small effusion" would become a finding."""
-    g = graph(
+        [
+            ("lungs", "ANAT-DP", 0, []),
+            ("clear", "OBS-DP", 1, [["located_at", "1"]]),
+            ("edema", "OBS-DA", 2, []),
+            ("pneumonia", "OBS-DA", 4, []),
+        ],
+        [("lung_volumes", "clear", 1), ("unspecified", "edema", 0), ("unspecified", "pneumonia", 0)],
+    ),
+    "words that modify or suggest a finding are not findings": (
         "small effusion suggesting edema",
-        ("small", "OBS-DP", 0, [["modify", "2"]]),
-        ("effusion", "OBS-DP", 1, []),
-        ("congestion", "OBS-DP", 2, [["suggestive_of", "4"]]),
-        ("edema", "OBS-U", 3, []),
-    )
-    assert triplets(g, RULES) == [
-        Triplet("unspecified", "effusion", 1),
-        Triplet("unspecified", "edema", -1),
-    ]
-
-
-def test_relations_stay_within_their_sentence() -> None:
-    """A finding would be placed at an anatomy of another sentence."""
-    g = graph(
+        [
+            ("small", "OBS-DP", 0, [["modify", "2"]]),
+            ("effusion", "OBS-DP", 1, []),
+            ("congestion", "OBS-DP", 2, [["suggestive_of", "4"]]),
+            ("edema", "OBS-U", 3, []),
+        ],
+        [("unspecified", "effusion", 1), ("unspecified", "edema", -1)],
+    ),
+    "relations stay within their sentence": (
         "lungs . clear .",
-        ("lungs", "ANAT-DP", 0, []),
-        ("clear", "OBS-DP", 2, [["located_at", "1"]]),
-    )
-    assert triplets(g, RULES) == []
+        [("lungs", "ANAT-DP", 0, []), ("clear", "OBS-DP", 2, [["located_at", "1"]])],
+        [],
+    ),
+    "a graph without a text is one sentence": (
+        "",
+        [("lungs", "ANAT-DP", 0, []), ("clear", "OBS-DP", 2, [["located_at", "1"]])],
+        [("lung_volumes", "clear", 1)],
+    ),
+    "measurements are not findings, and do not hide the nodule that they measure": (
+        "nodule 3 cm",
+        [
+            ("nodule", "OBS-DP", 0, [["modify", "2"]]),
+            ("3 cm", "Observation::measurement::definitely present", 1, []),
+        ],
+        [("unspecified", "nodule", 1)],
+    ),
+}
+"""What is tested -> text, entities, and the triplets of the report."""
 
 
-def test_report_without_sentences_is_one_sentence() -> None:
-    """In a graph file without texts, every finding would lose its place."""
-    g = graph("", ("lungs", "ANAT-DP", 0, []), ("clear", "OBS-DP", 2, [["located_at", "1"]]))
-    assert triplets(g, RULES) == [Triplet("lung_volumes", "clear", 1)]
+@pytest.mark.parametrize("name", STATEMENTS)
+def test_statements_of_a_report(name: str) -> None:
+    text, entities, expected = STATEMENTS[name]
+    assert triplets(graph(text, *entities), RULES) == expected
 
 
 @given(st.lists(st.sampled_from(["OBS-DP", "OBS-DA", "OBS-U"]), max_size=6))
 def test_present_beats_absent_beats_nothing(labels: list[str]) -> None:
     """A cell would depend on the order of the sentences."""
-    matrix = label_matrix(graph("", *(("edema", label, 0, []) for label in labels)), RULES)
-    expected = 1 if "OBS-DP" in labels else 0 if "OBS-DA" in labels else -1
-    assert matrix[anatomy_index("unspecified"), pathology_index("edema")] == expected
-    assert matrix.shape == (51, 75)
-    assert matrix.dtype == np.int8
-    assert (matrix >= 0).sum() == (expected >= 0)
+    cell = anatomy_index("unspecified"), pathology_index("edema")
+    expected = {cell: 1} if "OBS-DP" in labels else {cell: 0} if "OBS-DA" in labels else {}
+    assert label_cells(graph("", *(("edema", label, 0, []) for label in labels)), RULES) == expected
 
 
 @st.composite
 def reports(draw: st.DrawFn) -> dict[str, Any]:
     """A report of a few sentences, each with an anatomy phrase and observations with or without a place."""
-    entities: list[tuple[str, str, int, list[list[str]]]] = []
+    entities: list[Entity] = []
     words: list[str] = []
     for _ in range(draw(st.integers(1, 3))):
         head = str(len(entities) + 1)
@@ -166,16 +158,8 @@ def test_order_of_entities_does_not_matter(report: dict[str, Any], seed: int) ->
     names = list(report["entities"])
     Random(seed).shuffle(names)
     shuffled = {**report, "entities": {name: report["entities"][name] for name in names}}
-    before, after = (label_matrix(parse_graph("r", one, "f"), RULES) for one in (report, shuffled))
-    np.testing.assert_array_equal(before, after)
-
-
-XL_NAMES = {
-    "ANAT-DP": "Anatomy::definitely present",
-    "OBS-DP": "Observation::definitely present",
-    "OBS-DA": "Observation::definitely absent",
-    "OBS-U": "Observation::uncertain",
-}
+    before, after = (label_cells(parse_graph("r", one, "f"), RULES) for one in (report, shuffled))
+    assert before == after
 
 
 @given(reports())
@@ -187,21 +171,11 @@ def test_xl_label_names_mean_the_same(report: dict[str, Any]) -> None:
     assert parse_graph("r", report, "f") == parse_graph("r", renamed, "f")
 
 
-def test_measurements_are_not_findings() -> None:
-    """ "3 cm" would become a rare abnormality, or hide the nodule that it measures."""
-    g = graph(
-        "nodule 3 cm",
-        ("nodule", "Observation::definitely present", 0, [["modify", "2"]]),
-        ("3 cm", "Observation::measurement::definitely present", 1, []),
-    )
-    assert triplets(g, RULES) == [Triplet("unspecified", "nodule", 1)]
-
-
 def test_first_of_two_annotators() -> None:
     """The test file of RadGraph, marked by two annotators, could not be read."""
     marks = data("", ("edema", "OBS-DA", 0, []))
     nested = {"text": "no edema .", "labeler_1": marks, "labeler_2": {"entities": {}}}
-    assert triplets(parse_graph("r", nested, "f"), RULES) == [Triplet("unspecified", "edema", 0)]
+    assert triplets(parse_graph("r", nested, "f"), RULES) == [("unspecified", "edema", 0)]
 
 
 @pytest.mark.parametrize(
@@ -235,17 +209,58 @@ def test_report_without_entities_is_named(bad: Any) -> None:
         parse_graph("s1.txt", bad, "graphs.json")
 
 
-def test_iter_graphs_yields_parsed_reports(tmp_path: Path) -> None:
+def test_reports_are_read_one_by_one(tmp_path: Path) -> None:
     """A graph would be assigned to the name of another report."""
     path = tmp_path / "graphs.json"
     path.write_text(json.dumps({"a.txt": data("", ("edema", "OBS-DA", 0, [])), "b.txt": data("")}))
-    assert [(key, len(g)) for key, g in iter_graphs(path)] == [
-        ("a.txt", 1),
-        ("b.txt", 0),
-    ]
+    assert [(key, len(g)) for key, g in iter_graphs(path)] == [("a.txt", 1), ("b.txt", 0)]
 
 
-def test_missing_graph_file_is_an_error(tmp_path: Path) -> None:
-    """A wrong path would end in a traceback."""
-    with pytest.raises(InputError, match=r"none\.json: file not found"):
-        list(iter_graphs(tmp_path / "none.json"))
+@given(reports())
+def test_json_lines_mean_the_same_as_graphs(tmp_path_factory: pytest.TempPathFactory, report: dict[str, Any]) -> None:
+    """RadGraph-XL itself, which is published as JSON lines, would be rejected or read differently."""
+    items = report["entities"].values()
+    start = {name: item["start_ix"] for name, item in report["entities"].items()}
+    document = {
+        "doc_key": 7,
+        "sentences": [report["text"].split()[:2], report["text"].split()[2:]],
+        "ner": [[], [[item["start_ix"], item["start_ix"], XL_NAMES[item["label"]]] for item in items]],
+        "relations": [
+            [
+                [item["start_ix"], item["start_ix"], start[target], start[target], kind]
+                for item in items
+                for kind, target in item["relations"]
+            ]
+        ],
+    }
+    path = tmp_path_factory.mktemp("xl") / "radgraph.jsonl"
+    path.write_text(json.dumps(document) + "\n\n")
+    ((key, found),) = iter_graphs(path)
+    assert key == "7"
+    assert triplets(found, RULES) == triplets(parse_graph("r", report, "f"), RULES)
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ('{"doc_key"', "line 2 is not valid JSON"),
+        ("{}", "line 2 is not a report in RadGraph-XL's form"),
+        ('{"doc_key": 1, "sentences": [], "ner": [[[0, 0]]], "relations": []}', "line 2 is not a report"),
+        (
+            '{"doc_key": 1, "sentences": [], "ner": [], "relations": [[[0, 0, 1, 1, "modify"]]]}',
+            "line 2 is not a report",
+        ),
+    ],
+)
+def test_malformed_json_lines_are_named(tmp_path: Path, line: str, fault: str) -> None:
+    path = tmp_path / "radgraph.jsonl"
+    path.write_text(f"\n{line}\n")
+    with pytest.raises(InputError, match=rf"radgraph\.jsonl: {fault}"):
+        list(iter_graphs(path))
+
+
+def test_json_lines_of_another_name_are_named(tmp_path: Path) -> None:
+    """The message would not tell what is wrong."""
+    (tmp_path / "graphs.json").write_text('{"dataset": "mimic-cxr", "doc_key": 0}\n{"dataset": "mimic-cxr"}\n')
+    with pytest.raises(InputError, match=r"JSON lines must be named \.jsonl"):
+        list(iter_graphs(tmp_path / "graphs.json"))

@@ -29,7 +29,7 @@ from medslip.labels.report_rules import ReportRules, RuleMapping
 FRONTAL_VIEWS = ("AP", "PA")
 
 _METADATA, _SPLIT = "mimic-cxr-2.0.0-metadata.csv", "mimic-cxr-2.0.0-split.csv"
-_STUDY = re.compile(r"(?:^|/)s?(\d+)(?:\.txt)?$")
+_STUDY = re.compile(r"(?:^|/)(?:s(\d+)|(\d{8}))(?:\.txt)?$")
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,10 @@ class MimicCxr(DataSet):
 
     Attributes:
         path: MIMIC-CXR-JPG's folder: metadata, split, files/.
-        graphs: RadGraph's MIMIC-CXR_graphs.json, or one in RadGraph-XL's form. It is streamed: memory does not grow with it.
+        graphs: RadGraph's MIMIC-CXR_graphs.json, graphs of the radgraph package, or RadGraph-XL's JSON lines (.jsonl). The file
+            is streamed: memory does not grow with it.
+        graph_keys: CSV file with columns key and study, for graphs whose keys do not name the study: the radgraph package
+            numbers the reports that it is given, 0, 1, ... None for RadGraph's file.
         views: View positions to take.
         mapping: Rules from a report's words to the vocabulary: ours, or the authors'.
     """
@@ -46,6 +49,7 @@ class MimicCxr(DataSet):
     kind: ClassVar[str] = "mimic"
     path: Path = Path("data_file/mimic_cxr")
     graphs: Path | None = None
+    graph_keys: Path | None = None
     views: tuple[str, ...] = FRONTAL_VIEWS
     mapping: RuleMapping = "medslip"
 
@@ -82,11 +86,15 @@ class MimicCxr(DataSet):
             raise InputError("graphs: name RadGraph's file MIMIC-CXR_graphs.json (key graphs)")
         wanted = set(table.images["study"])
         rules = ReportRules.load(self.mapping)
+        study_of = None if self.graph_keys is None else _read_keys(self.graph_keys)
         done: set[str] = set()
         for key, graph in tqdm(
             iter_graphs(self.graphs), total=len(wanted), desc="graphs", unit=" reports", mininterval=1
         ):
-            study = _study_of(key, self.graphs)
+            study = _study_of(key, self.graphs) if study_of is None else study_of.get(key)
+            if study is None:
+                left_out["graphs whose key is not in the table of keys"] += 1
+                continue
             if study in done:
                 raise InputError(f"{self.graphs}: study {study} has two graphs, the second named {key}; keep one")
             if study not in wanted:
@@ -100,8 +108,9 @@ class MimicCxr(DataSet):
                 left_out["studies whose graph mentions no finding"] += 1
         left_out["studies without a graph"] = len(wanted) - len(done)
         if not done:
+            keys = "" if self.graph_keys is None else f", and their keys as in {self.graph_keys}"
             raise InputError(
-                f"{self.graphs}: no graph is of a study in {self.path}; give the graphs of the same release"
+                f"{self.graphs}: no graph is of a study in {self.path}; give the graphs of the same release{keys}"
             )
 
     def _rows(self, name: str, columns: tuple[str, ...]) -> tuple[Path, pd.DataFrame]:
@@ -124,10 +133,33 @@ class MimicCxr(DataSet):
 
 
 def _study_of(key: str, graphs: Path) -> str:
-    match = _STUDY.search(key)
-    if match is None:
-        raise InputError(f"{graphs}: report {key} names no study; expected p10/p10000032/s50414267.txt and the like")
-    return f"s{match[1]}"
+    study = _study_name(key)
+    if study is None:
+        raise InputError(
+            f"{graphs}: report {key} names no study; expected p10/p10000032/s50414267.txt and the like. Graphs with other "
+            "keys, as of the radgraph package or RadGraph-XL, need a CSV file with columns key and study (key graph_keys)"
+        )
+    return study
+
+
+def _study_name(text: str) -> str | None:
+    """The study that p10/p10000032/s50414267.txt, s50414267 or 50414267 names, with its s."""
+    match = _STUDY.search(text.strip())
+    return None if match is None else f"s{match[1] or match[2]}"
+
+
+def _read_keys(path: Path) -> dict[str, str]:
+    """Key of a graph -> study."""
+    rows = read_cells(path, ("key", "study"))
+    studies = rows["study"].map(_study_name)
+    for wrong, fault in ((rows["key"].duplicated(), "repeats a key"), (studies.isna(), "names no study")):
+        if wrong.any():
+            line: Any = wrong.idxmax()
+            raise InputError(
+                f"{path}: line {line} ({rows['key'][line]}, {rows['study'][line]}) {fault}; expected one line per graph, "
+                "with a study such as 50414267 or s50414267"
+            )
+    return dict(zip(rows["key"], studies, strict=True))
 
 
 def _with_paths(images: pd.DataFrame, root: Path) -> pd.DataFrame:

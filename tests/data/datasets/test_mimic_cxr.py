@@ -132,6 +132,56 @@ def test_unpacked_tables_and_keys_without_folders(root: Path, tmp_path: Path) ->
     assert prepare(root, root / "graphs.json", tmp_path / "out").studies == 3
 
 
+def test_numbered_graphs_are_read_with_a_table_of_keys(root: Path, tmp_path: Path) -> None:
+    """Graphs of the radgraph package and of RadGraph-XL, whose keys do not name the study, could not be used."""
+    (tmp_path / "package.json").write_text(json.dumps({str(k): graph for k, graph in enumerate(GRAPHS.values())}))
+    lines = [xl_document(k, graph) for k, graph in enumerate(GRAPHS.values())]
+    (tmp_path / "xl.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    studies = [key[-13:] for key in GRAPHS]
+    (tmp_path / "keys.csv").write_text("key,study\n" + "".join(f"{k},{study}\n" for k, study in enumerate(studies)))
+    prepare(root, root / "graphs.json", tmp_path / "named")
+    for name in ("package.json", "xl.jsonl"):
+        prepare(root, tmp_path / name, tmp_path / name[:2], graph_keys=tmp_path / "keys.csv")
+        for file in ("train.csv", "labels/cells.bin", "labels/keys.npy"):
+            assert (tmp_path / name[:2] / file).read_bytes() == (tmp_path / "named" / file).read_bytes()
+    (tmp_path / "keys.csv").write_text("key,study\n0,50000001\n8,50000002\n")
+    left_out = prepare(root, tmp_path / "xl.jsonl", tmp_path / "some", graph_keys=tmp_path / "keys.csv").left_out
+    assert left_out["graphs whose key is not in the table of keys"] == 3
+
+
+def xl_document(key: int, graph: dict[str, Any]) -> dict[str, Any]:
+    """A graph of two entities in RadGraph-XL's form."""
+    label = {"DP": "definitely present", "DA": "definitely absent"}[graph["entities"]["2"]["label"][-2:]]
+    marks = [[0, 0, "Anatomy::definitely present"], [1, 1, f"Observation::{label}"]]
+    relations = [[1, 1, 0, 0, "located_at"]]
+    return {"doc_key": key, "sentences": [graph["text"].split()], "ner": [marks], "relations": [relations]}
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [("0,s50000001\n0,s50000002\n", "line 3 .* repeats a key"), ("0,s50000001\n1,x\n", "line 3 .* names no study")],
+)
+def test_a_bad_table_of_keys_is_refused(root: Path, tmp_path: Path, rows: str, message: str) -> None:
+    """A report's labels would go to another patient."""
+    (tmp_path / "keys.csv").write_text(f"key,study\n{rows}")
+    with pytest.raises(InputError, match=message):
+        prepare(root, root / "graphs.json", tmp_path / "out", graph_keys=tmp_path / "keys.csv")
+
+
+@pytest.mark.parametrize(("name", "graphs"), [("graphs_package.json", 12), ("radgraph-XL.jsonl", 3)])
+def test_graphs_of_the_shared_case(shared: Path, tmp_path: Path, name: str, graphs: int) -> None:
+    """The same, with a file as the package wrote it."""
+    case = shared / "cases" / "mimic_small"
+    if not case.is_dir():
+        pytest.skip("needs ../shared/cases")
+    refused(case, tmp_path / "out", "report 0 names no study; .*key and study", case / name)
+    keys = "".join(f"{k},{50000000 + k}\n" for k in range(12))
+    (tmp_path / "keys.csv").write_text(f"key,study\n{keys}")
+    views = ("AP", "PA", "LATERAL", "PA LLD", "")
+    summary = prepare(case, case / name, tmp_path / "out", graph_keys=tmp_path / "keys.csv", views=views)
+    assert sum(summary.images.values()) == graphs
+
+
 def test_a_few_missing_images_are_counted(root: Path, tmp_path: Path) -> None:
     """One file that was not downloaded would stop everything, or fail in training."""
     (root / "files/p10/p10000001/s50000001/d3.jpg").unlink()
@@ -191,7 +241,8 @@ def test_incomplete_tables_are_refused(root: Path, tmp_path: Path) -> None:
         (json.dumps(GRAPHS)[:-40], r"graphs\.json: is truncated .*s50000003"),
         (json.dumps({**GRAPHS, "s50000001": {"entities": {}}}), "study s50000001 has two graphs"),
         (json.dumps({"report": {"entities": {}}}), "report report names no study"),
-        (json.dumps({"0": {"entities": {}}}), "no graph is of a study in"),
+        (json.dumps({"0": {"entities": {}}}), "report 0 names no study; .*a CSV file with columns key and study"),
+        (json.dumps({"s1": {"entities": {}}}), "no graph is of a study in"),
         (json.dumps({"s50000001": {"entities": {}}}), "no image is left to prepare"),
     ],
 )

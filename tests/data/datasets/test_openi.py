@@ -84,3 +84,14 @@ def test_the_first_report_finds_its_images_in_either_download(tmp_path: Path) ->
     reports, images = write_reports(tmp_path, "normal")
     (reports / "1.xml").write_text((reports / "1.xml").read_text().replace('id="CXR1_IM', 'id="CXR1_1_IM'))
     assert len(OpenI(reports, images=images).read()) == 2
+
+
+@pytest.mark.parametrize("images", ["images", "images_kaggle"])
+def test_the_first_report_of_the_shared_case(shared: Path, images: str) -> None:
+    """The same, for both downloads."""
+    case = shared / "cases" / "openi_cxr1"
+    if not case.is_dir():
+        pytest.skip("needs ../shared/cases")
+    views = case / "indiana_projections.csv"
+    assert len(OpenI(case / "ecgen", images=case / images).read()) == 4
+    assert len(OpenI(case / "ecgen", images=case / images, views=views).read()) == 2
