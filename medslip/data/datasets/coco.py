@@ -10,11 +10,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageDraw
 
 from medslip.data.dataset import ListedDataSet
 from medslip.data.images import read_headers, years
-from medslip.data.masks import Runs, runs_of
+from medslip.data.masks import Mask, Runs, runs_of
 from medslip.data.reading import check_files, check_unique, read_box, sexes_of
 from medslip.data.table import FINDING_COLUMNS, ImageTable
 from medslip.errors import InputError
@@ -158,9 +157,9 @@ def _mask(segmentation: Any, height: int, width: int, where: str) -> Runs:
     if isinstance(segmentation, list):
         if not all(isinstance(part, list) and len(part) >= 6 and len(part) % 2 == 0 for part in segmentation):
             raise InputError(f"{where}: a polygon is not x, y of three or more points")
-        return _fill(segmentation, height, width)
+        return runs_of(np.logical_or.reduce([_fill(polygon, height, width) for polygon in segmentation]))
     counts = segmentation.get("counts") if isinstance(segmentation, dict) else None
-    runs = _decompress(counts) if isinstance(counts, str) else counts
+    runs = decompress(counts) if isinstance(counts, str) else counts
     if not isinstance(runs, list) or list(segmentation.get("size", ())) != [height, width] or min(runs, default=0) < 0:
         raise InputError(f"{where}: the mask is not run lengths of {height} x {width} pixels")
     if sum(runs) != height * width:
@@ -168,15 +167,24 @@ def _mask(segmentation: Any, height: int, width: int, where: str) -> Runs:
     return np.array(runs[: len(runs) // 2 * 2], np.int32)
 
 
-def _fill(polygons: Sequence[Sequence[float]], height: int, width: int) -> Runs:
-    image = Image.new("1", (width, height))
-    for polygon in polygons:
-        # A pixel is drawn at its upper left corner's coordinates; COCO's coordinates are those of corners.
-        ImageDraw.Draw(image).polygon([value - 0.5 for value in polygon], fill=1)
-    return runs_of(np.array(image))
+def _fill(polygon: Sequence[float], height: int, width: int) -> Mask:
+    """The pixels whose centre is inside a polygon; of one that is too small for that, the pixel in its middle."""
+    points = np.reshape(polygon, (-1, 2))
+    (x1, y1), (x2, y2) = points.T[..., None], np.roll(points, -1, axis=0).T[..., None]
+    centres = np.arange(height) + 0.5
+    edge, row = np.nonzero((y1 <= centres) != (y2 <= centres))
+    crossing = x1[edge, 0] + (centres[row] - y1[edge, 0]) * (x2 - x1)[edge, 0] / (y2 - y1)[edge, 0]
+    # Right of each crossing, inside becomes outside and the reverse.
+    turns = np.zeros((height, width + 1), np.int32)
+    np.add.at(turns, (row, np.clip(np.ceil(crossing - 0.5), 0, width).astype(int)), 1)
+    inside: Mask = turns[:, :width].cumsum(axis=1) % 2 == 1
+    if not inside.any():
+        x, y = np.clip(points.mean(axis=0).astype(int), 0, (width - 1, height - 1))
+        inside[y, x] = True
+    return inside
 
 
-def _decompress(text: str) -> list[int]:
+def decompress(text: str) -> list[int]:
     """Run lengths of COCO's compressed form: 5 bits per character, low ones first; from the fourth on, differences."""
     runs: list[int] = []
     value = shift = 0
