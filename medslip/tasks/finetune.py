@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -278,14 +278,11 @@ class InitialBackbone:
         return trunk
 
     def describe(self, model: nn.Module, fourth_stage: str | None = None) -> dict[str, Any]:
-        """Which parts of a model were loaded and which are random.
+        """Which parts of a model were loaded and which are random: part -> number of tensors.
 
         Args:
             model: Its parts are ``trunk`` and others.
             fourth_stage: Weights that its fourth stage was loaded from, if any.
-
-        Returns:
-            ``source``, ``trunk``; ``loaded`` and ``random``, part -> number of tensors.
         """
         loaded = {"trunk": self.state is not None, "fourth_stage": fourth_stage is not None}
         parts = {name: len(part.state_dict()) for name, part in model.named_children()}
@@ -388,17 +385,9 @@ class _Seed(NamedTuple):
 class _Task(Protocol):
     """What is specific to one kind of target; ``run`` does the rest."""
 
-    @property
-    def name(self) -> str:
-        """The task in metrics.json."""
-
-    @property
-    def command(self) -> str:
-        """Its script, and the folder of its runs."""
-
-    @property
-    def loss(self) -> FinetuningLoss:
-        """What training minimises."""
+    name: ClassVar[str]  # in metrics.json
+    command: ClassVar[str]  # its script, and the folder of its runs
+    loss: ClassVar[FinetuningLoss]
 
     @property
     def criterion(self) -> tuple[str, str]:
@@ -433,7 +422,7 @@ class _Task(Protocol):
 
 
 @dataclass(frozen=True)
-class _Segmentation:
+class _Segmentation(_Task):
     """Masks of one finding, a U-Net on the backbone, Dice and cross-entropy; scored at a threshold chosen on validation."""
 
     config: FinetuneSegConfig
@@ -557,12 +546,15 @@ def _examples(cases: pd.DataFrame) -> list[tuple[str, int]]:
 
 
 @dataclass(frozen=True)
-class _Classification:
+class _Classification(_Task):
     """Class labels; a linear head on the backbone's fourth stage, or a linear probe; cross-entropy; AUROC and the like."""
 
     config: FinetuneClsConfig
     name, command, loss = "fine-tuned classification", "finetune_cls", CLASSIFICATION_LOSS
-    criterion = ("validation_auroc", "Mean AUROC")
+
+    @property
+    def criterion(self) -> tuple[str, str]:
+        return "validation_auroc", "Mean AUROC"
 
     def targets(self, splits: dict[str, ImageTable]) -> dict[str, ImageTable]:
         """All splits have labels of the same classes."""
@@ -654,44 +646,41 @@ def run(config: FinetuneSegConfig | FinetuneClsConfig, show: bool = True) -> Pat
     Raises:
         InputError: The checkpoint, an image, a label, a mask or the config cannot be used.
     """
-    task = _task(config)
+    task: _Task = _Segmentation(config) if isinstance(config, FinetuneSegConfig) else _Classification(config)
     with processes(config.device) as world:
         output = agreed_folder(config.output, task.command, world, config.resume)
         backbone = open_backbone(config.init, config.checkpoint, config.data.side)
         splits = task.targets(read_splits(config.data))
         subsamples = choose_subsamples(splits["train"].label_array, config.data.fraction, config.seeds)
         config = replace(config, checkpoint=backbone.checkpoint, output=output)
-        with _begun(config, splits, world):
+        with _begun(output, config, splits, world):
             sources = {name: task.source(table, name) for name, table in splits.items()}
             if config.data.preload:
                 sources = {
                     name: preload(source, len(splits[name]), config.data.workers) for name, source in sources.items()
                 }
-            for seed in config.seeds:
-                if not (config.resume and (output / f"seed_{seed}" / "metrics.json").is_file()):
-                    _run_seed(config, task, backbone, splits, sources, subsamples[seed], seed, world, show)
+            folders = {seed: output / f"seed_{seed}" for seed in config.seeds}
+            for seed, folder in folders.items():
+                if not (config.resume and (folder / "metrics.json").is_file()):
+                    _run_seed(folder, config, task, backbone, splits, sources, subsamples[seed], seed, world, show)
             if world.is_main:
-                _finish(config, task, splits, str(world.device), show)
+                _finish(output, config, task, splits, folders, str(world.device), show)
     return output
 
 
-def _task(config: FinetuneSegConfig | FinetuneClsConfig) -> _Task:
-    return _Segmentation(config) if isinstance(config, FinetuneSegConfig) else _Classification(config)
-
-
 @contextmanager
-def _begun(config: Any, splits: Mapping[str, ImageTable], world: Processes) -> Iterator[None]:
+def _begun(output: Path, config: FinetuneConfig, splits: Mapping[str, ImageTable], world: Processes) -> Iterator[None]:
     """A run directory with config.yaml, valid_list.txt and test_list.txt, which is removed again if the input is unusable."""
     if config.resume:
-        check_same_config(config.output, config)
+        check_same_config(output, config)
         yield
         return
-    with removed_on_bad_input(config.output):
+    with removed_on_bad_input(output):
         world.wait()  # all have seen the folder empty before one writes
         if world.is_main:
-            begin(config.output, config)
+            begin(output, config)
             for name in ("valid", "test"):
-                _write_list(config.output / f"{name}_list.txt", splits[name])
+                _write_list(output / f"{name}_list.txt", splits[name])
         world.wait()
         yield
 
@@ -701,7 +690,8 @@ def _write_list(path: Path, table: ImageTable) -> None:
 
 
 def _run_seed(
-    config: FinetuneSegConfig | FinetuneClsConfig,
+    folder: Path,
+    config: FinetuneConfig,
     task: _Task,
     backbone: InitialBackbone,
     splits: Mapping[str, ImageTable],
@@ -712,7 +702,6 @@ def _run_seed(
     show: bool,
 ) -> None:
     """Train on the subsample, keep the epoch that validates best, then score the test images."""
-    folder = Path(str(config.output)) / f"seed_{seed}"
     train, valid, test = splits["train"], splits["valid"], splits["test"]
     torch.manual_seed(seed)
     model, init = task.model(backbone, len(train.classes))
@@ -804,16 +793,16 @@ def _examine(
     Returns:
         In every process: what ``_Task.measure`` returns, for all images in order; and the mean losses.
     """
-    one = torch.ones((), device=world.device)
-    losses, count = torch.zeros(len(task.loss.names), device=world.device), torch.zeros((), device=world.device)
+    one = torch.ones(1, device=world.device)
+    losses, count = torch.zeros(len(task.loss.names), device=world.device), torch.zeros(1, device=world.device)
     rows: list[Arrays] = []
     for batch in (batch.to(world.device) for batch in batches):
         assert batch.labels is not None
         # In full precision even during training: thresholds are for the model as users run it.
         with torch.inference_mode(), torch.autocast(world.device.type, enabled=False):
             logits = objective.predict(batch.images).float()
-            losses += task.loss.function(logits, batch.labels, one)
-            count += task.loss.count(batch.labels)
+            losses += task.loss(logits, batch.labels, one)
+            count += task.loss.counts(batch.labels)
         rows.append((batch.indices.cpu().numpy(), *task.measure(logits, batch.labels)))
     # A process may have no image, so the lists are joined before the arrays.
     everything = [row for share in world.gather(rows) for row in share]
@@ -825,15 +814,16 @@ def _examine(
 
 
 def _finish(
-    config: FinetuneSegConfig | FinetuneClsConfig,
+    output: Path,
+    config: FinetuneConfig,
     task: _Task,
     splits: Mapping[str, ImageTable],
+    folders: Mapping[int, Path],
     device: str,
     show: bool,
 ) -> None:
     """Write metrics.json and run.html over all seeds; one row per score."""
-    output = Path(str(config.output))
-    runs = {seed: read_metrics(output / f"seed_{seed}") for seed in config.seeds}
+    runs = {seed: read_metrics(folder) for seed, folder in folders.items()}
     summaries = {f"seed_{seed}": task.summary(from_records(metrics["scores"])) for seed, metrics in runs.items()}
     scores = pd.DataFrame(summaries).dropna()
     table = pd.DataFrame({"mean": scores.mean(axis=1), "deviation": scores.std(axis=1)}).join(scores)
