@@ -1,85 +1,149 @@
-"""The prepared data set: a folder with a label store, a list per split, and a summary."""
+"""The prepared data set: a folder with a label store, a list per split, and a summary of what was made."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 
+import numpy as np
 import pandas as pd
 
-from medslip.data.manifest import COLUMNS, write_list
+from medslip.data.manifest import write_list
 from medslip.data.splits import SPLITS
-from medslip.data.summary import CellCounter, PreparationSummary
 from medslip.errors import InputError
-from medslip.labels import Cells, LabelStoreWriter
+from medslip.files import to_json, write_text
+from medslip.labels import LabelStore, LabelStoreWriter
+from medslip.vocabulary import ANATOMIES, PATHOLOGIES
+
+FREQUENT_PAIRS = 20
+"""How many of the most frequent (anatomy, pathology) pairs a summary names."""
 
 
-class PreparedWriter:
-    """Writes a prepared data set study by study. After an error the folder holds nothing new.
+@dataclass(frozen=True)
+class PreparationSummary:
+    """What a preparation made, for a reader and for summary.json.
 
-    Args:
-        folder: Where train.csv, valid.csv, test.csv (those with images), labels/ and summary.json are to be.
-        source: What is read, for the summary.
+    Attributes:
+        source: What was read, such as "MIMIC-CXR-JPG".
+        studies: Rows of the label store.
+        images: List name (train, valid, test) -> images in it.
+        present: Cells that are 1, over all studies.
+        absent: Cells that are 0.
+        cells_mean: Mentioned cells per study, mean.
+        cells_median: The same, median.
+        cells_max: The same, largest.
+        pairs: The most frequent pairs, most frequent first: anatomy, pathology, and how many studies have them present and
+            absent.
+        left_out: What was left out, with its reason -> how many.
+        notes: Further remarks, one sentence each.
     """
 
-    def __init__(self, folder: Path, source: str) -> None:
-        self.folder = Path(folder)
-        self._source = source
-        self._is_new = not self.folder.exists()
-        self._store = LabelStoreWriter(self.folder / "labels")
-        self._counter = CellCounter()
+    source: str
+    studies: int
+    images: dict[str, int]
+    present: int
+    absent: int
+    cells_mean: float
+    cells_median: float
+    cells_max: int
+    pairs: list[dict[str, str | int]]
+    left_out: dict[str, int]
+    notes: tuple[str, ...] = ()
 
-    def add(self, study: str, cells: Cells) -> int:
-        """Append one study's labels; returns its row in the store."""
-        anatomy, pathology = [key[0] for key in cells], [key[1] for key in cells]
-        state = list(cells.values())
-        self._counter.add_cells(anatomy, pathology, state)
-        return self._store.add(study, cells)
+    def __str__(self) -> str:
+        images = ", ".join(f"{name} {count:,}" for name, count in self.images.items())
+        lines = [
+            f"{self.source}: {self.studies:,} studies, {sum(self.images.values()):,} images ({images})",
+            f"cells per study: mean {self.cells_mean:.1f}, median {self.cells_median:g}, "
+            f"largest {self.cells_max} ({self.present:,} present, {self.absent:,} absent)",
+        ]
+        if self.pairs:
+            lines += ["most frequent pairs", pd.DataFrame(self.pairs).to_string(index=False)]
+        if any(self.left_out.values()):
+            lines.append("left out")
+            lines += [f"  {count:>9,}  {reason}" for reason, count in self.left_out.items() if count]
+        return "\n".join([*lines, *self.notes])
 
-    def finish(
-        self, images: pd.DataFrame, left_out: Mapping[str, int], notes: tuple[str, ...] = ()
-    ) -> PreparationSummary:
-        """Write everything.
 
-        Args:
-            images: The images of an image table, each with its split and with the row in the store that ``add`` returned.
-            left_out: For the summary.
-            notes: For the summary.
+def write_prepared(
+    folder: Path,
+    source: str,
+    store: LabelStoreWriter,
+    images: pd.DataFrame,
+    left_out: Mapping[str, int],
+    notes: tuple[str, ...] = (),
+) -> PreparationSummary:
+    """Write train.csv, valid.csv, test.csv (those with images), labels/ and summary.json.
 
-        Raises:
-            InputError: There is no image, or a study belongs to two patients.
-        """
-        if not len(images):
-            reasons = "; ".join(f"{count} {reason}" for reason, count in left_out.items() if count)
-            raise InputError(f"{self._source}: no image is left to prepare ({reasons or 'there was none'})")
-        owners = images[["study", "patient"]].drop_duplicates().sort_values("patient")
-        if len(several := owners[owners["study"].duplicated(keep=False)]):
-            study = several["study"].iat[0]
-            patients = " and ".join(several["patient"][several["study"] == study])
-            raise InputError(f"{self._source}: study {study} belongs to patients {patients}")
-        images = images.assign(image=images["path"].map(os.path.abspath)).sort_values("row", kind="stable")
-        lists = {split: images[images["split"] == split] for split in SPLITS}
-        numbers = {split: len(rows) for split, rows in lists.items() if len(rows)}
-        if "train" not in numbers:
-            notes = (*notes, "The train list is empty: there is nothing to pre-train on.")
-        summary = self._counter.summary(self._source, numbers, left_out, notes)
-        self._store.write()
-        for split, rows in lists.items():
-            path = self.folder / f"{split}.csv"
-            if len(rows):
-                write_list(path, rows[list(COLUMNS)])
-            else:
-                path.unlink(missing_ok=True)
-        summary.write(self.folder)
-        return summary
+    Args:
+        folder: Where they go; the store is in its folder labels.
+        source: What was read, for the summary.
+        store: The labels of all studies, not yet written.
+        images: The images of an image table, each with its split and its study's ``row`` in the store.
+        left_out: For the summary.
+        notes: For the summary.
 
-    def __enter__(self) -> PreparedWriter:
-        return self
+    Raises:
+        InputError: There is no image, or a study belongs to two patients; nothing is written then.
+    """
+    if not len(images):
+        reasons = "; ".join(f"{count} {reason}" for reason, count in left_out.items() if count)
+        raise InputError(f"{source}: no image is left to prepare ({reasons or 'there was none'})")
+    owners = images[["study", "patient"]].drop_duplicates().sort_values("patient")
+    if len(several := owners[owners["study"].duplicated(keep=False)]):
+        study = several["study"].iat[0]
+        patients = " and ".join(several["patient"][several["study"] == study])
+        raise InputError(f"{source}: study {study} belongs to patients {patients}")
+    images = images.assign(image=images["path"].map(os.path.abspath)).sort_values("row", kind="stable")
+    lists = {split: images[images["split"] == split] for split in SPLITS}
+    numbers = {split: len(rows) for split, rows in lists.items() if len(rows)}
+    if "train" not in numbers:
+        notes = (*notes, "The train list is empty: there is nothing to pre-train on.")
+    store.write()
+    for split, rows in lists.items():
+        path = folder / f"{split}.csv"
+        if len(rows):
+            write_list(path, rows)
+        else:
+            path.unlink(missing_ok=True)
+    summary = summarise(LabelStore(folder / "labels"), source, numbers, left_out, notes)
+    write_text(folder / "summary.json", to_json(asdict(summary), indent=1) + "\n")
+    return summary
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is not None and self._is_new and not any(self.folder.iterdir()):
-            self.folder.rmdir()
+
+def summarise(
+    store: LabelStore,
+    source: str,
+    images: Mapping[str, int],
+    left_out: Mapping[str, int],
+    notes: tuple[str, ...] = (),
+) -> PreparationSummary:
+    """Count what a store holds; the other arguments are attributes of the summary."""
+    sizes, counts = store.sizes(), store.counts()
+    both = counts.sum(axis=0).ravel()
+    order = [cell for cell in np.argsort(-both, kind="stable")[:FREQUENT_PAIRS].tolist() if both[cell]]
+    absent, present = counts.reshape(2, -1)
+    pairs: list[dict[str, str | int]] = [
+        {
+            "anatomy": ANATOMIES[cell // len(PATHOLOGIES)],
+            "pathology": PATHOLOGIES[cell % len(PATHOLOGIES)],
+            "present": int(present[cell]),
+            "absent": int(absent[cell]),
+        }
+        for cell in order
+    ]
+    return PreparationSummary(
+        source=source,
+        studies=len(store),
+        images=dict(images),
+        present=int(present.sum()),
+        absent=int(absent.sum()),
+        cells_mean=float(sizes.mean()),
+        cells_median=float(np.median(sizes)),
+        cells_max=int(sizes.max()),
+        pairs=pairs,
+        left_out=dict(left_out),
+        notes=notes,
+    )

@@ -98,6 +98,16 @@ class LabelStore:
         """Return the B x A x P matrices of several studies, int8, in the order of `rows`."""
         return np.stack([self.dense(row) for row in rows]) if len(rows) else np.empty((0, A, P), np.int8)
 
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """Return how many cells each study mentions."""
+        return np.diff(self._offsets)
+
+    def counts(self) -> npt.NDArray[np.int64]:
+        """Return how many studies have each cell absent and present, 2 x A x P."""
+        cells = np.asarray(self._cells).astype(np.int64)
+        place = (cells >> 15) * (A * P) + (cells & ~int(_PRESENT_BIT))
+        return np.bincount(place, minlength=2 * A * P).reshape(2, A, P)
+
     def check(self, rows: Sequence[int], studies: Sequence[str], source: str) -> None:
         """Check that an image list belongs to this store.
 

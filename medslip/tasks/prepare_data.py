@@ -11,11 +11,11 @@ import numpy as np
 
 from medslip.data.cache import build_cache, check_cache
 from medslip.data.dataset import DataSet
-from medslip.data.prepared import PreparedWriter
+from medslip.data.prepared import PreparationSummary, write_prepared
 from medslip.data.splits import check_fractions, read_exclusion, shared_patients, split_of
-from medslip.data.summary import PreparationSummary
 from medslip.data.table import ImageTable
 from medslip.errors import InputError
+from medslip.labels import LabelStoreWriter
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,12 @@ def run(config: PrepareConfig) -> PreparationSummary:
     left_out = Counter(table.left_out)
     table, notes = _divided(table, config, left_out)
     members = table.images.groupby("study", sort=False).indices
-    with PreparedWriter(output, table.name) as writer:
-        row = np.full(len(table), -1)
-        for study, cells in data.triplets(table, left_out):
-            row[members.get(study, [])] = writer.add(study, cells)
-        summary = writer.finish(table.images.assign(row=row)[row >= 0], left_out, (*table.notes, *notes))
+    store = LabelStoreWriter(output / "labels")
+    row = np.full(len(table), -1)
+    for study, cells in data.triplets(table, left_out):
+        row[members.get(study, [])] = store.add(study, cells)
+    images = table.images.assign(row=row)[row >= 0]
+    summary = write_prepared(output, table.name, store, images, left_out, (*table.notes, *notes))
     if config.cache_size is not None:
         lists = [output / f"{split}.csv" for split in summary.images]
         try:

@@ -1,26 +1,30 @@
-"""The prepared folder: whole or not at all."""
+"""The prepared folder: whole or not at all, and described by its summary."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from medslip.data.manifest import read_list
-from medslip.data.prepared import PreparedWriter
+from medslip.data.prepared import summarise, write_prepared
 from medslip.data.table import ImageTable
 from medslip.errors import InputError
-from medslip.labels import Cells, LabelStore, mention
+from medslip.labels import A, Cells, LabelStore, LabelStoreWriter, P, mention
 
 
 def write(folder: Path, splits: list[str], patients: list[str] | None = None) -> None:
-    with PreparedWriter(folder, "test") as writer:
-        rows = [writer.add(f"s{index}", {(0, index): 1}) for index in range(len(splits))]
-        images = pd.DataFrame({"path": [folder / f"{row}.png" for row in rows], "row": rows, "split": splits})
-        images["study"] = [f"s{row}" for row in rows] if patients is None else "s"
-        images["patient"] = patients or [f"p{row}" for row in rows]
-        writer.finish(ImageTable("test", images.assign(view="PA", sex="M", age=40.0)).images, {})
+    store = LabelStoreWriter(folder / "labels")
+    rows = [store.add(f"s{index}", {(0, index): 1}) for index in range(len(splits))]
+    images = pd.DataFrame({"path": [folder / f"{row}.png" for row in rows], "row": rows, "split": splits})
+    images["study"] = [f"s{row}" for row in rows] if patients is None else "s"
+    images["patient"] = patients or [f"p{row}" for row in rows]
+    write_prepared(folder, "test", store, ImageTable("test", images.assign(view="PA", sex="M", age=40.0)).images, {})
 
 
 def test_lists_and_store_fit(tmp_path: Path) -> None:
@@ -48,10 +52,10 @@ def test_an_error_leaves_the_earlier_preparation_as_it_was(tmp_path: Path) -> No
 
 
 def test_nothing_left_says_why(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no image is left to prepare \\(3 images not found\\)"):  # noqa: SIM117
-        with PreparedWriter(tmp_path / "new", "test") as writer:
-            writer.finish(pd.DataFrame({"path": []}), {"images not found": 3})
-    assert list(tmp_path.iterdir()) == []
+    store = LabelStoreWriter(tmp_path / "new" / "labels")
+    with pytest.raises(InputError, match="no image is left to prepare \\(3 images not found\\)"):
+        write_prepared(tmp_path / "new", "test", store, pd.DataFrame({"path": []}), {"images not found": 3})
+    assert not list(tmp_path.rglob("*.*"))
 
 
 def test_present_wins_over_absent_in_any_order() -> None:
@@ -68,3 +72,47 @@ def test_an_empty_train_list_is_remarked_on(tmp_path: Path) -> None:
     assert "train list is empty" in (tmp_path / "summary.json").read_text()
     write(tmp_path, ["train"])
     assert "train list is empty" not in (tmp_path / "summary.json").read_text()
+
+
+CELLS = st.dictionaries(st.tuples(st.integers(0, A - 1), st.integers(0, P - 1)), st.integers(0, 1), max_size=9)
+
+
+@given(st.lists(CELLS, min_size=1, max_size=6))
+def test_the_summary_counts_the_matrices(tmp_path_factory: pytest.TempPathFactory, studies: list[Cells]) -> None:
+    """The summary would not describe the store."""
+    store = LabelStoreWriter(tmp_path_factory.mktemp("store") / "labels")
+    for index, cells in enumerate(studies):
+        store.add(f"s{index}", cells)
+    store.write()
+    written = LabelStore(store.folder)
+    matrices = written.dense_batch(range(len(studies)))
+    summary = summarise(written, "x", {"train": 1}, {})
+    sizes = (matrices >= 0).sum(axis=(1, 2))
+    assert (summary.studies, summary.present, summary.absent) == (
+        len(studies), (matrices == 1).sum(), (matrices == 0).sum()
+    )  # fmt: skip
+    assert summary.cells_mean == pytest.approx(sizes.mean())
+    assert (summary.cells_median, summary.cells_max) == (np.median(sizes), sizes.max())
+    seen = [pair["present"] + pair["absent"] for pair in summary.pairs]
+    assert seen == sorted((matrices >= 0).sum(axis=0).ravel(), reverse=True)[: len(seen)]
+
+
+def test_the_summary_is_written_and_readable(tmp_path: Path) -> None:
+    """The most frequent pair comes first, and summary.json misses nothing that the text shows."""
+    store = LabelStoreWriter(tmp_path / "labels")
+    studies: list[Cells] = [{(4, 8): 0}, {(4, 8): 1, (0, 0): 1}, {(4, 8): 1}]
+    rows = [store.add(f"s{index}", cells) for index, cells in enumerate(studies)]
+    images = ImageTable("x", pd.DataFrame({"path": list("abc"), "study": ["s0", "s1", "s2"], "row": rows})).images
+    left_out = {"images of view LL": 3, "nothing": 0}
+    summary = write_prepared(tmp_path, "OpenI", store, images.assign(split="train"), left_out, ("A note.",))
+    data = json.loads((tmp_path / "summary.json").read_text())
+    assert data["images"] == {"train": 3}
+    assert data["pairs"] == [
+        {"anatomy": "left_pleural", "pathology": "effusion", "present": 2, "absent": 1},
+        {"anatomy": "trachea", "pathology": "normal", "present": 1, "absent": 0},
+    ]
+    text = str(summary)
+    assert text.index("left_pleural") < text.index("trachea")
+    assert "3  images of view LL" in text
+    assert "nothing" not in text
+    assert "A note." in text

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from medslip.data.datasets import authors
 from medslip.data.datasets.authors import MATRIX_FILE, AuthorsFiles, open_matrix, read_block
 from medslip.data.manifest import read_list
-from medslip.data.summary import PreparationSummary
+from medslip.data.prepared import PreparationSummary
 from medslip.errors import InputError
 from medslip.labels import LabelStore
 from medslip.tasks.prepare_data import PrepareConfig, run

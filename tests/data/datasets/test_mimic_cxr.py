@@ -11,7 +11,7 @@ import pytest
 
 from medslip.data.datasets.mimic_cxr import MimicCxr
 from medslip.data.manifest import read_list
-from medslip.data.summary import PreparationSummary
+from medslip.data.prepared import PreparationSummary
 from medslip.data.table import ImageTable
 from medslip.errors import InputError
 from medslip.labels import LabelStore
