@@ -134,25 +134,19 @@ _MIRROR_SOURCE = np.maximum(MIRRORED_ANATOMY, 0)
 
 @dataclass(frozen=True)
 class LabelAugment:
-    """Augments images; their class labels stay as they are, since no class has a side. See Augment."""
+    """Augments images that have class labels or a label matrix. See Augment.
+
+    Class labels have no side and stay as they are; of a mirrored image, the left and right rows of the matrix are exchanged.
+    """
 
     transform: TrainingTransform
 
     def __call__(self, image: Tensor, labels: Tensor, seed: int, epoch: int, index: int) -> tuple[Tensor, Tensor]:
-        """The labels are C class labels."""
-        return self.transform(image[0].numpy(), generator_for(seed, epoch, index))[0], labels
-
-
-@dataclass(frozen=True)
-class StudyAugment:
-    """Augments images; a mirrored image has its left and right labels exchanged. See Augment."""
-
-    transform: TrainingTransform
-
-    def __call__(self, image: Tensor, labels: Tensor, seed: int, epoch: int, index: int) -> tuple[Tensor, Tensor]:
-        """The labels are an A x P label matrix."""
+        """The labels are C, or A x P."""
         augmented, mirrored = self.transform(image[0].numpy(), generator_for(seed, epoch, index))
-        return augmented, torch.from_numpy(mirror_labels(labels.numpy())) if mirrored else labels
+        if mirrored and labels.dim() == 2:
+            labels = torch.from_numpy(mirror_labels(labels.numpy()))
+        return augmented, labels
 
 
 @dataclass(frozen=True)
@@ -233,63 +227,27 @@ def _random_crop(
     return top, left, crop_height, crop_width
 
 
+def _affine(
+    image: Tensor, shear_x: float = 0.0, shear_y: float = 0.0, shift_x: float = 0.0, shift_y: float = 0.0
+) -> Tensor:
+    """Shears as fractions, shifts in pixels."""
+    shear = [math.degrees(math.atan(shear_x)), math.degrees(math.atan(shear_y))]
+    shift = [round(shift_x), round(shift_y)]
+    return F.affine(image, angle=0.0, translate=shift, scale=1.0, shear=shear, interpolation=InterpolationMode.BILINEAR)
+
+
 # RandAugment (Cubuk et al., arXiv 1909.13719). An operation takes a 1 x H x W image and a strength, -1 to 1, whose sign
 # is random. At strength 1: brightness and sharpness change by half, a shear moves by 0.3 of the distance, a translation
 # by 1/20 of the side, a rotation turns by 30 degrees. What comes into view is black.
-
-
-def _identity(image: Tensor, strength: float) -> Tensor:
-    return image
-
-
-def _auto_contrast(image: Tensor, strength: float) -> Tensor:
-    return F.autocontrast(image)
-
-
-def _equalise(image: Tensor, strength: float) -> Tensor:
-    return F.equalize(image)
-
-
-def _brightness(image: Tensor, strength: float) -> Tensor:
-    return F.adjust_brightness(image, 1 + 0.5 * strength)
-
-
-def _sharpness(image: Tensor, strength: float) -> Tensor:
-    return F.adjust_sharpness(image, 1 + 0.5 * strength)
-
-
-def _shear_x(image: Tensor, strength: float) -> Tensor:
-    return _affine(image, shear_x=0.3 * strength)
-
-
-def _shear_y(image: Tensor, strength: float) -> Tensor:
-    return _affine(image, shear_y=0.3 * strength)
-
-
-def _translate_x(image: Tensor, strength: float) -> Tensor:
-    return _affine(image, shift_x=round(strength * image.shape[-1] / 20))
-
-
-def _translate_y(image: Tensor, strength: float) -> Tensor:
-    return _affine(image, shift_y=round(strength * image.shape[-2] / 20))
-
-
-def _rotate(image: Tensor, strength: float) -> Tensor:
-    return F.rotate(image, 30 * strength, interpolation=InterpolationMode.BILINEAR)
-
-
-def _affine(image: Tensor, shear_x: float = 0.0, shear_y: float = 0.0, shift_x: int = 0, shift_y: int = 0) -> Tensor:
-    return F.affine(
-        image,
-        angle=0.0,
-        translate=[shift_x, shift_y],
-        scale=1.0,
-        shear=[math.degrees(math.atan(shear_x)), math.degrees(math.atan(shear_y))],
-        interpolation=InterpolationMode.BILINEAR,
-    )
-
-
 _OPERATIONS: tuple[Callable[[Tensor, float], Tensor], ...] = (
-    _identity, _auto_contrast, _equalise, _brightness, _sharpness,
-    _shear_x, _shear_y, _translate_x, _translate_y, _rotate,
-)  # fmt: skip
+    lambda image, strength: image,
+    lambda image, strength: F.autocontrast(image),
+    lambda image, strength: F.equalize(image),
+    lambda image, strength: F.adjust_brightness(image, 1 + 0.5 * strength),
+    lambda image, strength: F.adjust_sharpness(image, 1 + 0.5 * strength),
+    lambda image, strength: _affine(image, shear_x=0.3 * strength),
+    lambda image, strength: _affine(image, shear_y=0.3 * strength),
+    lambda image, strength: _affine(image, shift_x=strength * image.shape[-1] / 20),
+    lambda image, strength: _affine(image, shift_y=strength * image.shape[-2] / 20),
+    lambda image, strength: F.rotate(image, 30 * strength, interpolation=InterpolationMode.BILINEAR),
+)

@@ -155,27 +155,24 @@ class Masks:
         return squash_mask(self.table.mask(index, self.label), self.side)
 
 
-@dataclass(frozen=True)
 class StudyLabels:
-    """Label matrices as targets, A x P, int8."""
+    """Label matrices as targets, A x P, int8.
 
-    rows: npt.NDArray[np.int64]
-    store: LabelStore
-
-    def __call__(self, index: int) -> Tensor:
-        """The label matrix of an image's study."""
-        return torch.from_numpy(self.store.dense(int(self.rows[index])))
-
-
-def study_labels(table: ImageTable, store: LabelStore) -> StudyLabels:
-    """The label matrices of a prepared list.
+    Args:
+        table: A prepared list.
+        store: Its label store.
 
     Raises:
         InputError: The list does not belong to the store.
     """
-    rows = table.images["row"].to_numpy(np.int64)
-    store.check(rows.tolist(), table.images["study"].tolist(), table.source)
-    return StudyLabels(rows, store)
+
+    def __init__(self, table: ImageTable, store: LabelStore) -> None:
+        self._rows, self._store = table.images["row"].to_numpy(np.int64), store
+        store.check(self._rows.tolist(), table.images["study"].tolist(), table.source)
+
+    def __call__(self, index: int) -> Tensor:
+        """The label matrix of an image's study."""
+        return torch.from_numpy(self._store.dense(int(self._rows[index])))
 
 
 class EpochSampler(Sampler[list[_Item]]):
@@ -213,18 +210,38 @@ class EpochSampler(Sampler[list[_Item]]):
             yield [(epoch, int(place)) for place in order[first : first + self.batch]]
 
 
-class TrainingLoader:
-    """Training batches, epoch by epoch. Made by ``training_loader``."""
+class Loader:
+    """Batches of one process, as often as they are iterated over. Made by ``training_loader`` and ``evaluation_loader``."""
 
-    def __init__(self, sampler: EpochSampler, loader: DataLoader[Any]) -> None:
-        self._sampler, self._loader = sampler, loader
+    def __init__(self, dataset: _Batches, batches: EpochSampler | list[list[_Item]], shard: Shard) -> None:
+        self._batches = batches
+        # batch_size=None: the dataset is asked for whole batches, so that it can return an error.
+        self._loader: DataLoader[Any] = DataLoader(
+            dataset,
+            batch_size=None,
+            sampler=batches,
+            num_workers=shard.workers,
+            pin_memory=shard.pin_memory,
+            persistent_workers=isinstance(batches, EpochSampler) and shard.workers > 0,
+        )
 
     def __len__(self) -> int:
-        """Batches of a whole epoch, on each process."""
-        return len(self._sampler)
+        """Number of batches; in training, of a whole epoch."""
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches.
+
+        Raises:
+            InputError: An image cannot be read.
+        """
+        for batch in self._loader:
+            if isinstance(batch, _Failure):
+                raise InputError(batch.message)
+            yield batch
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch.
+        """The training batches of one epoch.
 
         Args:
             epoch: Which one, from 0.
@@ -233,30 +250,12 @@ class TrainingLoader:
         Raises:
             InputError: An image cannot be read.
         """
-        self._sampler.begin(epoch, start)
-        return _batches(self._loader)
+        assert isinstance(self._batches, EpochSampler)
+        self._batches.begin(epoch, start)
+        return iter(self)
 
 
-class EvaluationLoader:
-    """Batches in order, as often as they are iterated over. Made by ``evaluation_loader``."""
-
-    def __init__(self, loader: DataLoader[Any], length: int) -> None:
-        self._loader, self._length = loader, length
-
-    def __len__(self) -> int:
-        """Number of batches on this process."""
-        return self._length
-
-    def __iter__(self) -> Iterator[Batch]:
-        """The batches.
-
-        Raises:
-            InputError: An image cannot be read.
-        """
-        return _batches(self._loader)
-
-
-def training_loader(source: Source, chosen: Indices, augment: Augment, seed: int, shard: Shard) -> TrainingLoader:
+def training_loader(source: Source, chosen: Indices, augment: Augment, seed: int, shard: Shard) -> Loader:
     """Shuffled batches of augmented images.
 
     Args:
@@ -275,11 +274,10 @@ def training_loader(source: Source, chosen: Indices, augment: Augment, seed: int
             f"{len(chosen)} training images do not fill a batch of {shard.batch} on {shard.world_size} process(es); choose a "
             "smaller batch"
         )
-    dataset = _Batches(source, chosen, augment, seed)
-    return TrainingLoader(sampler, _data_loader(dataset, sampler, shard, persistent=True))
+    return Loader(_Batches(source, chosen, augment, seed), sampler, shard)
 
 
-def evaluation_loader(source: Source, images: int, shard: Shard) -> EvaluationLoader:
+def evaluation_loader(source: Source, images: int, shard: Shard) -> Loader:
     """Every image once, in order, without augmentation. Process r of w takes images r, r + w, r + 2 w, ...
 
     Args:
@@ -289,8 +287,7 @@ def evaluation_loader(source: Source, images: int, shard: Shard) -> EvaluationLo
     """
     mine = range(shard.rank, images, shard.world_size)
     batches = [[(0, index) for index in mine[at : at + shard.batch]] for at in range(0, len(mine), shard.batch)]
-    dataset = _Batches(source, np.arange(images))
-    return EvaluationLoader(_data_loader(dataset, batches, shard, persistent=False), len(batches))
+    return Loader(_Batches(source, np.arange(images)), batches, shard)
 
 
 @dataclass(frozen=True)
@@ -341,13 +338,13 @@ def _room_for(batch: Tensor, images: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Refusal:
+class _Failure:
     """An InputError on its way out of a worker: DataLoader would bury its one line in a traceback."""
 
     message: str
 
 
-class _Batches(Dataset[Batch | _Refusal]):
+class _Batches(Dataset[Batch | _Failure]):
     """Whole batches; what they hold is a function of the seed and the items alone."""
 
     def __init__(self, source: Source, chosen: Indices, augment: Augment | None = None, seed: int = 0) -> None:
@@ -356,11 +353,11 @@ class _Batches(Dataset[Batch | _Refusal]):
     def __len__(self) -> int:
         return len(self._chosen)
 
-    def __getitem__(self, items: Sequence[_Item]) -> Batch | _Refusal:
+    def __getitem__(self, items: Sequence[_Item]) -> Batch | _Failure:
         try:
             pairs = [self._sample(epoch, place) for epoch, place in items]
         except InputError as error:
-            return _Refusal(str(error))
+            return _Failure(str(error))
         images, targets = (torch.stack(column) for column in zip(*pairs, strict=True))
         indices = torch.tensor([int(self._chosen[place]) for _, place in items])
         return Batch(images, indices, targets if targets.numel() else None)
@@ -368,22 +365,3 @@ class _Batches(Dataset[Batch | _Refusal]):
     def _sample(self, epoch: int, place: int) -> tuple[Tensor, Tensor]:
         image, target = self._source(int(self._chosen[place]))
         return (image, target) if self._augment is None else self._augment(image, target, self._seed, epoch, place)
-
-
-def _data_loader(dataset: _Batches, batches: Any, shard: Shard, persistent: bool) -> DataLoader[Any]:
-    # batch_size=None: the dataset is asked for whole batches, so that it can return an error.
-    return DataLoader(
-        dataset,
-        batch_size=None,
-        sampler=batches,
-        num_workers=shard.workers,
-        pin_memory=shard.pin_memory,
-        persistent_workers=persistent and shard.workers > 0,
-    )
-
-
-def _batches(loader: DataLoader[Any]) -> Iterator[Batch]:
-    for batch in loader:
-        if isinstance(batch, _Refusal):
-            raise InputError(batch.message)
-        yield batch

@@ -6,7 +6,6 @@ import csv
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -73,27 +72,6 @@ def split_patients(table: ImageTable, seed: int, valid_fraction: float, test_fra
     return splits
 
 
-def shared_patients(patients: Sequence[str], splits: Sequence[str | None]) -> tuple[str, tuple[str, str], int] | None:
-    """Patients with images in several splits.
-
-    Args:
-        patients: n names, empty where unknown; unknown ones share nothing.
-        splits: n split names; None for an image in none.
-
-    Returns:
-        The first such patient, two of its splits, and how many such patients there are; None where there is none.
-    """
-    first: dict[str, str] = {}
-    shared: dict[str, tuple[str, str]] = {}
-    for patient, split in zip(patients, splits, strict=True):
-        if patient and split is not None and first.setdefault(patient, split) != split:
-            shared.setdefault(patient, (first[patient], split))
-    if not shared:
-        return None
-    patient = next(iter(shared))
-    return patient, shared[patient], len(shared)
-
-
 def check_fractions(valid_fraction: float, test_fraction: float) -> None:
     """Refuse fractions that leave nothing to train on.
 
@@ -107,31 +85,19 @@ def check_fractions(valid_fraction: float, test_fraction: float) -> None:
         )
 
 
-@dataclass(frozen=True)
-class Exclusion:
-    """Patients to leave out, because another set tests on them.
-
-    Attributes:
-        patients: Their names, as the table spells them.
-        notes: What the files named and how much of it is in the table, one sentence a file.
-    """
-
-    patients: frozenset[str] = frozenset()
-    notes: tuple[str, ...] = ()
-
-
 def read_exclusion(
-    patients: Sequence[str], images: Sequence[str], exclude_patients: Path | None, exclude_images: Path | None
-) -> Exclusion:
-    """The patients that two optional files leave out.
+    table: ImageTable, exclude_patients: Path | None, exclude_images: Path | None
+) -> tuple[frozenset[str], list[str]]:
+    """The patients that two optional files leave out, because another data set tests on them.
 
     Args:
-        patients: Each image's patient, empty where unknown.
-        images: Each image's path or file name, in the same order.
-        exclude_patients: A text file, one patient a line, or a CSV file with a column "patient".
-        exclude_images: A text file, one image file name a line, or a CSV file with a column "image" or
-            "Image Index". Folder and suffix do not count (a.png names a.jpg). Every patient with such an
-            image is left out with all of its images.
+        table: The images.
+        exclude_patients: A text file, one patient per line, or a CSV file with a column "patient".
+        exclude_images: A text file, one image file name per line, or a CSV file with a column "image" or "Image Index". Folder
+            and suffix do not count (a.png names a.jpg). Every patient with such an image is left out with all images.
+
+    Returns:
+        Patients, and what each file names and how much of it is in the table, one sentence per file.
 
     Raises:
         InputError: A file is missing or empty, or the images named belong to no known patient.
@@ -140,21 +106,19 @@ def read_exclusion(
     notes = []
     if exclude_patients is not None:
         named = _read_names(exclude_patients, ("patient", "Patient ID"))
-        found = named & set(patients)
-        left_out |= found
-        notes.append(f"{exclude_patients} names {len(named)} patients; {len(found)} are in the table and left out.")
+        left_out |= named & set(table.patients)
+        notes.append(f"{exclude_patients} names {len(named)} patients; {len(left_out)} are in the table and left out.")
     if exclude_images is not None:
         stems = {_stem(name) for name in _read_names(exclude_images, ("image", "Image Index", "file"))}
-        hits = [(_stem(image), patient) for image, patient in zip(images, patients, strict=True)]
-        hits = [(stem, patient) for stem, patient in hits if stem in stems]
-        if any(not patient for _, patient in hits):
+        hits = [patient for path, patient in zip(table.paths, table.patients, strict=True) if path.stem in stems]
+        if "" in hits:
             raise InputError(f"{exclude_images}: names images without a patient in the table; name its patient column")
-        left_out |= {patient for _, patient in hits}
+        left_out |= set(hits)
         notes.append(
-            f"{exclude_images} names {len(stems)} images; {len(hits)} are in the table, and their "
-            f"{len({patient for _, patient in hits})} patients are left out with all their images."
+            f"{exclude_images} names {len(stems)} images; {len(hits)} are in the table, and their {len(set(hits))} patients "
+            "are left out with all their images."
         )
-    return Exclusion(frozenset(left_out), tuple(notes))
+    return frozenset(left_out), notes
 
 
 def _stem(name: str) -> str:

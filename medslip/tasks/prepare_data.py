@@ -10,10 +10,10 @@ from typing import ClassVar
 import numpy as np
 
 from medslip.data.cache import build_cache, check_cache
-from medslip.data.dataset import DataSet
+from medslip.data.dataset import DataSet, ListedDataSet
 from medslip.data.prepared import PreparationSummary, write_prepared
-from medslip.data.splits import check_fractions, read_exclusion, shared_patients, split_of
-from medslip.data.table import ImageTable
+from medslip.data.splits import check_fractions, read_exclusion, split_of
+from medslip.data.table import ImageTable, check_shared
 from medslip.errors import InputError
 from medslip.labels import LabelStoreWriter
 
@@ -101,22 +101,19 @@ def _divided(table: ImageTable, config: PrepareConfig, left_out: Counter[str]) -
         left_out["training images of patients of the test list"] += int((train & tested).sum())
         split[train] = [split_of(name, config.seed, config.valid_fraction, 0.0) for name in owner[train]]
         split[train & tested] = ""
-    exclusion = read_exclusion(
-        table.patients, [path.name for path in table.paths], config.exclude_patients, config.exclude_images
-    )
-    excluded = images["patient"].isin(exclusion.patients).to_numpy()
-    left_out["images of excluded patients"] += int((excluded & (split != "")).sum())
-    kept = (split != "") & ~excluded
-    table = replace(table, images=images.assign(split=split)).at(np.flatnonzero(kept))
-    if shared := shared_patients(table.patients, table.images["split"].tolist()):
-        patient, (first, second), number = shared
-        more = f" ({number} patients are in several splits)" if number > 1 else ""
-        raise InputError(
-            f"{table.name}: patient {patient} is in {first} and in {second}{more}; keep each patient in one of them"
-        )
-    unknown = (table.images["patient"] == "").sum()
-    notes = [f"{unknown} images have no patient: images of one patient may be in different lists."] if unknown else []
-    return table, [*exclusion.notes, *notes]
+    excluded, notes = read_exclusion(table, config.exclude_patients, config.exclude_images)
+    is_excluded = images["patient"].isin(excluded).to_numpy()
+    left_out["images of excluded patients"] += int((is_excluded & (split != "")).sum())
+    table = replace(table, images=images.assign(split=split)).at(np.flatnonzero((split != "") & ~is_excluded))
+    if isinstance(config.data, ListedDataSet):
+        parts = table.images.groupby("split", sort=False).indices
+        check_shared({str(name): table.at(np.asarray(indices)) for name, indices in parts.items()})
+    known = table.images[table.images["patient"] != ""]
+    if shared := (known.groupby("patient")["split"].nunique() > 1).sum():
+        notes.append(f"{shared} patients are in several of the publisher's splits.")
+    if unknown := len(table) - len(known):
+        notes.append(f"{unknown} images have no patient: images of one patient may be in different lists.")
+    return table, notes
 
 
 COMMAND = (PrepareConfig, run)

@@ -15,20 +15,19 @@ import torch
 
 from medslip.checkpoints import Card, save_checkpoint
 from medslip.config import config_to_dict
-from medslip.data.augmentation import AugmentationConfig, StudyAugment, TrainingTransform
+from medslip.data.augmentation import AugmentationConfig, LabelAugment, TrainingTransform
 from medslip.data.loading import (
     Batch,
     ImageSource,
     Shard,
     Source,
+    StudyLabels,
     evaluation_loader,
     preload,
-    study_labels,
     training_loader,
 )
 from medslip.data.manifest import check_images_exist, read_list
 from medslip.data.preprocessing import Preprocessing, roomy
-from medslip.data.splits import shared_patients
 from medslip.data.table import ImageTable
 from medslip.errors import InputError
 from medslip.evaluation.bootstrap import count_patients, patient_index
@@ -132,7 +131,7 @@ def run(config: PretrainConfig) -> Path:
     """
     train, valid = read_list(config.data.train), read_list(config.data.valid)
     store = LabelStore(config.data.labels)
-    labels = study_labels(train, store), study_labels(valid, store)
+    labels = StudyLabels(train, store), StudyLabels(valid, store)
     for table in (train, valid):
         check_images_exist(table)
     if not config.resume:
@@ -158,7 +157,7 @@ def run(config: PretrainConfig) -> Path:
         if config.data.preload:
             images = preload(ImageSource(train, roomy(side), labels[0]), len(train), shard.workers)
             examined = preload(examined, len(valid), shard.workers)
-        batches = training_loader(images, np.arange(len(train)), StudyAugment(augment), config.train.seed, shard)
+        batches = training_loader(images, np.arange(len(train)), LabelAugment(augment), config.train.seed, shard)
         examined_batches = evaluation_loader(examined, len(valid), shard)
         validator = Validator(objective, criterion, valid.patients, examined_batches, config.train.seed, world)
 
@@ -202,12 +201,10 @@ def fingerprint_of(data: PretrainDataConfig) -> str:
 
 def _print_shared(train: ImageTable, valid: ImageTable) -> None:
     """Print which patients both lists share: the authors' lists are used unchanged, but this should not go unnoticed."""
-    patients = [*train.patients, *valid.patients]
-    if shared := shared_patients(patients, ["train"] * len(train) + ["valid"] * len(valid)):
-        patient, _, number = shared
+    if shared := sorted(set(train.patients) & set(valid.patients) - {""}):
         print(
-            f"{valid.source}: {number} of its patients are also in {train.source}, first {patient}; the validation scores will "
-            "be too good"
+            f"{valid.source}: {len(shared)} of its patients are also in {train.source}, first {shared[0]}; the validation "
+            "scores will be too good"
         )
 
 

@@ -17,7 +17,6 @@ from medslip.data.augmentation import (
     JointAugmentationConfig,
     JointTransform,
     LabelAugment,
-    StudyAugment,
     TrainingTransform,
     mirror_labels,
 )
@@ -29,9 +28,9 @@ from medslip.data.loading import (
     ImageSource,
     Masks,
     Shard,
+    StudyLabels,
     evaluation_loader,
     preload,
-    study_labels,
     training_loader,
 )
 from medslip.data.manifest import read_list
@@ -114,12 +113,12 @@ def test_order_changes_with_epoch_and_seed():
 
 
 def source_of(studies, store, transform=TRAINING) -> ImageSource:
-    return ImageSource(studies, None, study_labels(studies, store), at_least=transform.source_side)
+    return ImageSource(studies, None, StudyLabels(studies, store), at_least=transform.source_side)
 
 
 def training(studies, store, shard, seed=0, transform=TRAINING):
     source = source_of(studies, store, transform)
-    return training_loader(source, np.arange(len(studies)), StudyAugment(transform), seed, shard)
+    return training_loader(source, np.arange(len(studies)), LabelAugment(transform), seed, shard)
 
 
 def evaluation(images, shard, side=32):
@@ -177,7 +176,7 @@ def test_images_that_fill_no_batch_are_refused(studies, store):
 def test_list_of_another_store_is_refused(studies, store):
     backwards = studies.images.assign(row=studies.images["row"].to_numpy()[::-1])
     with pytest.raises(InputError, match=r"train\.csv: line 2"):
-        study_labels(replace(studies, images=backwards), store)
+        StudyLabels(replace(studies, images=backwards), store)
 
 
 @pytest.fixture
@@ -279,7 +278,7 @@ def test_every_image_comes_once_in_order(studies, workers, world):
 
 
 def test_evaluation_can_be_repeated_and_carries_labels(studies, store):
-    loader = evaluation_loader(ImageSource(studies, 32, study_labels(studies, store)), 24, Shard(7))
+    loader = evaluation_loader(ImageSource(studies, 32, StudyLabels(studies, store)), 24, Shard(7))
     first, second = list(loader), list(loader)
     assert all(torch.equal(a.images, b.images) for a, b in zip(first, second, strict=True))
     labels = torch.cat([batch.labels for batch in first]).numpy()
@@ -296,7 +295,7 @@ def test_more_processes_than_images():
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_preloaded_images_replace_the_files(studies, store, workers):
-    labels = study_labels(studies, store)
+    labels = StudyLabels(studies, store)
     kept = preload(ImageSource(studies, 32, labels), 24, workers)
     plain = torch.cat([batch.images for batch in evaluation(studies, Shard(5))])
     assert torch.equal(kept.images, plain)
@@ -304,7 +303,7 @@ def test_preloaded_images_replace_the_files(studies, store, workers):
     again = evaluation_loader(kept, 24, Shard(5))
     assert torch.equal(torch.cat([batch.images for batch in again]), plain)
     before = kept.images.clone()
-    trained = training_loader(kept, np.arange(24), StudyAugment(TRAINING), 0, Shard(4, workers))
+    trained = training_loader(kept, np.arange(24), LabelAugment(TRAINING), 0, Shard(4, workers))
     assert len(list(trained.epoch(0))) == 6
     assert torch.equal(kept.images, before)
     assert preload(ImageSource(studies, 32), 24, 0).targets is None

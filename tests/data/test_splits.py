@@ -49,40 +49,43 @@ def test_fractions_that_leave_nothing_are_refused(fractions: tuple[float, float]
         check_fractions(*fractions)
 
 
-PATIENTS = ["a", "a", "b", "c"]
-IMAGES = ["x/1.jpg", "x/2.jpg", "x/3.jpg", "x/4.jpg"]
+def four(*patients: str) -> ImageTable:
+    return ImageTable("x", pd.DataFrame({"path": [f"x/{number}.jpg" for number in (1, 2, 3, 4)], "patient": patients}))
+
+
+TABLE = four("a", "a", "b", "c")
 
 
 def test_images_exclude_their_patients_whatever_folder_and_suffix(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("else/2.png\n9.png\n")
-    exclusion = read_exclusion(PATIENTS, IMAGES, None, tmp_path / "list.txt")
-    assert exclusion.patients == {"a"}
-    assert "names 2 images; 1 are in the table" in exclusion.notes[0]
+    patients, notes = read_exclusion(TABLE, None, tmp_path / "list.txt")
+    assert patients == {"a"}
+    assert "names 2 images; 1 are in the table" in notes[0]
 
 
 @pytest.mark.parametrize("text", ["c\nz\n", "image,patient\n7.png,c\n"])
 def test_patients_are_excluded_by_text_file_or_csv(tmp_path: Path, text: str) -> None:
     (tmp_path / "patients.csv").write_text(text)
-    assert read_exclusion(PATIENTS, IMAGES, tmp_path / "patients.csv", None).patients == {"c"}
+    assert read_exclusion(TABLE, tmp_path / "patients.csv", None)[0] == {"c"}
 
 
 def test_nothing_to_exclude() -> None:
-    assert read_exclusion(PATIENTS, IMAGES, None, None).patients == frozenset()
+    assert read_exclusion(TABLE, None, None) == (frozenset(), [])
 
 
 def test_images_of_unknown_patients_cannot_be_excluded_silently(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("1.png\n")
     with pytest.raises(InputError, match="patient column"):
-        read_exclusion([""] * 4, IMAGES, None, tmp_path / "list.txt")
+        read_exclusion(four("", "", "", ""), None, tmp_path / "list.txt")
 
 
 @pytest.mark.parametrize(("text", "message"), [("", "empty"), ("p,q\n1,2\n", "several columns")])
 def test_a_useless_exclusion_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "patients.txt").write_text(text)
     with pytest.raises(InputError, match=message):
-        read_exclusion(PATIENTS, IMAGES, tmp_path / "patients.txt", None)
+        read_exclusion(TABLE, tmp_path / "patients.txt", None)
     with pytest.raises(InputError, match="not found"):
-        read_exclusion(PATIENTS, IMAGES, tmp_path / "none.txt", None)
+        read_exclusion(TABLE, tmp_path / "none.txt", None)
 
 
 def test_patients_are_set_aside_whole() -> None:

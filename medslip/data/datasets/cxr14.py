@@ -6,7 +6,6 @@ is a CSV of image path, text columns, then 14 label columns.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -18,7 +17,7 @@ import pandas as pd
 
 from medslip.data.dataset import DataSet
 from medslip.data.images import years
-from medslip.data.reading import check_files, check_unique, codes_of, read_box, read_cells, read_lines
+from medslip.data.reading import check_files, check_unique, codes_of, find_images, read_box, read_cells, read_lines
 from medslip.data.table import FINDING_COLUMNS, ImageTable
 from medslip.errors import InputError
 from medslip.labels import ABSENT, PRESENT
@@ -43,8 +42,8 @@ class Cxr14(DataSet):
         train_list: File of image names, one per line, in the folder or elsewhere.
         test_list: Likewise. None: there is none.
         list: Only these images, a file of names in the folder or elsewhere; ``split`` is then not looked at.
-        images: Authors' CSV file: the folder of the images, looked up by name there and in images_*/images/. None takes the
-            paths of the list, relative to its folder.
+        images: The folder of the images, looked up by name in all subfolders. None takes the publisher's folder, or the paths
+            of the authors' list, relative to its folder.
     """
 
     kind: ClassVar[str] = "cxr14"
@@ -60,14 +59,17 @@ class Cxr14(DataSet):
         if self.path.is_file():
             return _read_authors_list(self.path, self.images)
         table_file, table = _read_entries(self.path)
-        names = pd.concat([self._names(path, split, table, table_file) for path, split in self._lists()])
+        lists = [self._names(path, split, table, table_file) for path, split in self._lists()]
+        names = pd.concat([rows for rows, _ in lists])
+        folder = [self.images or self.path]
+        paths = [path for rows, source in lists for path in find_images(rows["name"], folder, source)]
         position = pd.Index(table["Image Index"]).get_indexer(names["name"])
         labels = _labels(table["Finding Labels"], table_file)[position]
         rows = table.iloc[position]
-        files = " and ".join(dict.fromkeys(names["source"].map(lambda source: source.name)))
+        files = " and ".join(source.name for _, source in lists)
         images = pd.DataFrame(
             {
-                "path": _find(self.path, names),
+                "path": paths,
                 "patient": rows["Patient ID"].tolist(),
                 "study": [PurePosixPath(name).stem for name in names["name"]],
                 "view": rows["View Position"].tolist(),
@@ -96,7 +98,7 @@ class Cxr14(DataSet):
             raise InputError(f"split: ChestX-ray14 has no list of {missing.pop()} images; name one (key list)")
         return [(path, name) for name, path in lists.items() if name in self.splits]
 
-    def _names(self, path: Path, split: str, table: pd.DataFrame, table_file: Path) -> pd.DataFrame:
+    def _names(self, path: Path, split: str, table: pd.DataFrame, table_file: Path) -> tuple[pd.DataFrame, Path]:
         source = next((found for found in (path, self.path / path) if found.is_file()), None)
         if source is None:
             raise InputError(f"{path}: list not found, neither here nor in {self.path}")
@@ -106,7 +108,7 @@ class Cxr14(DataSet):
             line: Any = unknown.idxmax()
             raise InputError(f"{source}: line {line}: {names[line]} is not in {table_file}")
         check_unique(names, source)
-        return pd.DataFrame({"name": names, "source": source, "split": split})
+        return pd.DataFrame({"name": names, "split": split}), source
 
 
 def read_boxes(path: Path, names: list[str]) -> pd.DataFrame:
@@ -176,9 +178,7 @@ def _read_authors_list(source: Path, images: Path | None) -> ImageTable:
         check_files(paths, source)
         check_unique(paths, source)
     else:
-        files = names.map(lambda name: PurePosixPath(name).name)
-        check_unique(files, source)
-        paths = _find(images, pd.DataFrame({"name": files, "source": source}))
+        paths = find_images(names.map(lambda name: PurePosixPath(name).name), [images], source)
     return ImageTable(
         f"NIH ChestX-ray14 ({source.name})",
         pd.DataFrame(
@@ -205,20 +205,3 @@ def _label_columns(header: list[str]) -> list[int]:
 def _patient_of(name: str) -> str:
     number = PurePosixPath(name).stem.split("_")[0]
     return str(int(number)) if number.isdigit() else ""
-
-
-def _find(root: Path, names: pd.DataFrame) -> pd.Series:
-    """Paths of image names; each row's ``source`` and index are the list and the line that name it."""
-    files: dict[str, str] = {}
-    for folder in [*sorted(root.glob("images_*/images")), root / "images", root]:
-        if folder.is_dir():
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    files.setdefault(entry.name, entry.path)
-    for line, name, source in names[["name", "source"]].itertuples(name=None):
-        if name not in files:
-            raise InputError(
-                f"{source}: line {line}: image {name} is not in {root}/images_*/images/, {root}/images/ or {root}; download "
-                "it, or give a list of the images that you have"
-            )
-    return names["name"].map(files).reset_index(drop=True)

@@ -122,3 +122,15 @@ def test_blocks_are_read_as_small_integers(tmp_path: Path) -> None:
     block = read_block(matrix_of(7), 5, tmp_path)
     assert block.dtype == np.int8
     assert len(block) == ROWS - 5
+
+
+def test_patients_that_the_authors_have_in_two_lists_are_kept_and_noted(tmp_path: Path) -> None:
+    """Their lists are cited as they are, but nobody should overlook it."""
+    folder = write_files(tmp_path, matrix_of(8))
+    lists = {split: json.loads((folder / f"{split}.json").read_text()) for split in ("train", "valid")}
+    again = next(iter(lists["train"])).replace("train", "again")
+    (folder / again.removeprefix("/home/someone/mimic/")).touch()
+    (folder / "valid.json").write_text(json.dumps({**lists["valid"], again: {"labels_id": 5}}))
+    summary = prepare(folder, tmp_path / "out", folder)
+    assert summary.images == {"train": 2, "valid": 2, "test": 2}
+    assert "1 patients are in several of the publisher's splits." in summary.notes
