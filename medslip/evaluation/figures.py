@@ -206,40 +206,22 @@ def _interval(panel: Axes, found: Estimate, row: float, colour: str, marker: str
     panel.plot(found.value, row, marker, color=colour, markersize=4.5)
 
 
-@dataclass(frozen=True)
-class BoxCurve:
-    """Precision against recall of the boxes that one map predicts.
-
-    Attributes:
-        name: Of the map.
-        recall: k, rising.
-        precision: k.
-        average: Average precision.
-    """
-
-    name: str
-    recall: npt.NDArray[np.float64]
-    precision: npt.NDArray[np.float64]
-    average: float
-
-
-def box_curves(path: Path, panels: Mapping[str, Sequence[BoxCurve]]) -> None:
-    """Draw precision against recall of predicted boxes.
+def box_curves(path: Path, panels: Mapping[str, Mapping[str, tuple[npt.NDArray, npt.NDArray]]]) -> None:
+    """Draw precision against recall of the boxes that each map predicts.
 
     Args:
         path: The PNG to write.
-        panels: Title -> the curves of a panel.
+        panels: Title -> name of a map, with its average precision -> its recall, rising, and its precision.
     """
     figure = Figure(figsize=(0.5 + 3.2 * len(panels), 3.6), layout="constrained")
     drawn = figure.subplots(1, len(panels), squeeze=False).ravel()
     for panel, (title, curves) in zip(drawn, panels.items(), strict=True):
         _square(panel)
         panel.set_title(title, fontsize=9)
-        for curve, colour in zip(curves, (BLUE, GREY, RED), strict=False):
+        for (name, (recall, precision)), colour in zip(curves.items(), (BLUE, GREY, RED), strict=False):
             # Up to the recall of the most confident box the precision is that box's; a map without boxes has no curve.
-            recall, precision = np.r_[curve.recall[:1] * 0, curve.recall], np.r_[curve.precision[:1], curve.precision]
-            panel.plot(recall, precision, color=colour, linewidth=1.5, label=f"{curve.name}, {curve.average:.3f}")
-            panel.plot(recall[-1:], precision[-1:], "o", color=colour, markersize=3.5)
+            across, up = np.r_[recall[:1] * 0, recall], np.r_[precision[:1], precision]
+            panel.plot(across, up, "o-", color=colour, linewidth=1.5, markersize=3.5, markevery=[-1], label=name)
         panel.legend(fontsize=7, frameon=False, title="average precision", title_fontsize=7)
     figure.supxlabel("Recall", fontsize=10)
     figure.supylabel("Precision", fontsize=10)

@@ -169,13 +169,11 @@ def _span(start: float, length: float, pixels: int) -> slice:
     return slice(max(min(first, pixels - 1), 0), max(end, 1))
 
 
-def mean_box_grid(boxes: Sequence[Rectangle], height: int, width: int, side: int) -> npt.NDArray[np.float64]:
+def mean_box_grid(boxes: Floats, side: int) -> npt.NDArray[np.float64]:
     """The mean of boxes as a map: the share of them that cover each cell, where a partly covered cell counts in part.
 
     Args:
-        boxes: n, in pixels of an image of height x width.
-        height: H.
-        width: W.
+        boxes: n x 4 (x, y, width, height), as shares of the image's width and height.
         side: Cells along each side of the map.
 
     Returns:
@@ -186,23 +184,17 @@ def mean_box_grid(boxes: Sequence[Rectangle], height: int, width: int, side: int
     """
     if not len(boxes):
         raise ValueError("no boxes to average")
-    x, y, w, h = np.asarray(boxes, np.float64).T
-    rows, columns = _coverage(y / height, h / height, side), _coverage(x / width, w / width, side)
-    mean: npt.NDArray[np.float64] = rows.T @ columns / len(boxes)
+    start = np.asarray(boxes, np.float64)[:, :2, None]
+    end = start + np.asarray(boxes, np.float64)[:, 2:, None]
+    edge = np.arange(side) / side
+    covered = np.clip(side * (np.minimum(end, edge + 1 / side) - np.maximum(start, edge)), 0, 1)
+    mean: npt.NDArray[np.float64] = covered[:, 1].T @ covered[:, 0] / len(boxes)
     return mean
-
-
-def _coverage(start: npt.NDArray[np.float64], length: npt.NDArray[np.float64], cells: int) -> npt.NDArray[np.float64]:
-    """Intervals within 0..1 -> n x cells, the share of each cell that an interval covers."""
-    edge = np.arange(cells) / cells
-    end = start + length
-    covered = np.minimum(end[:, None], edge + 1 / cells) - np.maximum(start[:, None], edge)
-    return np.clip(covered * cells, 0, 1)
 
 
 def pointing(heat: Floats, region: Region) -> float:
     """The share of the map's maximal pixels that lie in the region, 0..1."""
-    return float(region[heat >= heat.max() - _SAME * abs(heat.max())].mean())
+    return float(region[heat >= heat.max() * (1 - _SAME)].mean())
 
 
 def pointing_patch(grid: Floats, region: Region) -> float:

@@ -8,7 +8,7 @@ confidence at which each is found, 0 for a box that is never found; equal confid
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,6 @@ import pandas as pd
 from medslip.evaluation.bootstrap import (
     Counts,
     Floats,
-    Resampled,
     count_patients,
     divide,
     patient_index,
@@ -139,6 +138,37 @@ def choose_threshold(curves: Sequence[npt.NDArray[np.float64]]) -> float:
     return float(THRESHOLDS[int(np.mean(curves, axis=0).argmax())])
 
 
+def size_groups(cases: pd.DataFrame) -> dict[tuple[str, str], pd.Series]:
+    """(size, class) -> which cases, every class and then ALL; without groups that have no case."""
+    larger, names = cases["larger_than_a_patch"].astype(bool), cases["class"]
+    groups = {
+        (size, name): of_size & ((names == name) | (name == ALL))
+        for size, of_size in zip(SIZES, (larger, ~larger), strict=True)
+        for name in [*sorted(set(names)), ALL]
+    }
+    return {key: inside for key, inside in groups.items() if inside.any()}
+
+
+def group_scores(
+    cases: pd.DataFrame, groups: Mapping[tuple[str, str], pd.Series], maps: Sequence[str] = MAPS
+) -> pd.DataFrame:
+    """The scores of each case, columns (size, class, map, score); NaN where the case is not in the group.
+
+    Args:
+        cases: As for ``score_grounding``.
+        groups: From ``size_groups``.
+        maps: Of MAPS.
+    """
+    return pd.DataFrame(
+        {
+            (*group, name, score): cases[f"{name}_{score}"].where(inside)
+            for group, inside in groups.items()
+            for name in maps
+            for score in CASE_SCORES
+        }
+    )
+
+
 def score_grounding(cases: pd.DataFrame, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
     """Score all cases, by size and class, with 95 % intervals over resampled patients.
 
@@ -155,38 +185,30 @@ def score_grounding(cases: pd.DataFrame, resamples: int = 1000, seed: int = 0) -
     """
     owner = patient_index(cases["patient"].tolist())
     groups = size_groups(cases)
-    scorers = [
-        [_Cases(cases[inside], name, owner[inside], count_patients(owner)) for name in MAPS]
-        for inside in groups.values()
-    ]
-    found = resample(
-        lambda counts: np.stack([np.stack([each.scores(counts) for each in row], axis=1) for row in scorers], axis=1),
-        np.array([[each.carriers for each in row] for row in scorers]),
-        count_patients(owner),
-        resamples,
-        seed,
-    )
-    rows = []
+    patients = [len(np.unique(owner[inside])) for inside in groups.values()]
+    sums, weights = patient_sums(group_scores(cases, groups).to_numpy(), owner)
+    rankings = [BoxRanking(cases[inside], name, owner[inside]) for inside in groups.values() for name in MAPS]
+
+    def with_boxes(means: npt.NDArray[Any], boxes: npt.ArrayLike) -> npt.NDArray[Any]:
+        """(groups, maps, SCORES) from the scores of cases, and those of boxes."""
+        shape = (*means.shape[:-1], len(groups), len(MAPS), -1)
+        return np.concatenate([means.reshape(shape), np.reshape(boxes, shape)], axis=-1)
+
+    def score(counts: Counts) -> Floats:
+        boxes = np.stack([ranking.average_precision(counts) for ranking in rankings], axis=1)
+        return with_boxes(divide(counts @ sums, counts @ weights), boxes)
+
+    carriers = with_boxes(np.count_nonzero(weights, axis=0), np.repeat(patients, len(MAPS)))
+    found = resample(score, carriers, count_patients(owner), resamples, seed)
     model, prior = MAPS.index("model"), MAPS.index("prior")
+    rows = []
     for g, ((size, name), inside) in enumerate(groups.items()):
         about = {"findings": size, "class": name}
-        counts = {"cases": int(inside.sum()), "patients": len(np.unique(owner[inside]))}
-        maps: list[tuple[str, Resampled]] = [(which, found[g, m]) for m, which in enumerate(MAPS)]
-        for which, scores in [*maps, (ABOVE_PRIOR, found[g, model] - found[g, prior])]:
-            rows.append({**about, "map": which, **counts, **dict(zip(SCORES, scores.estimates(), strict=True))})
+        counts = {"cases": int(inside.sum()), "patients": patients[g]}
+        of_map = {each: found[g, m] for m, each in enumerate(MAPS)} | {ABOVE_PRIOR: found[g, model] - found[g, prior]}
+        for each, scores in of_map.items():
+            rows.append({**about, "map": each, **counts, **dict(zip(SCORES, scores.estimates(), strict=True))})
     return pd.DataFrame(rows)
-
-
-def size_groups(cases: pd.DataFrame) -> dict[tuple[str, str], npt.NDArray[np.bool_]]:
-    """(size, class) -> which cases, every class and then ALL; without groups that have no case."""
-    larger = cases["larger_than_a_patch"].to_numpy(bool)
-    names = cases["class"].to_numpy(str)
-    groups = {
-        (size, name): of_size & ((names == name) | (name == ALL))
-        for size, of_size in zip(SIZES, (larger, ~larger), strict=True)
-        for name in [*sorted(set(names.tolist())), ALL]
-    }
-    return {key: inside for key, inside in groups.items() if inside.any()}
 
 
 class BoxRanking:
@@ -221,18 +243,3 @@ class BoxRanking:
         true, everything = found.cumsum(axis=1)[:, self._last], weight.cumsum(axis=1)[:, self._last]
         total = (counts[:, self._case_owner] * self._boxes).sum(axis=1, dtype=np.float64)
         return divide((found * true / np.maximum(everything, 1)).sum(axis=1), total)
-
-
-class _Cases:
-    """One map of some cases, ready to be scored under any weights."""
-
-    def __init__(self, cases: pd.DataFrame, name: str, owner: npt.NDArray[np.intp], patients: int) -> None:
-        values = cases[[f"{name}_{score}" for score in CASE_SCORES]].to_numpy(np.float64)
-        self._sums, self._weights = patient_sums(values, owner, patients)
-        self._ranking = BoxRanking(cases, name, owner)
-        self.carriers = [*np.count_nonzero(self._weights, axis=0), len(np.unique(owner))]
-
-    def scores(self, counts: Counts) -> Floats:
-        """R x SCORES, NaN where not defined."""
-        means = divide(counts @ self._sums, counts @ self._weights)
-        return np.column_stack([means, self._ranking.average_precision(counts)])

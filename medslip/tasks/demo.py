@@ -17,7 +17,6 @@ from medslip.data.table import Finding
 from medslip.errors import InputError
 from medslip.evaluation.classification import SCORES, mean_auroc, score
 from medslip.evaluation.figures import Tile, overview
-from medslip.evaluation.grounding import heat_map
 from medslip.evaluation.run_page import METRICS_VERSION, write_page
 from medslip.evaluation.tables import to_text
 from medslip.evaluation.thumbnails import thumbnail_regression
@@ -191,10 +190,11 @@ def draw_answers(path: Path, corpus: Path, checkpoint: Path, columns: int = 4, r
     config = phantom_config(GroundConfig, "ground", corpus, checkpoint=checkpoint)
     maps = ground.maps(Predictor.load(checkpoint), [image for image, _ in chosen], config, queries)
     tiles = []
-    for k, ((image, finding), seen) in enumerate(zip(chosen, maps, strict=True)):
+    for k, ((image, finding), of_image) in enumerate(zip(chosen, maps, strict=True)):
         pixels = read_image(image)
-        heat = heat_map(seen.grids[k], pixels.shape[0], pixels.shape[1], seen.centre)
-        tiles.append(Tile(pixels, f"{finding.label}: {seen.probabilities[k]:.2f}", heat, list(finding.boxes)))
+        found, probability = of_image[k]
+        heat = found.heat_map(*pixels.shape)
+        tiles.append(Tile(pixels, f"{finding.label}: {probability:.2f}", heat, list(finding.boxes)))
     overview(path, tiles, columns)
 
 

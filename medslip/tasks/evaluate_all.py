@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
-from medslip.data.dataset import DataSet
 from medslip.errors import InputError
 from medslip.evaluation.bootstrap import Estimate
 from medslip.evaluation.classification import MEAN, class_rows
@@ -18,106 +17,29 @@ from medslip.evaluation.run_page import write_page
 from medslip.evaluation.tables import to_markdown, write_csv
 from medslip.files import write_text
 from medslip.model.device import choose_device
-from medslip.run_dir import (
-    RUNS,
-    begin,
-    check_at_least,
-    check_unused,
-    discard_beginning,
-    timestamp,
-    write_metrics,
-)
+from medslip.run_dir import begin, discard_beginning, write_metrics
 from medslip.tasks import ground, zeroshot_cls
-from medslip.tasks.ground import GroundConfig
-from medslip.tasks.weights import AuthorsConfig, newest, open_weights
-from medslip.tasks.zeroshot_cls import ZeroshotConfig
-from medslip.training.distributed import Device
+from medslip.tasks.ground import GroundConfig, GroundOptions
+from medslip.tasks.weights import EvaluationConfig
+from medslip.tasks.zeroshot_cls import ZeroshotConfig, ZeroshotOptions
 
 
-@dataclass(frozen=True)
-class ClassificationSet:
-    """A data set to classify.
-
-    Attributes:
-        data: The images.
-        validation: Other images, to choose operating points and fit a recalibration on; None for neither.
-        prompt: Free-text queries: one as "class: text", or several as {class: text}.
-        fibrosis: How to query ChestX-ray14's Fibrosis, which is not a pathology of the vocabulary: by the "authors"
-            catch-all, or by a "prompt" of its own.
-    """
-
-    data: DataSet
-    validation: DataSet | None = None
-    prompt: dict[str, str] | str = field(default_factory=dict)
-    fibrosis: Literal["authors", "prompt"] = "authors"
-
-
-@dataclass(frozen=True)
-class GroundingSet:
-    """A data set to ground.
-
-    Attributes:
-        data: The images, which have boxes or masks.
-        validation: Other images that the thresholds are chosen on. None: a part of the patients is set aside for that.
-        prior: Images whose boxes make the prior; None takes the validation images.
-        aside: Fraction of the patients that is set aside if there are no validation images, 0 to 1.
-        layers: Decoder layers whose attention is averaged, from 0; empty for all.
-        heads: Attention heads of these layers, from 0; empty for all.
-        shifts: K: average the maps of K x K shifted copies of an image; 1 uses the unshifted image only.
-        anatomy: Whether to multiply in the anatomy stream's map.
-        threshold: Of the model's map, 0 to 1, for IoU, Dice and boxes; None chooses it on images that are not scored.
-        box_iou: IoU, 0 to 1, at which a predicted box finds a true one.
-    """
-
-    data: DataSet
-    validation: DataSet | None = None
-    prior: DataSet | None = None
-    aside: float = 0.2
-    layers: list[int] = field(default_factory=list)
-    heads: list[int] = field(default_factory=list)
-    shifts: Literal[1, 2, 4, 8] = 2
-    anatomy: bool = False
-    threshold: float | None = None
-    box_iou: float = 0.3
-
-    def __post_init__(self) -> None:
-        # Bad values are found here, before any other data set is evaluated.
-        GroundConfig(Path(), self.data, aside=self.aside, threshold=self.threshold, box_iou=self.box_iou)
-
-
-@dataclass(frozen=True)
-class EvaluateAllConfig:
+@dataclass(frozen=True, kw_only=True)
+class EvaluateAllConfig(EvaluationConfig):
     """Evaluate a model on all data sets that exist.
 
     Attributes:
-        checkpoint: The weights: ours, or the authors' .pth; a pattern such as runs/*/best.safetensors takes the newest
-            file that matches.
         classification: Name -> a data set to classify zero-shot. Those whose path does not exist are skipped and listed.
         grounding: Name -> a data set to ground.
         text_encoder: The checkpoint's text encoder, for free text, if it is not found under its recorded name.
-        authors: How to read the authors' .pth.
-        resamples: Bootstrap resamples of patients.
-        seed: Random seed of the resamples and of the patients set aside.
-        batch_size: Images per batch.
-        workers: Processes that decode images.
-        device: Where to compute.
-        output: The folder of all runs; None for runs/evaluate_all/DATE-TIME.
     """
 
-    checkpoint: Path
-    classification: dict[str, ClassificationSet] = field(default_factory=dict)
-    grounding: dict[str, GroundingSet] = field(default_factory=dict)
+    classification: dict[str, ZeroshotOptions] = field(default_factory=dict)
+    grounding: dict[str, GroundOptions] = field(default_factory=dict)
     text_encoder: str | None = None
-    authors: AuthorsConfig = field(default_factory=AuthorsConfig)
-    resamples: int = 1000
-    seed: int = 0
-    batch_size: int = 64
-    workers: int = 2
-    device: Device = "auto"
-    output: Path | None = None
 
     def __post_init__(self) -> None:
-        check_at_least(self, resamples=0, seed=0, batch_size=1, workers=0)
+        super().__post_init__()
         if not (self.classification or self.grounding):
             raise InputError("classification, grounding: not given")
         for name in (*self.classification, *self.grounding):
@@ -139,18 +61,15 @@ def run(config: EvaluateAllConfig, show: bool = True) -> Path:
     Raises:
         InputError: The checkpoint cannot be used, no data set exists, or one is broken; the others are evaluated first.
     """
-    output = config.output or RUNS / "evaluate_all" / timestamp()
-    check_unused(output)
-    checkpoint = newest(config.checkpoint)
-    config = replace(config, checkpoint=checkpoint, output=output)
-    steps: list[tuple[str, str, ClassificationSet | GroundingSet]] = [
+    config, output = config.resolved("evaluate_all")
+    steps: list[tuple[str, str, ZeroshotOptions | GroundOptions]] = [
         *(("zeroshot_cls", name, entry) for name, entry in config.classification.items()),
         *(("grounding", name, entry) for name, entry in config.grounding.items()),
     ]
     if not any(entry.data.path.exists() for _, _, entry in steps):
         paths = ", ".join(dict.fromkeys(str(entry.data.path) for _, _, entry in steps))
         raise InputError(f"no data set found: {paths}; name some, as in --config configs/evaluate_all/paper.yaml")
-    provenance = open_weights(checkpoint, config.authors).card.provenance
+    provenance = config.open().card.provenance
     begin(output, config)
     found: dict[tuple[str, str], Mapping[str, pd.DataFrame]] = {}
     rows = []
@@ -174,12 +93,12 @@ def run(config: EvaluateAllConfig, show: bool = True) -> Path:
     if not done:
         discard_beginning(output)
         raise InputError(failures)
-    combined, title = combine(found), f"Evaluation of {checkpoint}"
+    combined, title = combine(found), f"Evaluation of {config.checkpoint}"
     page = results_page(title, combined, states)
     write_text(output / "results.md", page)
     write_csv(results_table(combined), output / "results.csv")
     settings = {
-        "checkpoint": str(checkpoint),
+        "checkpoint": str(config.checkpoint),
         "provenance": provenance,
         "bootstrap": {"resamples": config.resamples, "seed": config.seed, "level": 0.95},
     }
@@ -194,12 +113,12 @@ def run(config: EvaluateAllConfig, show: bool = True) -> Path:
 
 
 def _evaluate(
-    config: EvaluateAllConfig, entry: ClassificationSet | GroundingSet, folder: Path
+    config: EvaluateAllConfig, entry: ZeroshotOptions | GroundOptions, folder: Path
 ) -> Mapping[str, pd.DataFrame] | None:
     """Classify or ground one data set into a folder."""
-    common = ("checkpoint", "authors", "resamples", "seed", "batch_size", "workers", "device")
-    options: dict[str, Any] = {name: getattr(config, name) for name in common} | vars(entry) | {"output": folder}
-    if isinstance(entry, GroundingSet):
+    common = {each.name: getattr(config, each.name) for each in fields(EvaluationConfig)}
+    options: dict[str, Any] = common | vars(entry) | {"output": folder}
+    if isinstance(entry, GroundOptions):
         return ground.run(GroundConfig(**options), show=False)
     return zeroshot_cls.run(ZeroshotConfig(**options, text_encoder=config.text_encoder), show=False)
 

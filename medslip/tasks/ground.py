@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -16,19 +16,11 @@ from medslip.data.dataset import DataSet
 from medslip.data.images import read_image
 from medslip.data.masks import decode_mask
 from medslip.data.splits import set_aside
-from medslip.data.table import METADATA, Finding, ImageTable, Rectangle, check_shared
+from medslip.data.table import METADATA, Finding, ImageTable, check_shared
 from medslip.errors import InputError
 from medslip.evaluation.classifier import metadata_columns
-from medslip.evaluation.figures import BoxCurve, Tile, box_curves, overview
-from medslip.evaluation.grounding import (
-    anatomy_grids,
-    attention_grids,
-    box_region,
-    heat_map,
-    interleave,
-    mean_box_grid,
-    overlap,
-)
+from medslip.evaluation.figures import Tile, box_curves, overview
+from medslip.evaluation.grounding import anatomy_grids, attention_grids, box_region, interleave, mean_box_grid, overlap
 from medslip.evaluation.grounding_scores import (
     ABOVE_PRIOR,
     ALL,
@@ -46,9 +38,8 @@ from medslip.evaluation.subgroups import MeansInGroup, by_group
 from medslip.evaluation.tables import to_text, write_csv
 from medslip.model.medslip import MeDSLIPOutput
 from medslip.predictor import Predictor, present_probability
-from medslip.run_dir import RUNS, begin, bootstrap_settings, check_at_least, check_unused, finish, timestamp
-from medslip.tasks.weights import AuthorsConfig, newest, open_weights
-from medslip.training.distributed import Device
+from medslip.run_dir import begin, bootstrap_settings, finish
+from medslip.tasks.weights import EvaluationConfig
 from medslip.vocabulary import class_pathologies, pathology_index
 
 Grid = npt.NDArray[np.float64]
@@ -59,13 +50,11 @@ PRIOR_SIDE = 64
 _TILES = 4
 
 
-@dataclass(frozen=True)
-class GroundConfig:
-    """Compare where the model looks with where the findings are.
+@dataclass(frozen=True, kw_only=True)
+class GroundOptions:
+    """What to ground, and how.
 
     Attributes:
-        checkpoint: The weights: ours, or the authors' .pth; a pattern such as runs/*/best.safetensors takes the newest
-            file that matches.
         data: The images, which have boxes or masks.
         validation: Other images, no patient of which is among the scored ones, that the thresholds are chosen on. None: a part
             of the patients is set aside for that.
@@ -80,16 +69,8 @@ class GroundConfig:
         threshold: Of the model's map, 0 to 1, for IoU, Dice and boxes; None chooses the one with the best mean IoU on images
             that are not scored.
         box_iou: IoU, 0 to 1, at which a predicted box finds a true one.
-        authors: How to read the authors' .pth.
-        resamples: Bootstrap resamples of patients.
-        seed: Random seed of the resamples and of the patients set aside.
-        batch_size: Images per batch.
-        workers: Processes that decode images.
-        device: Where to compute.
-        output: The run directory; None for runs/ground/DATE-TIME.
     """
 
-    checkpoint: Path
     data: DataSet
     validation: DataSet | None = None
     prior: DataSet | None = None
@@ -100,22 +81,23 @@ class GroundConfig:
     anatomy: bool = False
     threshold: float | None = None
     box_iou: float = 0.3
-    authors: AuthorsConfig = field(default_factory=AuthorsConfig)
-    resamples: int = 1000
-    seed: int = 0
-    batch_size: int = 64
-    workers: int = 2
-    device: Device = "auto"
-    output: Path | None = None
 
     def __post_init__(self) -> None:
-        check_at_least(self, resamples=0, seed=0, batch_size=1, workers=0)
         if not 0 < self.aside < 1:
             raise InputError(f"aside: {self.aside} is not between 0 and 1")
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise InputError(f"threshold: {self.threshold} is outside 0..1")
         if not 0 < self.box_iou <= 1:
             raise InputError(f"box_iou: {self.box_iou} is not above 0 and at most 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroundConfig(EvaluationConfig, GroundOptions):
+    """Compare where the model looks with where the findings are."""
+
+    def __post_init__(self) -> None:
+        EvaluationConfig.__post_init__(self)
+        GroundOptions.__post_init__(self)
 
 
 @dataclass(frozen=True)
@@ -138,23 +120,21 @@ class Case:
     """A finding on an image, and what the model predicts of it.
 
     Attributes:
-        image: Its file.
+        index: The image's row in its table.
+        path: The image's file.
         patient: Its patient; the file's path where unknown.
-        finding: Where it is.
         frame: Height and width that its boxes are given in.
-        grid: The model's map, Kg x Kg with K shifts.
-        centre: The point of its cells that the values stand for; see ``heat_map``.
-        patches: g x g, the model's patches, of the unshifted image.
+        finding: Where the finding is.
+        found: The model's map.
         probability: The model's probability of the finding, of the unshifted image.
     """
 
-    image: Path
+    index: int
+    path: Path
     patient: str
-    finding: Finding
     frame: tuple[int, int]
-    grid: Grid
-    centre: float
-    patches: Grid
+    finding: Finding
+    found: MapPair
     probability: float
 
     def truth(self) -> Truth:
@@ -168,9 +148,17 @@ class Case:
         region = np.logical_or.reduce([decode_mask(mask, *self.frame) for mask in self.finding.masks])
         if not region.any():
             raise InputError(
-                f"{self.image}: the mask of {self.finding.label} is empty; draw what the finding covers, or remove it"
+                f"{self.path}: the mask of {self.finding.label} is empty; draw what the finding covers, or remove it"
             )
         return Truth(self.finding.boxes, region)
+
+    def maps(self, baselines: Baselines) -> dict[str, MapPair]:
+        """The maps that are scored, by the names in MAPS."""
+        return {"model": self.found} | {name: of_class[self.finding.label] for name, of_class in baselines.items()}
+
+
+Baselines = Mapping[str, Mapping[str, MapPair]]
+""""uniform" and "prior" -> class -> map."""
 
 
 def run(config: GroundConfig, show: bool = True) -> dict[str, pd.DataFrame]:
@@ -186,21 +174,16 @@ def run(config: GroundConfig, show: bool = True) -> dict[str, pd.DataFrame]:
     Raises:
         InputError: The checkpoint, an image, a box, a mask, a class, a layer or a head cannot be used.
     """
-    output = config.output or RUNS / "ground" / timestamp()
-    check_unused(output)
-    checkpoint = newest(config.checkpoint)
-    weights = open_weights(checkpoint, config.authors)
-    model = weights.card.model
-    _check_numbers("layers", config.layers, model.decoder_layers)
-    _check_numbers("heads", config.heads, model.decoder_heads)
+    config, output = config.resolved("ground")
+    weights = config.open()
+    _check_numbers("layers", config.layers, weights.card.model.decoder_layers)
+    _check_numbers("heads", config.heads, weights.card.model.decoder_heads)
     splits = read_splits(config)
-    config = replace(config, checkpoint=checkpoint, output=output)
-    device = None if config.device == "auto" else config.device
-    predictor = Predictor(weights, device, config.batch_size, config.workers, config.data.equalise)
+    predictor = config.predictor(weights, config.data.equalise)
     scored = look(predictor, splits.scored, config)
-    side = len(scored[0].patches)
-    baselines = {"uniform": _uniform(splits, side), "prior": _prior(splits, side)}
-    thresholds = _thresholds(look(predictor, splits.tuning, config), baselines)
+    patches = scored[0].found.patches.shape
+    baselines = make_baselines(splits, patches[0])
+    thresholds = choose_thresholds(look(predictor, splits.tuning, config), baselines)
     if config.threshold is not None:
         thresholds["model"] = config.threshold
     cases = score_cases(scored, splits.scored, baselines, thresholds, config.box_iou)
@@ -210,7 +193,8 @@ def run(config: GroundConfig, show: bool = True) -> dict[str, pd.DataFrame]:
     begin(output, config)
     write_csv(prediction_table(cases), output / "predictions.csv", float_format="%.6g")
     overview(output / "overlays.png", _tiles(scored, cases), _TILES)
-    _draw_box_curves(output / "box_precision_recall.png", cases, tables["scores"])
+    box_curves(output / "box_precision_recall.png", _box_curves(cases, tables["scores"]))
+    frames = {case.frame for case in scored}
     data = {
         "name": splits.scored.name,
         "kind": config.data.kind,
@@ -220,14 +204,14 @@ def run(config: GroundConfig, show: bool = True) -> dict[str, pd.DataFrame]:
         "findings": len(cases),
         "prior_boxes": 0 if splits.prior.findings is None else len(splits.prior.findings),
         "tuning_images": len(splits.tuning),
-        "frame": frames.pop() if len(frames := {case.frame for case in scored}) == 1 else None,
+        "frame": frames.pop() if len(frames) == 1 else None,
     }
     settings = bootstrap_settings(config.resamples, config.seed, cases["patient"]) | {
         "thresholds": thresholds,
-        "patches": scored[0].patches.shape,
+        "patches": patches,
         **{name: getattr(config, name) for name in ("box_iou", "shifts", "layers", "heads", "anatomy")},
         "checkpoint": str(config.checkpoint),
-        "provenance": predictor.checkpoint.card.provenance,
+        "provenance": weights.card.provenance,
     }
     page = finish(output, "grounding", data, tables, settings, str(predictor.device))
     if show:
@@ -273,56 +257,30 @@ def look(predictor: Predictor, images: ImageTable, config: GroundConfig) -> list
     """
     classes = images.finding_classes
     pathologies = class_pathologies(classes, config.data.classes, str(config.data.path))
-    column = {name: pathology_index(pathology) for name, pathology in zip(classes, pathologies, strict=True)}
+    column = dict(zip(classes, map(pathology_index, pathologies), strict=True))
     queried = sorted(set(column.values()))
     cases: list[Case] = []
-    for index, seen in enumerate(maps(predictor, images.paths, config, queried)):
+    for index, found in enumerate(maps(predictor, images.paths, config, queried)):
         path, patient = images.paths[index], images.patients[index] or str(images.paths[index])
         for finding in images.findings_of(index):
-            k = queried.index(column[finding.label])
-            cases.append(
-                Case(
-                    path,
-                    patient,
-                    finding,
-                    images.frame(index),
-                    seen.grids[k],
-                    seen.centre,
-                    seen.patches[k],
-                    float(seen.probabilities[k]),
-                )
-            )
+            of_finding = found[queried.index(column[finding.label])]
+            cases.append(Case(index, path, patient, images.frame(index), finding, *of_finding))
     return cases
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What the model predicts of one image, for C pathologies; see ``Case``.
-
-    Attributes:
-        grids: C x Kg x Kg.
-        centre: The point of their cells that the values stand for.
-        patches: C x g x g.
-        probabilities: C, of "present".
-    """
-
-    grids: Grid
-    centre: float
-    patches: Grid
-    probabilities: npt.NDArray[np.float64]
-
-
-def maps(predictor: Predictor, paths: Sequence[Path], config: GroundConfig, columns: list[int]) -> Iterator[Seen]:
+def maps(
+    predictor: Predictor, paths: Sequence[Path], config: GroundConfig, columns: list[int]
+) -> Iterator[list[tuple[MapPair, float]]]:
     """Where the model looks, image by image.
 
     Args:
         predictor: The model.
         paths: Image files.
         config: For layers, heads, shifts and anatomy.
-        columns: Indices of C pathologies.
+        columns: Indices of pathologies.
 
     Yields:
-        The maps and probabilities of these pathologies.
+        For each of these pathologies the map, and the probability of "present".
 
     Raises:
         InputError: An image cannot be read.
@@ -330,61 +288,51 @@ def maps(predictor: Predictor, paths: Sequence[Path], config: GroundConfig, colu
     for plain, copies in predictor.shifted_outputs(paths, config.shifts):
         grids, centre = interleave([_grids(output, columns, config) for output in copies], predictor.patch_centre)
         patches = _grids(plain, columns, config)
-        probabilities = present_probability(plain.pathology_logits[:, columns])
-        for row in range(len(grids)):
-            yield Seen(grids[row], centre, patches[row], probabilities[row])
+        probabilities = present_probability(plain.pathology_logits[:, columns]).tolist()
+        for of_image in zip(grids, patches, probabilities, strict=True):
+            yield [(MapPair(grid, patch, centre), each) for grid, patch, each in zip(*of_image, strict=True)]
 
 
 def _grids(output: MeDSLIPOutput, columns: list[int], config: GroundConfig) -> Grid:
     """B x len(columns) x g x g."""
     assert output.maps.pathology is not None, "requested"
     assert output.maps.anatomy is not None, "requested"
-    maps = output.maps.pathology[..., columns, :].double().cpu().numpy()
-    grids = attention_grids(maps, config.layers, config.heads)
+    attention = output.maps.pathology[..., columns, :].double().cpu().numpy()
+    grids = attention_grids(attention, config.layers, config.heads)
     if config.anatomy:
         anatomies = attention_grids(output.maps.anatomy.double().cpu().numpy(), config.layers, config.heads)
         grids = grids * anatomy_grids(anatomies, output.icl_logits[..., columns].double().cpu().numpy())
     return np.asarray(grids, np.float64)
 
 
-def _uniform(splits: Splits, side: int) -> dict[str, MapPair]:
-    """A map that is the same everywhere, for every class."""
-    level = MapPair(np.ones((1, 1)), np.ones((side, side)))
-    return dict.fromkeys((*splits.scored.finding_classes, *splits.tuning.finding_classes), level)
+def make_baselines(splits: Splits, side: int) -> dict[str, dict[str, MapPair]]:
+    """The maps to compare with: the same everywhere; and the mean box of the class, or of all classes if it has none.
 
-
-def _prior(splits: Splits, side: int) -> dict[str, MapPair]:
-    """Each class's mean box as a map; the mean of all boxes for a class without any."""
-    height, width = splits.prior.frame(0)
-    classes = (*splits.scored.finding_classes, *splits.tuning.finding_classes)
-    boxes: dict[str, list[Rectangle]] = {name: [] for name in classes}
-    every: list[Rectangle] = []
+    Args:
+        splits: The prior's boxes, and the classes that need a map.
+        side: Of the model's grid of patches.
+    """
+    boxes: dict[str, list[Grid]] = {}
     for index in range(len(splits.prior)):
-        own_height, own_width = splits.prior.frame(index)
-        down, across = height / own_height, width / own_width
+        height, width = splits.prior.frame(index)
         for finding in splits.prior.findings_of(index):
-            scaled = [(x * across, y * down, w * across, h * down) for x, y, w, h in finding.boxes]
-            boxes.setdefault(finding.label, []).extend(scaled)
-            every.extend(scaled)
-    return {
-        name: MapPair(
-            mean_box_grid(found or every, height, width, PRIOR_SIDE), mean_box_grid(found or every, height, width, side)
-        )
-        for name, found in boxes.items()
-    }
+            boxes.setdefault(finding.label, []).append(np.divide(finding.boxes, (width, height, width, height)))
+    every = [box for found in boxes.values() for box in found]
+    uniform, prior = {}, {}
+    for name in {*splits.scored.finding_classes, *splits.tuning.finding_classes}:
+        uniform[name] = MapPair(np.ones((1, 1)), np.ones((side, side)))
+        found = np.concatenate(boxes.get(name, every))
+        prior[name] = MapPair(mean_box_grid(found, PRIOR_SIDE), mean_box_grid(found, side))
+    return {"uniform": uniform, "prior": prior}
 
 
-def _map_of(case: Case, baselines: Mapping[str, Mapping[str, MapPair]], name: str) -> MapPair:
-    return MapPair(case.grid, case.patches, case.centre) if name == "model" else baselines[name][case.finding.label]
-
-
-def _thresholds(cases: Sequence[Case], baselines: Mapping[str, Mapping[str, MapPair]]) -> dict[str, float]:
+def choose_thresholds(cases: Sequence[Case], baselines: Baselines) -> dict[str, float]:
     """For each map, the threshold with the best mean IoU over these cases."""
     curves: dict[str, list[Grid]] = {name: [] for name in MAPS}
     for case in tqdm(cases, desc="threshold", unit="finding", leave=False, mininterval=1, disable=None):
         region = case.truth().region
-        for name in MAPS:
-            iou, _ = overlap(_map_of(case, baselines, name).heat_map(*case.frame), region)
+        for name, found in case.maps(baselines).items():
+            iou, _ = overlap(found.heat_map(*case.frame), region)
             curves[name].append(iou)
     return {name: choose_threshold(found) for name, found in curves.items()}
 
@@ -392,24 +340,22 @@ def _thresholds(cases: Sequence[Case], baselines: Mapping[str, Mapping[str, MapP
 def score_cases(
     cases: Sequence[Case],
     images: ImageTable,
-    baselines: Mapping[str, Mapping[str, MapPair]],
+    baselines: Baselines,
     thresholds: Mapping[str, float],
     box_iou: float,
 ) -> pd.DataFrame:
     """Score every map on every case.
 
     Args:
-        cases: Every finding of every image, in order.
-        images: Their images, for the metadata.
-        baselines: "uniform" and "prior" -> class -> map.
+        cases: Findings of the images.
+        images: For the metadata.
+        baselines: The other maps.
         thresholds: Of each map.
         box_iou: The IoU at which a predicted box finds a true one.
 
     Returns:
         One row per case, as ``score_grounding`` takes them, with the image's metadata and the finding's ``probability``.
     """
-    image = np.repeat(np.arange(len(images)), [len(images.findings_of(index)) for index in range(len(images))])
-    metadata = images.images[["path", *METADATA]].iloc[image].reset_index(drop=True)
     rows = []
     for case in tqdm(cases, desc="scores", unit="finding", leave=False, mininterval=1, disable=None):
         truth = case.truth()
@@ -417,25 +363,26 @@ def score_cases(
             "patient": case.patient,
             "class": case.finding.label,
             "probability": case.probability,
-            "larger_than_a_patch": truth.is_large(len(case.patches)),
+            "larger_than_a_patch": truth.is_large(len(case.found.patches)),
             "boxes": len(truth.boxes),
         }
-        for name in MAPS:
-            found = score_case(_map_of(case, baselines, name), truth, thresholds[name], box_iou)
-            row |= {f"{name}_{key}": value for key, value in found.items()}
+        for name, found in case.maps(baselines).items():
+            row |= {
+                f"{name}_{key}": value for key, value in score_case(found, truth, thresholds[name], box_iou).items()
+            }
         rows.append(row)
+    metadata = images.images[["path", *METADATA]].iloc[[case.index for case in cases]].reset_index(drop=True)
     return pd.concat([metadata, pd.DataFrame(rows)], axis=1)
 
 
 def prediction_table(cases: pd.DataFrame) -> pd.DataFrame:
     """The predictions.csv of a grounding, one row per finding; docs/metrics.md gives its columns."""
     columns = ["patient", "class", "probability", "larger_than_a_patch", "boxes"]
-    scores = [f"{name}_{key}" for name in MAPS for key in (*CASE_SCORES, "box_confidences", "box_found")]
-    table = cases[[*columns, *scores]].assign(larger_than_a_patch=cases["larger_than_a_patch"].astype(int))
+    columns += [f"{name}_{key}" for name in MAPS for key in (*CASE_SCORES, "box_confidences", "box_found")]
+    table = cases[columns].copy()
     table.insert(0, "image", cases["path"].astype(str))
-    for column in scores:
-        if column.endswith(("_box_confidences", "_box_found")):
-            table[column] = cases[column].map(lambda values: " ".join(f"{float(value):.6g}" for value in values))
+    for column in table.filter(regex="_box_(confidences|found)$"):
+        table[column] = cases[column].map(lambda values: " ".join(f"{float(value):.6g}" for value in values))
     return table.assign(**metadata_columns(cases))
 
 
@@ -446,41 +393,39 @@ def pointing_by_group(cases: pd.DataFrame, resamples: int, seed: int) -> dict[st
     return by_group(larger, lambda inside, owner: MeansInGroup(inside, owner, scores), resamples, seed)
 
 
-def _draw_box_curves(path: Path, cases: pd.DataFrame, scores: pd.DataFrame) -> None:
+def _box_curves(cases: pd.DataFrame, scores: pd.DataFrame) -> dict[str, dict[str, tuple[Grid, Grid]]]:
     """One panel per size, one curve per map, over all findings of the size."""
     panels = {}
     for size in SIZES:
         chosen = cases[cases["larger_than_a_patch"] == (size == "larger")]
         if len(chosen):
-            of_all = scores[scores["findings"] == size].set_index("map")["box_precision"]
-            panels[f"findings {size} than one patch"] = [
-                BoxCurve(name, *BoxRanking(chosen, name, np.arange(len(chosen))).curve(), of_all[name].value)
+            average = scores[scores["findings"] == size].set_index("map")["box_precision"].map(float)
+            panels[f"findings {size} than one patch"] = {
+                f"{name}, {average[name]:.3f}": BoxRanking(chosen, name, np.arange(len(chosen))).curve()
                 for name in MAPS
-            ]
-    box_curves(path, panels)
+            }
+    return panels
 
 
 def _tiles(cases: Sequence[Case], scores: pd.DataFrame) -> list[Tile]:
     """The best, middling and worst cases by pixel AUROC, one row each; an image occurs once per row."""
-    auroc = scores["model_pixel_auroc"].to_numpy()
-    falling = [index for index in np.argsort(-auroc, kind="stable").tolist() if not np.isnan(auroc[index])]
-    middle = sorted(falling, key=lambda index: (abs(auroc[index] - np.nanmedian(auroc)), index))
-    rows = {"best": falling, "median": middle, "worst": falling[::-1]}
-    tiles = []
-    for name, order in rows.items():
-        first = {cases[index].image: index for index in reversed(order)}
-        chosen = [index for index in order if first[cases[index].image] == index][:_TILES]
-        tiles += [_tile(name, cases[index], float(auroc[index])) for index in chosen]
-    return tiles
+    auroc = scores["model_pixel_auroc"].dropna().sort_values(ascending=False, kind="stable")
+    from_median = (auroc - auroc.median()).abs().sort_index().sort_values(kind="stable")
+    rows = {"best": auroc.index, "median": from_median.index, "worst": auroc.index[::-1]}
+    return [
+        _tile(name, cases[index], auroc[index])
+        for name, order in rows.items()
+        for index in scores.loc[order].drop_duplicates("path").index[:_TILES]
+    ]
 
 
 def _tile(name: str, case: Case, auroc: float) -> Tile:
-    image = read_image(case.image)
-    height, width = image.shape
-    across, down = width / case.frame[1], height / case.frame[0]
+    image = read_image(case.path)
+    height, width = case.frame
+    down, across = image.shape[0] / height, image.shape[1] / width
     boxes = [(x * across, y * down, w * across, h * down) for x, y, w, h in case.finding.boxes]
     title = f"{name}: {case.finding.label}\npixel AUROC {auroc:.2f}, probability {case.probability:.2f}"
-    return Tile(image, title, heat_map(case.grid, *case.frame, case.centre), boxes)
+    return Tile(image, title, case.found.heat_map(height, width), boxes)
 
 
 def map_table(scores: pd.DataFrame, size: str) -> pd.DataFrame:

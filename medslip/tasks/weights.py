@@ -1,14 +1,18 @@
-"""Which weights a task works with: a checkpoint of ours, the authors' file, or the newest that matches a pattern."""
+"""The model that a task evaluates: a checkpoint of ours, the authors' file, or the newest that matches a pattern."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from glob import glob
 from pathlib import Path
+from typing import Self
 
 from medslip.checkpoints import Checkpoint, load_authors, load_checkpoint
 from medslip.errors import InputError
 from medslip.model.text_encoder import TextConfig
+from medslip.predictor import Predictor
+from medslip.run_dir import RUNS, check_at_least, check_unused, timestamp
+from medslip.training.distributed import Device
 from medslip.vocabulary import ANATOMIES, load_prompts
 
 
@@ -25,6 +29,54 @@ class AuthorsConfig:
     text: TextConfig = field(default_factory=lambda: TextConfig(sep=False))
     pathology_prompts: Path | None = None
     anatomy_prompts: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """Evaluate a model.
+
+    Attributes:
+        checkpoint: The weights: ours, or the authors' .pth; a pattern such as runs/*/best.safetensors takes the newest
+            file that matches.
+        authors: How to read the authors' .pth.
+        resamples: Bootstrap resamples of patients.
+        seed: Random seed of the resamples, and of patients that are set aside.
+        batch_size: Images per batch.
+        workers: Processes that decode images.
+        device: Where to compute.
+        output: The run directory; None for runs/TASK/DATE-TIME.
+    """
+
+    checkpoint: Path
+    authors: AuthorsConfig = field(default_factory=AuthorsConfig)
+    resamples: int = 1000
+    seed: int = 0
+    batch_size: int = 64
+    workers: int = 2
+    device: Device = "auto"
+    output: Path | None = None
+
+    def __post_init__(self) -> None:
+        check_at_least(self, resamples=0, seed=0, batch_size=1, workers=0)
+
+    def resolved(self, task: str) -> tuple[Self, Path]:
+        """The config with the checkpoint's file and the run directory filled in; and that directory.
+
+        Raises:
+            InputError: No checkpoint matches, or the directory is in use.
+        """
+        output = self.output or RUNS / task / timestamp()
+        check_unused(output)
+        return replace(self, checkpoint=newest(self.checkpoint), output=output), output
+
+    def open(self) -> Checkpoint:
+        """Open the checkpoint, see ``open_weights``."""
+        return open_weights(self.checkpoint, self.authors)
+
+    def predictor(self, weights: Checkpoint, equalise: bool) -> Predictor:
+        """A predictor with the opened weights; ``equalise`` as in the data set."""
+        device = None if self.device == "auto" else self.device
+        return Predictor(weights, device, self.batch_size, self.workers, equalise)
 
 
 def open_weights(path: Path, authors: AuthorsConfig) -> Checkpoint:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,10 +18,8 @@ from medslip.errors import InputError
 from medslip.evaluation.classifier import Predictions, draw, evaluate, prediction_table
 from medslip.evaluation.tables import show_tables, write_csv
 from medslip.labels import UNKNOWN
-from medslip.predictor import Predictor
-from medslip.run_dir import RUNS, begin, bootstrap_settings, check_at_least, check_unused, finish, timestamp
-from medslip.tasks.weights import AuthorsConfig, newest, open_weights
-from medslip.training.distributed import Device
+from medslip.run_dir import begin, bootstrap_settings, finish
+from medslip.tasks.weights import EvaluationConfig
 from medslip.vocabulary import CLASS_PROMPTS, FINDINGS, class_key, class_pathologies, pathology_of
 
 TASK = "zero-shot classification"
@@ -30,13 +28,11 @@ _SHOWN = 5
 """Images with the highest probability that are printed if there are no labels."""
 
 
-@dataclass(frozen=True)
-class ZeroshotConfig:
-    """Classify chest radiographs zero-shot.
+@dataclass(frozen=True, kw_only=True)
+class ZeroshotOptions:
+    """What to classify, and how.
 
     Attributes:
-        checkpoint: The weights: ours, or the authors' .pth; a pattern such as runs/*/best.safetensors takes the newest
-            file that matches.
         data: The images to classify.
         validation: Other labelled images of the same classes, without a patient of the scored images, to choose operating
             points and fit a recalibration on; None for neither.
@@ -45,36 +41,33 @@ class ZeroshotConfig:
             its text instead of a pathology; another name becomes a further class, without labels.
         fibrosis: How to query ChestX-ray14's Fibrosis, which is not a pathology of the vocabulary: by the "authors"
             catch-all, or by a "prompt" of its own.
-        text_encoder: The checkpoint's text encoder, for free text, if it is not found under its recorded name.
-        authors: How to read the authors' .pth.
-        resamples: Bootstrap resamples of patients.
-        seed: Random seed of the resamples.
-        batch_size: Images per batch.
-        workers: Processes that decode images.
-        device: Where to compute.
-        output: The run directory; None for runs/zeroshot_cls/DATE-TIME.
     """
 
-    checkpoint: Path
     data: DataSet
     validation: DataSet | None = None
     specificity: float = 0.9
     prompt: dict[str, str] | str = field(default_factory=dict)
     fibrosis: Literal["authors", "prompt"] = "authors"
-    text_encoder: str | None = None
-    authors: AuthorsConfig = field(default_factory=AuthorsConfig)
-    resamples: int = 1000
-    seed: int = 0
-    batch_size: int = 64
-    workers: int = 2
-    device: Device = "auto"
-    output: Path | None = None
 
     def __post_init__(self) -> None:
-        check_at_least(self, resamples=0, seed=0, batch_size=1, workers=0)
         check_specificity(self.specificity)
         if self.validation is not None and self.validation.equalise != self.data.equalise:
             raise InputError("validation.equalise: differs from data.equalise; treat both alike")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroshotConfig(EvaluationConfig, ZeroshotOptions):
+    """Classify chest radiographs zero-shot.
+
+    Attributes:
+        text_encoder: The checkpoint's text encoder, for free text, if it is not found under its recorded name.
+    """
+
+    text_encoder: str | None = None
+
+    def __post_init__(self) -> None:
+        EvaluationConfig.__post_init__(self)
+        ZeroshotOptions.__post_init__(self)
 
 
 def check_specificity(specificity: float) -> None:
@@ -125,16 +118,12 @@ def run(config: ZeroshotConfig, show: bool = True) -> dict[str, pd.DataFrame] | 
     Raises:
         InputError: The checkpoint, an image, a class or the text encoder cannot be used.
     """
-    output = config.output or RUNS / "zeroshot_cls" / timestamp()
-    check_unused(output)
-    checkpoint = newest(config.checkpoint)
-    weights = open_weights(checkpoint, config.authors)
+    config, output = config.resolved("zeroshot_cls")
+    weights = config.open()
     images = config.data.read()
     queries = build_queries(images, config)
     others = _read_validation(images, config)
-    config = replace(config, checkpoint=checkpoint, output=output)
-    device = None if config.device == "auto" else config.device
-    predictor = Predictor(weights, device, config.batch_size, config.workers, config.data.equalise)
+    predictor = config.predictor(weights, config.data.equalise)
 
     def probabilities_of(paths: list[Path]) -> npt.NDArray[np.float32]:
         return predictor.classify(paths, queries.free_text, config.text_encoder).columns(queries.by_class)
@@ -146,7 +135,7 @@ def run(config: ZeroshotConfig, show: bool = True) -> dict[str, pd.DataFrame] | 
     write_csv(table, output / "predictions.csv")
     data = {"name": images.name, "kind": config.data.kind, "path": str(config.data.path)}
     settings: dict[str, Any] = {
-        "checkpoint": str(checkpoint),
+        "checkpoint": str(config.checkpoint),
         "provenance": weights.card.provenance,
         "queries": queries.described(),
     }

@@ -103,13 +103,13 @@ def test_mean_of_boxes_is_their_mean_coverage(seed, side):
     boxes = np.hstack([first, rng.integers(1, (width, height) - first + 1)])
     drawn = np.mean([box_region([tuple(box)], height, width) for box in boxes], axis=0)
     expected = drawn.reshape(side, 4, side, 3).mean(axis=(1, 3))
-    assert np.allclose(mean_box_grid(boxes, height, width, side), expected)
+    assert np.allclose(mean_box_grid(boxes / [width, height, width, height], side), expected)
 
 
 def test_a_mean_of_no_boxes_is_refused():
     """The prior of a class without training boxes would be NaN."""
     with pytest.raises(ValueError, match="no boxes"):
-        mean_box_grid([], 4, 4, 2)
+        mean_box_grid(np.empty((0, 4)), 2)
 
 
 def test_pointing_game_of_maps_that_are_known():

@@ -18,7 +18,6 @@ from medslip.evaluation.grounding_scores import (
     BoxRanking,
     MapPair,
     Truth,
-    _Cases,
     choose_threshold,
     score_case,
     score_grounding,
@@ -139,9 +138,9 @@ def test_a_weight_is_a_repetition():
     owner, counts = np.array([0, 0, 1, 2, 2, 3]), np.array([[2, 0, 3, 1]], np.int32)
     repeated = np.repeat(np.arange(6), counts[0, owner])
     for name in MAPS:
-        weighted = _Cases(cases, name, owner, 4).scores(counts)
-        plain = _Cases(cases.iloc[repeated], name, np.zeros(len(repeated), int), 1).scores(np.ones((1, 1), np.int32))
-        assert np.allclose(weighted, plain, equal_nan=True)
+        weighted = BoxRanking(cases, name, owner).average_precision(counts)
+        plain = BoxRanking(cases.iloc[repeated], name, np.zeros(len(repeated), int))
+        assert np.allclose(weighted, plain.average_precision(np.ones((1, 1), np.int32)))
 
 
 def test_intervals_hold_the_value_and_repeat():

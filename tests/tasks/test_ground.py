@@ -88,8 +88,8 @@ def test_an_images_map_does_not_depend_on_its_batch(config, corpus, tiny_checkpo
     alone = ground.look(predictor, images.at([2]), config)
     start = sum(len(images.findings_of(index)) for index in (0, 1))
     for case, other in zip(alone, together[start:], strict=False):
-        assert (case.image, case.finding) == (other.image, other.finding)
-        assert np.allclose(case.grid, other.grid, atol=1e-6)
+        assert (case.path, case.finding) == (other.path, other.finding)
+        assert np.allclose(case.found.grid, other.found.grid, atol=1e-6)
 
 
 def test_the_product_with_the_anatomy_stream_is_another_map(config, tiny_checkpoint):
@@ -97,12 +97,12 @@ def test_the_product_with_the_anatomy_stream_is_another_map(config, tiny_checkpo
     images = ground.read_splits(config).scored.at([0])
     predictor = Predictor.load(tiny_checkpoint, "cpu")
     plain, product = (
-        ground.look(predictor, images, replace(config, anatomy=anatomy))[0].grid for anatomy in (False, True)
+        ground.look(predictor, images, replace(config, anatomy=anatomy))[0].found.grid for anatomy in (False, True)
     )
     ratio = product / plain
     assert (ratio > 0).all()
     assert ratio.std() > 0
-    one = ground.look(predictor, images, replace(config, heads=[1]))[0].grid
+    one = ground.look(predictor, images, replace(config, heads=[1]))[0].found.grid
     assert not np.allclose(one, plain)
 
 
@@ -112,9 +112,9 @@ def test_the_published_rule_and_the_probability_are_of_the_image_as_it_is(config
     predictor = Predictor.load(tiny_checkpoint, "cpu")
     shifted, plain = (ground.look(predictor, images, replace(config, shifts=shifts)) for shifts in (2, 1))
     for fine, coarse in zip(shifted, plain, strict=True):
-        assert np.allclose(fine.patches, coarse.patches, atol=1e-6)
-        assert np.allclose(coarse.patches, coarse.grid, atol=1e-6)
-        assert fine.grid.shape[0] == 2 * coarse.grid.shape[0]
+        assert np.allclose(fine.found.patches, coarse.found.patches, atol=1e-6)
+        assert np.allclose(coarse.found.patches, coarse.found.grid, atol=1e-6)
+        assert fine.found.grid.shape[0] == 2 * coarse.found.grid.shape[0]
         assert fine.probability == pytest.approx(coarse.probability, abs=1e-6)
 
 
@@ -168,13 +168,13 @@ def test_a_class_that_no_pathology_answers_for_is_refused(config, corpus):
 def test_thresholds_are_chosen_on_images_that_are_not_scored(config, corpus, monkeypatch):
     """IoU, Dice and boxes would be at the threshold that suits the very findings that they are scored on."""
     chosen_on = []
-    thresholds = ground._thresholds
+    thresholds = ground.choose_thresholds
 
     def spy(cases, baselines):
-        chosen_on.extend(case.image for case in cases)
+        chosen_on.extend(case.path for case in cases)
         return thresholds(cases, baselines)
 
-    monkeypatch.setattr(ground, "_thresholds", spy)
+    monkeypatch.setattr(ground, "choose_thresholds", spy)
     ground.run(config, show=False)
     assert sorted(chosen_on) == sorted(drawn(corpus, "valid")["image"])
 
@@ -190,7 +190,7 @@ def test_phantoms_are_divided_by_what_they_are_for(config, corpus):
 def test_patients_with_boxes_are_set_aside_for_prior_and_thresholds(corpus, layout):
     """The prior, or a threshold, would know the boxes of a patient who is scored."""
     data = data_set(layout)(corpus / layout)
-    splits = ground.read_splits(GroundConfig(Path(), data, aside=0.5))
+    splits = ground.read_splits(GroundConfig(checkpoint=Path(), data=data, aside=0.5))
     everything = data.read()
     everything = everything.at(np.flatnonzero(everything.found()))
     scored = set(splits.scored.patients)
@@ -209,9 +209,9 @@ def test_the_prior_is_of_the_boxes_set_aside_for_it():
         return ImageTable("x", images, findings=found)
 
     boxes = [(0, 0, 8, 8), (8, 8, 8, 8), (16, 16, 8, 8)]
-    prior = ground._prior(ground.Splits(*map(at, boxes)), 4)["mass"]
-    assert np.array_equal(prior.grid, mean_box_grid(boxes[:1], 32, 32, ground.PRIOR_SIDE))
-    assert np.array_equal(prior.patches, mean_box_grid(boxes[:1], 32, 32, 4))
+    prior = ground.make_baselines(ground.Splits(*map(at, boxes)), 4)["prior"]["mass"]
+    assert np.array_equal(prior.grid, mean_box_grid([(0, 0, 1 / 4, 1 / 4)], ground.PRIOR_SIDE))
+    assert np.array_equal(prior.patches, mean_box_grid([(0, 0, 1 / 4, 1 / 4)], 4))
 
 
 @pytest.mark.parametrize("shifts", [1, 2])
@@ -225,7 +225,7 @@ def test_the_map_is_highest_where_the_patch_is_centred(config, corpus, shifts):
     )
     predictor = SimpleNamespace(patch_centre=0.5 / 16, shifted_outputs=lambda paths, k: [(output, [output] * k**2)])
     case = ground.look(predictor, images, replace(config, shifts=shifts))[0]
-    scored = ground._map_of(case, {}, "model").heat_map(*case.frame)
+    scored = case.maps({})["model"].heat_map(*case.frame)
     for heat in (scored, ground._tile("best", case, 1.0).heat_map):
         top, left = (places.mean() for places in np.nonzero(heat > 1 - 1e-9))
         expected = ((1 + 0.5 / 16) * 16, (2 + 0.5 / 16) * 16)  # patches of 16 pixels in a frame of 64
@@ -258,7 +258,7 @@ def test_larger_findings_are_grouped_by_the_metadata_of_their_own_images(config,
     images = ground.read_splits(config).scored
     predictor = Predictor.load(config.checkpoint, "cpu")
     cases = ground.look(predictor, images, config)
-    baselines = {name: ground._uniform(ground.Splits(images, images, images), 2) for name in ("uniform", "prior")}
+    baselines = ground.make_baselines(ground.Splits(images, images, images), 2)
     table = ground.score_cases(cases, images, baselines, dict.fromkeys(("model", "uniform", "prior"), 0.5), 0.3)
     known = pd.read_csv(corpus / "findings.csv").set_index("image")
     of_case = known.loc[[str(Path(path).relative_to(corpus)) for path in table["path"]]].reset_index()

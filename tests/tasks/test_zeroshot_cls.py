@@ -46,7 +46,13 @@ def config(folder, tmp_path, tiny_checkpoint):
     path = write_table(folder, tmp_path / "table.csv")
     data = CsvTable(path, images=folder, split="test")
     return ZeroshotConfig(
-        tiny_checkpoint, data, resamples=20, batch_size=4, workers=0, device="cpu", output=tmp_path / "run"
+        checkpoint=tiny_checkpoint,
+        data=data,
+        resamples=20,
+        batch_size=4,
+        workers=0,
+        device="cpu",
+        output=tmp_path / "run",
     )
 
 
@@ -326,14 +332,14 @@ def test_validation_that_does_not_fit_is_refused(validated, folder, tmp_path):
 def test_a_specificity_outside_0_to_1_is_refused(specificity):
     """A percentage typed for a share would find no threshold, after hours."""
     with pytest.raises(InputError, match=r"specificity: .* is not within"):
-        ZeroshotConfig(Path("x"), Folder(Path("x")), specificity=specificity)
+        ZeroshotConfig(checkpoint=Path("x"), data=Folder(Path("x")), specificity=specificity)
 
 
 @pytest.mark.parametrize("name", ["resamples", "seed", "batch_size", "workers"])
 def test_impossible_numbers_are_refused(name):
     """A mistyped option would end in a traceback."""
     with pytest.raises(InputError, match=f"{name}: -1"):
-        ZeroshotConfig(Path("x"), Folder(Path("x")), **{name: -1})
+        ZeroshotConfig(checkpoint=Path("x"), data=Folder(Path("x")), **{name: -1})
 
 
 @pytest.mark.parametrize("prompt", [{"fish": ""}, {"fish": " "}, {"": "fish"}])

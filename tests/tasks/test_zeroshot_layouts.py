@@ -60,7 +60,10 @@ def test_a_layout_is_classified_and_scored(
     write(tmp_path)
     data = data_set(kind)(tmp_path, equalise=kind == "rsna")
     run(
-        ZeroshotConfig(tiny_checkpoint, data, resamples=5, workers=0, device="cpu", output=tmp_path / "run"), show=False
+        ZeroshotConfig(
+            checkpoint=tiny_checkpoint, data=data, resamples=5, workers=0, device="cpu", output=tmp_path / "run"
+        ),
+        show=False,
     )
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["queries"] == {label: query}
@@ -70,5 +73,5 @@ def test_a_layout_is_classified_and_scored(
 def test_a_prompt_answers_for_a_class_whatever_its_case(tmp_path: Path) -> None:
     """A user's own text for covid-19 would stand beside COVID-19, unscored."""
     write_covidx(tmp_path)
-    config = ZeroshotConfig(tmp_path, data_set("covidx")(tmp_path), prompt={"covid-19": "hazy"})
+    config = ZeroshotConfig(checkpoint=tmp_path, data=data_set("covidx")(tmp_path), prompt={"covid-19": "hazy"})
     assert build_queries(config.data.read(), config).described() == {"COVID-19": "covid-19: hazy"}
