@@ -75,7 +75,7 @@ def run_task(task: str, arguments: Sequence[str]) -> int:
 
 
 def _run(task: str, arguments: list[str]) -> None:
-    # Imported here: with these come torch and all else.
+    # Imported here: with these come jsonargparse, torch and all else.
     from medslip.config import parse, phantom_config, phantom_file
 
     module = importlib.import_module(f"medslip.tasks.{task}")
