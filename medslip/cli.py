@@ -10,7 +10,8 @@ import difflib
 import importlib
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -37,8 +38,8 @@ GROUPS: dict[str, dict[str, str]] = {
         "compare": "compare two runs on the same images: paired differences with intervals",
     },
 }
-"""Heading -> task -> what it does. A task is a module of medslip.tasks with COMMAND, a config class and the function that
-runs it, or SUBCOMMANDS, a dictionary of such pairs."""
+"""Heading -> task -> what it does. A task is a module of medslip.tasks with COMMAND: a config class and the function that runs
+it."""
 
 TASKS: dict[str, str] = {task: what for tasks in GROUPS.values() for task, what in tasks.items()}
 
@@ -65,7 +66,6 @@ def script(task: str) -> NoReturn:
 def run_task(task: str, arguments: Sequence[str]) -> int:
     """Parse a task's arguments and run it; returns the exit status."""
     try:
-        _check_known("task", task, TASKS)
         _run(task, list(arguments))
     except InputError as error:
         return _fail(str(error))
@@ -75,54 +75,33 @@ def run_task(task: str, arguments: Sequence[str]) -> int:
 
 
 def _run(task: str, arguments: list[str]) -> None:
+    if task not in TASKS:
+        close = difflib.get_close_matches(task, TASKS, n=1)
+        guess = f"did you mean {close[0]}? " if close else ""
+        raise InputError(f"no task {task!r}; {guess}choose one of {', '.join(TASKS)}")
     # Imported here: with these come jsonargparse, torch and all else.
     from medslip.config import parse, phantom_config, phantom_file
 
-    module = importlib.import_module(f"medslip.tasks.{task}")
-    commands = getattr(module, "SUBCOMMANDS", None) or {"": module.COMMAND}
-    packaged = phantom_file(task)
+    config_class, run = importlib.import_module(f"medslip.tasks.{task}").COMMAND
+    command, packaged = f"medslip {task}", phantom_file(task)
     if packaged and not arguments:
-        config_class, run = commands[packaged.stem.partition(".")[2]]
-        print(
-            f"No arguments: running on the phantom data with {_shortest(packaged)}; --help explains the keys",
-            flush=True,
-        )
-        try:
+        where = _shortest(packaged)
+        print(f"No arguments: running on the phantom data with {where}; --help explains the keys", flush=True)
+        with _hint("phantom", "; make the phantom data and model first: python scripts/demo.py (or: medslip demo)"):
             run(phantom_config(config_class, task))
-        except InputError as error:
-            missing = "phantom" in str(error)
-            hint = "; make the phantom data and model first: python scripts/demo.py (or: medslip demo)"
-            raise InputError(f"{error}{hint if missing else ''}") from None
         return
-    command, subcommand = f"medslip {task}", ""
-    if "" not in commands:
-        subcommand, arguments = _subcommand(command, commands, arguments), arguments[1:]
-    config_class, run = commands[subcommand]
-    try:
-        config = parse(config_class, arguments, f"{command} {subcommand}".strip())
-    except InputError as error:
-        hint = f" (without any arguments, {command} runs on the phantom data)"
-        raise InputError(f"{error}{hint if packaged and str(error).endswith(': not given') else ''}") from None
+    with _hint(": not given", f" (without any arguments, {command} runs on the phantom data)" if packaged else ""):
+        config = parse(config_class, arguments, command)
     run(config)
 
 
-def _subcommand(command: str, known: Iterable[str], arguments: Sequence[str]) -> str:
-    """The sub-command that the first argument names."""
-    if not arguments:
-        raise InputError(f"{command}: no sub-command given; choose one of {', '.join(known)}")
-    if arguments[0] in ("-h", "--help"):
-        print(f"usage: {command} SUBCOMMAND [--config FILE] [--key value ...]")
-        print(f"       {command} SUBCOMMAND --help explains every key\n\nsub-commands: {', '.join(known)}")
-        sys.exit(0)
-    _check_known("sub-command", arguments[0], known, f"{command}: ")
-    return arguments[0]
-
-
-def _check_known(what: str, name: str, known: Iterable[str], prefix: str = "") -> None:
-    if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        guess = f"did you mean {close[0]}? " if close else ""
-        raise InputError(f"{prefix}no {what} {name!r}; {guess}choose one of {', '.join(known)}")
+@contextmanager
+def _hint(words: str, hint: str) -> Iterator[None]:
+    """Add a hint to an error whose message contains some words."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{error}{hint if words in str(error) else ''}") from None
 
 
 def _shortest(path: Path) -> Path:

@@ -19,7 +19,7 @@ from medslip.data_options import has_data_set, is_table, typed, untyped
 from medslip.errors import InputError, one_line
 
 PHANTOM_CONFIGS = Path(__file__).parent / "resources" / "phantom"
-"""What a task runs without arguments: TASK.yaml, or TASK.SUBCOMMAND.yaml."""
+"""What a task runs without arguments: TASK.yaml."""
 
 PHANTOM = Path("data_file/phantom")
 """Where the phantom corpus is."""
@@ -144,7 +144,8 @@ def _merge(values: dict[str, Any], more: Mapping[str, Any]) -> None:
 
 def phantom_file(task: str) -> Path | None:
     """The packaged config with which a task runs on the phantom data; None where it has no such config."""
-    return next(PHANTOM_CONFIGS.glob(f"{task}.*"), None)
+    file = PHANTOM_CONFIGS / f"{task}.yaml"
+    return file if file.is_file() else None
 
 
 def phantom_config(

@@ -11,6 +11,22 @@ class InputError(Exception):
     """
 
 
+def check_at_least(config: object, section: str = "", **least: int) -> None:
+    """Check that numbers of a config are not too small.
+
+    Args:
+        config: A config dataclass.
+        section: The keys above, as in "train.".
+        least: Key -> the smallest number allowed.
+
+    Raises:
+        InputError: A number is too small; the message names its key.
+    """
+    for name, smallest in least.items():
+        if getattr(config, name) < smallest:
+            raise InputError(f"{section}{name}: {getattr(config, name)} is less than {smallest}")
+
+
 def one_line(error: object, longest: int | None = None) -> str:
     """The message of an exception, or a text, on one line.
 

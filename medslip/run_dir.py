@@ -43,21 +43,6 @@ def timestamp() -> str:
     return datetime.now().strftime("%Y%m%d-%H%M%S")
 
 
-def check_at_least(config: Any, **least: int) -> None:
-    """Check that numbers of a config are not too small.
-
-    Args:
-        config: A config dataclass.
-        least: Key -> the smallest number allowed.
-
-    Raises:
-        InputError: A number is too small; the message names its key.
-    """
-    for name, smallest in least.items():
-        if getattr(config, name) < smallest:
-            raise InputError(f"{name}: {getattr(config, name)} is less than {smallest}")
-
-
 def check_unused(folder: Path) -> None:
     """Check that a run can go into a folder; tasks do so before they compute anything.
 

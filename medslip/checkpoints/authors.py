@@ -14,10 +14,10 @@ from torch import Tensor
 
 from medslip.checkpoints.pretrained import Card, Checkpoint
 from medslip.data.preprocessing import Preprocessing
-from medslip.errors import InputError, one_line
+from medslip.errors import InputError
 from medslip.model.medslip import MeDSLIP, ModelConfig
 from medslip.model.text_encoder import TextConfig, TextEncoder
-from medslip.model.weights import load_strictly
+from medslip.model.weights import load_strictly, read_torch
 from medslip.vocabulary import ANATOMIES, PATHOLOGIES, Prompts
 
 AUTHORS_NAMES: tuple[tuple[str, str], ...] = (
@@ -68,7 +68,7 @@ def load_authors(
     if isinstance(path_or_state_dict, Mapping):
         source, data = "the authors' state dict", path_or_state_dict
     else:
-        source, data = str(path_or_state_dict), _torch_load(Path(path_or_state_dict))
+        source, data = str(path_or_state_dict), read_torch(Path(path_or_state_dict), str(path_or_state_dict))
     state = data.get("model", data)
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{source}: not a state dict, nor a dict with one under 'model'")
@@ -96,20 +96,6 @@ def load_authors(
     load_strictly(model, tensors | prompt_buffers, source)
     card = Card(config, Preprocessing(), identity, prompts, {"source": "authors' checkpoint"})
     return Checkpoint(model.eval(), card)
-
-
-def _torch_load(path: Path) -> Mapping[str, Any]:
-    if not path.is_file():
-        raise InputError(f"{path}: no such checkpoint")
-    try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever its unpickler met
-        raise InputError(
-            f"{path}: not a checkpoint that torch can read with weights_only ({one_line(error, 120)})"
-        ) from None
-    if not isinstance(data, Mapping):
-        raise InputError(f"{path}: holds a {type(data).__name__}, not a state dict")
-    return data
 
 
 def _our_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medslip.errors import InputError
+from medslip.errors import InputError, check_at_least
 from medslip.model.image_encoder import ImageEncoder, Streams
 from medslip.model.query_decoder import QueryDecoder
 from medslip.model.trunk import Trunk, TrunkName, check_trunk
@@ -58,9 +58,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check_trunk(self.trunk, self.residual_gamma)
-        for name in ("width", "decoder_layers", "decoder_heads", "feed_forward"):
-            if getattr(self, name) < 1:
-                raise InputError(f"model.{name}: {getattr(self, name)} is less than 1")
+        check_at_least(self, "model.", width=1, decoder_layers=1, decoder_heads=1, feed_forward=1)
         if self.width % self.decoder_heads:
             raise InputError(
                 f"model.width: {self.width} is not a multiple of model.decoder_heads, {self.decoder_heads}"

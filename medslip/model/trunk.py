@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from medslip.errors import InputError
-from medslip.model.weights import load_strictly
+from medslip.model.weights import load_strictly, read_torch
 
 TrunkName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "densenet121", "convnext_tiny"]
 
@@ -196,26 +196,16 @@ def _torchvision_model(name: TrunkName, weights: str | None) -> nn.Module:
     model: nn.Module = torchvision.models.get_model(name, weights=None)
     if weights is None:
         return model
-    state = _torch_file(weights) if Path(weights).is_file() else _torchvision_weights(name, weights)
-    if not isinstance(state, Mapping):
-        raise InputError(f"model.trunk_weights: {weights} holds a {type(state).__name__}, not a state dict")
+    source, path = f"model.trunk_weights: {weights}", Path(weights)
+    state = read_torch(path, source) if path.is_file() else _torchvision_weights(name, weights)
     # torchvision's DenseNet files have dots that its modules no longer have, and its older files no batch counters.
     state = {re.sub(r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)", r"\1", key): value for key, value in state.items()}
     counters = {key: value for key, value in model.state_dict().items() if key.endswith("num_batches_tracked")}
-    load_strictly(model, counters | state, f"model.trunk_weights: {weights}")
+    load_strictly(model, counters | state, source)
     return model
 
 
-def _torch_file(path: str) -> object:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever its unpickler met
-        raise InputError(
-            f"model.trunk_weights: {path} cannot be read with weights_only ({type(error).__name__})"
-        ) from None
-
-
-def _torchvision_weights(name: TrunkName, weights: str) -> object:
+def _torchvision_weights(name: TrunkName, weights: str) -> Mapping[str, Tensor]:
     known = torchvision.models.get_model_weights(name)
     if weights not in known.__members__:
         names = ", ".join(entry.name for entry in known)

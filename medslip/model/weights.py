@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from medslip.errors import InputError
+from medslip.errors import InputError, one_line
 from medslip.files import written_whole
 
 
@@ -37,6 +38,28 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: not a complete safetensors file ({error})") from None
+
+
+def read_torch(path: Path, source: str) -> Mapping[str, Any]:
+    """The dictionary in a file of torch.save, read with weights_only.
+
+    Args:
+        path: The file.
+        source: What the user gave, for messages.
+
+    Raises:
+        InputError: The file is missing, cannot be read, or holds something else.
+    """
+    if not path.is_file():
+        raise InputError(f"{source}: no such checkpoint")
+    try:
+        data = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises whatever its unpickler met
+        reason = f"{type(error).__name__}: {one_line(error, 120)}"
+        raise InputError(f"{source}: cannot be read by torch with weights_only ({reason})") from None
+    if not isinstance(data, Mapping):
+        raise InputError(f"{source}: holds a {type(data).__name__}, not a state dict")
+    return data
 
 
 def load_strictly(model: torch.nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from medslip.errors import InputError
+from medslip.errors import InputError, check_at_least
 from medslip.evaluation.bootstrap import count_patients, patient_index
 from medslip.evaluation.classification import MEAN
 from medslip.evaluation.figures import difference_plot
@@ -19,7 +19,6 @@ from medslip.run_dir import (
     RUNS,
     begin,
     bootstrap_settings,
-    check_at_least,
     check_unused,
     finish,
     read_metrics,

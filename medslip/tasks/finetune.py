@@ -48,7 +48,7 @@ from medslip.data.preprocessing import Preprocessing, roomy
 from medslip.data.splits import split_patients
 from medslip.data.subsample import Indices, check_fraction, choose_subsamples
 from medslip.data.table import ImageTable, check_scorable, check_shared
-from medslip.errors import InputError
+from medslip.errors import InputError, check_at_least
 from medslip.evaluation.bootstrap import count_patients, patient_index
 from medslip.evaluation.classification import MEAN, class_rows, mean_auroc, score
 from medslip.evaluation.classifier import Predictions, draw, evaluate, metadata_columns, prediction_table
@@ -74,7 +74,6 @@ from medslip.run_dir import (
     agreed_folder,
     begin,
     bootstrap_settings,
-    check_at_least,
     check_same_config,
     finish,
     read_metrics,

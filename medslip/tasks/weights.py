@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Self
 
 from medslip.checkpoints import Checkpoint, load_authors, load_checkpoint
-from medslip.errors import InputError
+from medslip.errors import InputError, check_at_least
 from medslip.model.text_encoder import TextConfig
 from medslip.predictor import Predictor
-from medslip.run_dir import RUNS, check_at_least, check_unused, timestamp
+from medslip.run_dir import RUNS, check_unused, timestamp
 from medslip.training.distributed import Device
 from medslip.vocabulary import ANATOMIES, load_prompts
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,7 +23,8 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from medslip.checkpoints import Progress, load_state, save_state
-from medslip.errors import InputError
+from medslip.data.loading import TrainingLoader
+from medslip.errors import InputError, check_at_least
 from medslip.files import to_json, write_text
 from medslip.training.distributed import Processes, without_sync
 from medslip.training.objective import Objective
@@ -57,20 +58,7 @@ class TrainConfig:
     log_every: int = 10
 
     def __post_init__(self) -> None:
-        least = {"epochs": 1, "batch_size": 1, "accumulate": 1, "seed": 0, "save_every": 0, "log_every": 1}
-        for name, value in least.items():
-            if getattr(self, name) < value:
-                raise InputError(f"train.{name}: {getattr(self, name)} is less than {value}")
-
-
-class Batches(Protocol):
-    """The training batches of this process."""
-
-    def __len__(self) -> int:
-        """Batches per epoch, the same in every process."""
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterable[Any]:
-        """The batches of an epoch from the start-th on; each has to(device)."""
+        check_at_least(self, "train.", epochs=1, batch_size=1, accumulate=1, seed=0, save_every=0, log_every=1)
 
 
 @dataclass(frozen=True)
@@ -106,7 +94,7 @@ class Trainer:
     validate: Callable[[], Validation]
     save_best: Callable[[Progress, dict[str, float]], None]
 
-    def fit(self, objective: Objective, batches: Batches, resume: bool = False) -> Progress:
+    def fit(self, objective: Objective, batches: TrainingLoader, resume: bool = False) -> Progress:
         """Train to the last epoch, from the beginning or from the run directory's last state.
 
         Args:

@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from medslip.data.loading import Batch
-
-
-class Losses(Protocol):
-    """The losses of a task."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The losses in order, "total" first."""
-
-    def counts(self, labels: Tensor, /) -> Tensor:
-        """What the losses are divided by, a float vector."""
-
-    def __call__(self, output: Any, labels: Tensor, counts: Tensor, generator: torch.Generator, /) -> Tensor:
-        """A vector of losses in the order of ``names``, each summed over the batch and divided by its count."""
+from medslip.training.criterion import Criterion
+from medslip.training.finetuning import FinetuningLoss
 
 
 class Objective(nn.Module):
@@ -36,7 +24,11 @@ class Objective(nn.Module):
     """
 
     def __init__(
-        self, model: nn.Module, criterion: Losses, normalise: Callable[[Tensor], Tensor], channels_last: bool = True
+        self,
+        model: nn.Module,
+        criterion: Criterion | FinetuningLoss,
+        normalise: Callable[[Tensor], Tensor],
+        channels_last: bool = True,
     ) -> None:
         super().__init__()
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from medslip.errors import InputError
+from medslip.errors import InputError, check_at_least
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,8 @@ class OptimConfig:
     clip_norm: float | None = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "warmup_learning_rate", "final_learning_rate", "warmup_steps", "weight_decay"):
-            if getattr(self, name) < 0:
-                raise InputError(f"optim.{name}: {getattr(self, name)} is less than 0")
+        check_at_least(self, "optim.", learning_rate=0, warmup_learning_rate=0, final_learning_rate=0)
+        check_at_least(self, "optim.", warmup_steps=0, weight_decay=0)
         if self.clip_norm is not None and self.clip_norm <= 0:
             raise InputError(f"optim.clip_norm: {self.clip_norm} is not above 0; null does not clip")
 

@@ -15,12 +15,8 @@ IDS = [f"{path.parent.name}/{path.name}" for path in FILES]
 
 
 def _config_class(file: Path) -> type:
-    task, _, command = file.stem.partition(".")
-    if file.parent != PHANTOM_CONFIGS:
-        task, command = file.parent.name, file.stem
-    module = importlib.import_module(f"medslip.tasks.{task}")
-    commands = getattr(module, "SUBCOMMANDS", None) or {"": module.COMMAND}
-    return commands.get(command, commands.get(""))[0]
+    task = file.stem if file.parent == PHANTOM_CONFIGS else file.parent.name
+    return importlib.import_module(f"medslip.tasks.{task}").COMMAND[0]
 
 
 @pytest.mark.parametrize("file", FILES, ids=IDS)

@@ -31,11 +31,9 @@ def test_every_command_in_the_pages_is_one_that_its_script_accepts(command, tmp_
     """A command that is copied from the README must not fail on a key that does not exist."""
     monkeypatch.chdir(ROOT)
     task, *arguments = shlex.split(command)
-    module = importlib.import_module(f"medslip.tasks.{task}")
-    commands = getattr(module, "SUBCOMMANDS", None)
+    config_class, _ = importlib.import_module(f"medslip.tasks.{task}").COMMAND
     if not arguments or "--help" in arguments or arguments[0] in ("SOURCE", "..."):
         return
-    config_class = commands[arguments.pop(0)][0] if commands else module.COMMAND[0]
     try:
         parse(config_class, arguments)
     except InputError as error:
