@@ -23,7 +23,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from medslip.checkpoints import Progress, load_state, save_state
-from medslip.data.loading import TrainingLoader
+from medslip.data.loading import Loader
 from medslip.errors import InputError, check_at_least
 from medslip.files import to_json, write_text
 from medslip.training.distributed import Processes, without_sync
@@ -94,7 +94,7 @@ class Trainer:
     validate: Callable[[], Validation]
     save_best: Callable[[Progress, dict[str, float]], None]
 
-    def fit(self, objective: Objective, batches: TrainingLoader, resume: bool = False) -> Progress:
+    def fit(self, objective: Objective, batches: Loader, resume: bool = False) -> Progress:
         """Train to the last epoch, from the beginning or from the run directory's last state.
 
         Args:
