@@ -49,21 +49,13 @@ _MALFORMED = (LookupError, TypeError, ValueError, AttributeError, OverflowError)
 
 
 class Entity(NamedTuple):
-    """A marked word or phrase of a report.
-
-    Attributes:
-        words: Its words, in text order.
-        anatomy: Whether it names an anatomy; otherwise it is an observation.
-        state: 1 present, 0 absent, -1 uncertain.
-        sentence: Index of its sentence.
-        relations: (kind, name of the target entity) of each outgoing relation.
-    """
+    """A marked word or phrase of a report."""
 
     words: tuple[str, ...]
-    anatomy: bool
-    state: int
+    anatomy: bool  # otherwise an observation
+    state: int  # 1 present, 0 absent, -1 uncertain
     sentence: int
-    relations: tuple[tuple[str, str], ...]
+    relations: tuple[tuple[str, str], ...]  # kind, name of the target entity
 
 
 Graph = dict[str, Entity]
@@ -151,15 +143,10 @@ def _iter_documents(path: Path) -> Iterator[tuple[str, Any]]:
     for number, document in iter_lines(path):
         try:
             words = list(chain.from_iterable(document["sentences"]))
-            entities: dict[str, Any] = {
-                f"{start}-{end}": {
-                    "tokens": " ".join(words[start : end + 1]),
-                    "label": label,
-                    "start_ix": start,
-                    "relations": [],
-                }
-                for start, end, label in chain.from_iterable(document["ner"])
-            }
+            entities: dict[str, Any] = {}
+            for start, end, label in chain.from_iterable(document["ner"]):
+                tokens = " ".join(words[start : end + 1])
+                entities[f"{start}-{end}"] = {"tokens": tokens, "label": label, "start_ix": start, "relations": []}
             for start, end, target_start, target_end, kind in chain.from_iterable(document["relations"]):
                 entities[f"{start}-{end}"]["relations"].append([kind, f"{target_start}-{target_end}"])
             key = str(document["doc_key"])
@@ -196,9 +183,8 @@ def parse_graph(key: str, data: Any, source: str) -> Graph:
         except _MALFORMED:
             raise InputError(f"{source}: report {key}: entity {name} {_problem(item)}") from None
     for name, entity in graph.items():
-        for _, target in entity.relations:
-            if target not in items:
-                raise InputError(f"{source}: report {key}: entity {name} points at entity {target}, which is missing")
+        if missing := {target for _, target in entity.relations} - items.keys():
+            raise InputError(f"{source}: report {key}: entity {name} points at entity {min(missing)}, which is missing")
         kept = tuple(relation for relation in entity.relations if relation[1] in graph)  # not to measurements
         graph[name] = entity._replace(relations=kept)
     return graph

@@ -25,10 +25,9 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from medslip.vocabulary import PATHOLOGIES
 
@@ -42,23 +41,15 @@ MIN_STEM = 5
 """Letters that two words must share to belong to one family: with four, "line" would cover "linear"."""
 
 
-@dataclass(frozen=True)
-class AnatomyRule:
+class _AnatomyRule(NamedTuple):
     """Fits a phrase with a word from each group in `has` and none from `lacks`; with `only`, and no other word."""
 
     anatomy: str
-    has: tuple[frozenset[str], ...]
+    has: list[frozenset[str]]
     lacks: frozenset[str]
     only: bool
 
-    @classmethod
-    def parse(cls, rule: Mapping[str, Any], groups: Mapping[str, Sequence[str]]) -> AnatomyRule:
-        """Build a rule from its JSON form, with the words of each named group."""
-        has, lacks = ([frozenset(groups.get(term, [term])) for term in rule.get(key, ())] for key in ("has", "lacks"))
-        return cls(rule["anatomy"], tuple(has), frozenset().union(*lacks), rule.get("only", False))
-
     def fits(self, words: frozenset[str]) -> bool:
-        """Whether the rule fits a phrase, given as a set of words."""
         if not all(words & group for group in self.has) or words & self.lacks:
             return False
         return not self.only or len(words) == len(self.has)
@@ -69,15 +60,21 @@ class ReportRules:
 
     Args:
         rules: The content of report_rules.json.
-        mapping: "medslip", or "authors" for the mapping of the published label matrices.
+        mapping: "medslip", or "published" for the mapping of the published label matrices.
     """
 
     def __init__(self, rules: Mapping[str, Any], mapping: RuleMapping = "medslip") -> None:
-        self.mapping = mapping
         anatomy, observation = rules["anatomy"], rules["observation"]
         deviations = defaultdict(list, rules["deviations"] if mapping == "medslip" else {})
+        groups = anatomy["words"]
         self._rules = [
-            AnatomyRule.parse(rule, anatomy["words"]) for rule in anatomy["rules"] + deviations["anatomy_rules"]
+            _AnatomyRule(
+                rule["anatomy"],
+                [frozenset(groups.get(term, [term])) for term in rule.get("has", ())],
+                frozenset(word for term in rule.get("lacks", ()) for word in groups.get(term, [term])),
+                rule.get("only", False),
+            )
+            for rule in anatomy["rules"] + deviations["anatomy_rules"]
         ]
         self._rewrites = [(frozenset(item["words"]), frozenset(item["become"])) for item in deviations["anatomy_words"]]
         self._anatomy_words = frozenset().union(
@@ -109,25 +106,17 @@ class ReportRules:
         return cls(json.loads(text), mapping)
 
     def anatomy(self, words: Sequence[str]) -> str:
-        """Map an anatomy phrase.
+        """One of the 51 anatomies for the words of a phrase, such as ("lobe", "lower", "left"), in any order and case.
 
-        Args:
-            words: Its words, such as ("lobe", "lower", "left"), in any order and case.
-
-        Returns:
-            One of the 51 anatomies: "unspecified" for no words, "other" where no rule fits.
+        "unspecified" for no words, "other" where no rule fits.
         """
         return self._cached_anatomy(tuple(words))
 
     def pathology(self, words: Sequence[str]) -> str:
-        """Map an observation.
+        """One of the 75 pathologies for the words of an observation, in text order and any case.
 
-        Args:
-            words: Its words in text order, in any case. The last word that maps to a class of its own decides;
-                otherwise any rare abnormality; otherwise it consists of words of change and degree.
-
-        Returns:
-            One of the 75 pathologies; "excluded_obs" for no words.
+        The last word that maps to a class of its own decides; otherwise any rare abnormality; otherwise the observation
+        consists of words of change and degree, or has no words: "excluded_obs".
         """
         return self._cached_pathology(tuple(words))
 

@@ -27,7 +27,6 @@ PRESENT, ABSENT, UNKNOWN = 1, 0, -1
 
 A, P = len(ANATOMIES), len(PATHOLOGIES)
 
-_PRESENT_BIT = np.uint16(1 << 15)
 _FORMAT, _VERSION = "medslip-labels", 1
 _AGAIN = "run prepare_data.py again"
 
@@ -84,7 +83,7 @@ class LabelStore:
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} of a store of {len(self)} studies")
         code = np.asarray(self._cells[self._offsets[row] : self._offsets[row + 1]])
-        cell = (code & ~_PRESENT_BIT).astype(np.intp)
+        cell = (code & 0x7FFF).astype(np.intp)
         return cell // P, cell % P, (code >> 15).astype(np.int8)
 
     def dense(self, row: int) -> Matrix:
@@ -105,7 +104,7 @@ class LabelStore:
     def counts(self) -> npt.NDArray[np.int64]:
         """Return how many studies have each cell absent and present, 2 x A x P."""
         cells = np.asarray(self._cells).astype(np.int64)
-        place = (cells >> 15) * (A * P) + (cells & ~int(_PRESENT_BIT))
+        place = (cells >> 15) * (A * P) + (cells & 0x7FFF)
         return np.bincount(place, minlength=2 * A * P).reshape(2, A, P)
 
     def check(self, rows: Sequence[int], studies: Sequence[str], source: str) -> None:
