@@ -99,23 +99,19 @@ def repeat(path: Path, line: int) -> int:
 
 
 @pytest.mark.parametrize("task", ["finetune_seg", "zeroshot_cls"])
-@pytest.mark.parametrize(("runs", "words"), [("4000 200", "pixel 4200"), ("1 2 3", "'1 2 3'"), ("5 0", "length 0")])
-def test_run_lengths_that_leave_the_image(corpus, refused, task, runs, words):
+def test_run_lengths_that_leave_the_image(corpus, refused, task):
     """A mask would be cut off or wrapped round in silence."""
     table = corpus / "siim_acr" / "train-rle.csv"
-    edit(table, r",[^,\n]*$", f",{runs}", line=5)
+    edit(table, r",[^,\n]*$", ",4000 200", line=5)
     error = refused(task, *images(task, "siim_acr", table.parent))
-    assert f"{table}: line 5: " in error
-    assert words in error
+    assert f"{table}: line 5: the run lengths end at pixel 4200" in error
 
 
-@pytest.mark.parametrize("task", ["ground", "zeroshot_cls"])
-@pytest.mark.parametrize("box", ["900,900,300,100", "-20,5,30,30", "5,5,0,30", "5,5,nan,30"])
-def test_box_outside_an_rsna_image(corpus, refused, task, box):
+def test_box_outside_an_rsna_image(corpus, refused):
     table = corpus / "rsna" / "stage_2_train_labels.csv"
     line = line_with(table, ",1$")
-    edit(table, r",.*,1$", f",{box},1", line=line)
-    error = refused(task, "--data.kind", "rsna", "--data.path", table.parent)
+    edit(table, r",.*,1$", ",900,900,300,100,1", line=line)
+    error = refused("ground", "--data.kind", "rsna", "--data.path", table.parent)
     assert f"{table}: line {line}: the box " in error
 
 

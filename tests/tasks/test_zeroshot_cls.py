@@ -14,6 +14,7 @@ from medslip.cli import main
 from medslip.config import parse
 from medslip.data.datasets.csv_table import CsvTable
 from medslip.data.datasets.folder import Folder
+from medslip.data.table import ImageTable
 from medslip.errors import InputError
 from medslip.predictor import Predictor
 from medslip.tasks import zeroshot_cls
@@ -357,3 +358,14 @@ def test_a_class_that_a_prompt_answers_for_can_be_validated(validated):
     others = zeroshot_cls._read_validation(asked.data.read(), asked)
     assert others is not None
     assert "Novel" in others.classes
+
+
+def test_a_class_outside_the_vocabulary_has_a_packaged_text_and_a_prompt_replaces_it_whatever_its_case():
+    """COVID-19 would need a prompt of the user's; or the user's text for covid-19 would be another class, unscored."""
+    images = ImageTable("x", pd.DataFrame({"path": ["a"]}), pd.DataFrame({"COVID-19": [1]}))
+    config = ZeroshotConfig(checkpoint=Path("x"), data=Folder(Path("x")))
+    assert build_queries(images, config).described() == {"COVID-19": CLASS_PROMPTS["COVID-19"]}
+    asked = replace(config, prompt={"covid-19": "hazy"})
+    assert build_queries(images, asked).described() == {"COVID-19": "covid-19: hazy"}
+    mapped = replace(config, data=replace(config.data, classes={"COVID-19": "pneumonia"}))
+    assert build_queries(images, mapped).described() == {"COVID-19": "pneumonia"}

@@ -81,8 +81,3 @@ def test_missing_and_empty_lists_are_named(tmp_path: Path) -> None:
         Covidx(tmp_path, split="val").read()
     with pytest.raises(InputError, match=r"cannot be read \(Not a directory\); give the folder that holds"):
         Covidx(tmp_path / "val.txt").read()
-
-
-def test_all_lists_at_once(tmp_path: Path) -> None:
-    images = Covidx(write_layout(tmp_path), split=None).read()
-    assert images.images["split"].tolist() == ["train"] * 2 + ["valid"] * 2 + ["test"] * 2

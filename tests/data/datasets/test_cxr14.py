@@ -90,13 +90,6 @@ def test_an_image_with_two_rows_is_refused(tmp_path: Path) -> None:
         Cxr14(root).read()
 
 
-def test_missing_image_file_is_named(tmp_path: Path) -> None:
-    root = write_layout(tmp_path)
-    (root / "images_001" / "images" / "00000002_000.png").unlink()
-    with pytest.raises(InputError, match=r"test_list.txt: line 1: image 00000002_000.png"):
-        Cxr14(root).read()
-
-
 @pytest.mark.parametrize("named", [True, False])
 def test_authors_list_by_names_or_by_position(tmp_path: Path, named: bool) -> None:
     root = write_layout(tmp_path)

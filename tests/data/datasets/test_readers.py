@@ -1,0 +1,125 @@
+"""What every data set must do, whatever its publisher's layout: on phantoms in each of them, and on its own options."""
+
+from __future__ import annotations
+
+import inspect
+import shutil
+from collections import Counter
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from medslip.data.dataset import DataSet
+from medslip.data.registry import DATA_SETS, data_set
+from medslip.errors import InputError
+from medslip.labels import A, P
+from medslip.tasks.make_phantom import MakePhantomConfig
+from medslip.tasks.make_phantom import run as make_phantom
+from medslip.vocabulary import CLASS_PROMPTS, pathology_of
+
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "coco": {"path": "coco"},
+    "covidx": {"path": "covidx"},
+    "csv": {"path": "findings.csv"},
+    "cxr14": {"path": "cxr14"},
+    "folder": {"path": "siim_acr"},
+    "mimic": {"path": "mimic_cxr", "graphs": "radgraph/MIMIC-CXR_graphs.json"},
+    "rsna": {"path": "rsna"},
+    "siim_acr": {"path": "siim_acr"},
+}
+"""Kind -> its options on a phantom corpus, paths relative to it. OpenI, CheXpert and the authors' files have no phantoms."""
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("phantom") / "corpus"
+    return make_phantom(
+        MakePhantomConfig(output, studies=24, valid_fraction=0.3, test_fraction=0.4, side=64, workers=1)
+    )
+
+
+def on(corpus: Path, kind: str) -> DataSet:
+    return data_set(kind)(**{name: corpus / value for name, value in LAYOUTS[kind].items()})
+
+
+@pytest.mark.parametrize("kind", DATA_SETS)
+def test_kind_is_registered_under_its_own_name_and_every_option_is_explained(kind: str) -> None:
+    """A run's config.yaml would name another data set; --help would be silent about a key."""
+    found = data_set(kind)
+    assert found.kind == kind
+    texts = "\n".join(inspect.getdoc(base) or "" for base in found.__mro__ if issubclass(base, DataSet))
+    assert all(f"    {field.name}: " in texts for field in fields(found))
+
+
+def test_an_unknown_kind_lists_those_that_there_are() -> None:
+    with pytest.raises(InputError, match=r"no such kind of data 'nih': one of authors, chexpert, .*siim_acr"):
+        data_set("nih")
+
+
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_the_table_is_complete(corpus: Path, kind: str) -> None:
+    """Every task works on any data set only if all of them say the same things in the same form."""
+    data = on(corpus, kind).all_splits()
+    table = data.read()
+    assert table.name
+    images = table.images
+    assert all(path.is_file() for path in table.paths)
+    assert images["path"].is_unique
+    assert images.index.tolist() == list(range(len(table)))
+    assert set(images["sex"]) <= {"M", "F", ""}
+    assert set(images["split"]) <= {"train", "valid", "test", ""}
+    assert images["age"].dtype == np.float64
+    assert (images["study"] != "").all() or kind == "folder"
+    assert (images["patient"] != "").all() or kind == "folder"
+    if table.labels is not None:
+        assert table.label_array.dtype == np.int8
+        assert set(np.unique(table.label_array)) <= {-1, 0, 1}
+        assert all(pathology_of(name) or name in CLASS_PROMPTS for name in table.classes)
+    if table.findings is not None:
+        assert table.found().any()
+        for index in np.flatnonzero(table.found()).tolist():
+            height, width = table.frame(index)
+            for finding in table.findings_of(index):
+                assert all(x >= 0 and y >= 0 and x + w <= width and y + h <= height for x, y, w, h in finding.boxes)
+                assert not finding.masks or table.mask(index, finding.label).any()
+    if kind != "folder":
+        left_out: Counter[str] = Counter()
+        studies = dict(data.triplets(table, left_out)) if kind != "covidx" else {}
+        assert set(studies) <= set(images["study"])
+        assert all(0 <= a < A and 0 <= p < P for cells in studies.values() for a, p in cells)
+
+
+@pytest.mark.parametrize("kind", ["covidx", "csv", "cxr14", "coco"])
+def test_a_split_is_part_of_the_whole(corpus: Path, kind: str) -> None:
+    """Test images would be trained on."""
+    data: Any = on(corpus, kind)
+    whole, test = data.all_splits().read(), replace(data, split="test").read()
+    assert sorted(test.paths) == sorted(whole.at(np.flatnonzero(whole.images["split"] == "test")).paths)
+    assert 0 < len(test) < len(whole)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in LAYOUTS if kind not in ("folder", "mimic")])
+def test_a_missing_image_is_named(corpus: Path, tmp_path: Path, kind: str) -> None:
+    """It would be found after hours, or be left out in silence. (MIMIC-CXR's are counted.)"""
+    copy = Path(shutil.copytree(corpus, tmp_path / "corpus"))
+    missing = on(copy, kind).read().paths[-1]
+    missing.unlink()
+    with pytest.raises(InputError, match=missing.stem):
+        on(copy, kind).read()
+
+
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_a_folder_that_does_not_exist_is_one_line(kind: str) -> None:
+    with pytest.raises(InputError, match=r"nowhere") as caught:
+        on(Path("nowhere"), kind).read()
+    assert "\n" not in str(caught.value)
+
+
+def test_classes_are_left_out_where_they_map_to_nothing(corpus: Path) -> None:
+    table = on(corpus, "coco").read()
+    left = replace(on(corpus, "coco"), classes={"mass": ""}).read()
+    assert set(table.classes) - set(left.classes) == {"mass"}
+    assert "mass" not in left.finding_classes
