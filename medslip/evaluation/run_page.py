@@ -36,7 +36,7 @@ METRICS_VERSION = 4
 
 _FIGURES = {
     "differences.png": "Run B minus run A, with 95 % intervals; in colour where the interval excludes 0.",
-    "answers.png": "Where the model looks: its attention in colour, the true box, its probability.",
+    "predictions.png": "Where the model looks: its attention in colour, the true box, its probability.",
     "overlays.png": "Best, median and worst cases: the model's map in colour over the image, and the truth.",
     "box_precision_recall.png": "Predicted boxes from the most confident down; the dot is all of them.",
     "subgroups.png": "Mean AUROC within groups of images, with 95 % intervals.",

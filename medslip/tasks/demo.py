@@ -117,7 +117,7 @@ def _classify(config: DemoConfig, checkpoint: Path) -> Path:
     tables = zeroshot_cls.run(held_out, show=False)
     assert tables is not None, "phantoms have labels"
     baseline = _thumbnail_scores(config)
-    draw_answers(folder / "answers.png", config.corpus, checkpoint)
+    draw_predictions(folder / "predictions.png", config.corpus, checkpoint)
     scores = tables["scores"].drop(columns="threshold")
     scores[list(SCORES[1:])] = scores[list(SCORES[1:])].map(float)
     print(to_text(scores.assign(thumbnails=baseline["auroc"].map(float))))
@@ -125,7 +125,7 @@ def _classify(config: DemoConfig, checkpoint: Path) -> Path:
         f"thumbnails: AUROC of a logistic regression on {THUMBNAIL} x {THUMBNAIL} thumbnails, supervised by the labels of "
         f"the same training images; mean {mean_auroc(baseline):.3f}"
     )
-    write_page(folder)  # again, now with answers.png
+    write_page(folder)  # again, now with predictions.png
     return folder
 
 
@@ -178,7 +178,7 @@ def _thumbnail_scores(config: DemoConfig) -> pd.DataFrame:
     return score(tables[-1].classes, labels, probabilities, tables[-1].patients, resamples=0)
 
 
-def draw_answers(path: Path, corpus: Path, checkpoint: Path, columns: int = 4, rows: int = 2) -> None:
+def draw_predictions(path: Path, corpus: Path, checkpoint: Path, columns: int = 4, rows: int = 2) -> None:
     """Draw held-out phantoms, each with the attention map, the box and the predicted probability of one of its findings."""
     table = Coco(corpus / "coco", split="test").read()
     shown: dict[str, tuple[Path, Finding]] = {}

@@ -41,7 +41,7 @@ def test_demo_ends_in_scores_figures_and_a_checkpoint(demonstrated):
     assert len(metrics["scores"]) >= 15
     assert metrics["scores"][-1]["class"] == "mean"
     assert metrics["scores"][-1]["auroc"]["value"] is not None
-    for name in ("predictions.csv", "roc.png", "precision_recall.png", "answers.png", "config.yaml"):
+    for name in ("predictions.csv", "roc.png", "precision_recall.png", "predictions.png", "config.yaml"):
         assert (runs / "zeroshot_cls" / name).stat().st_size > 0
     assert (demonstrated / BEST).is_file()
     assert (runs / "ground" / "overlays.png").is_file()
