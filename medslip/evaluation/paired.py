@@ -26,17 +26,20 @@ from medslip.errors import InputError
 from medslip.evaluation import segmentation
 from medslip.evaluation.bootstrap import Floats, Resampled, patient_index, resample_means
 from medslip.evaluation.classification import MEAN, SCORES, mean_members, resample_scores, why_undefined
-from medslip.evaluation.grounding_scores import CASE_SCORES, size_groups
+from medslip.evaluation.grounding_scores import CASE_SCORES, group_scores, size_groups
 
 CLASSIFICATION = ("zero-shot classification", "fine-tuned classification")
 GROUNDING = "grounding"
 SEGMENTATION = "segmentation"
-TASKS = (*CLASSIFICATION, GROUNDING, SEGMENTATION)
+
+_COLUMNS = {
+    **{task: ["image", "patient"] for task in CLASSIFICATION},
+    GROUNDING: ["image", "patient", "class", "larger_than_a_patch", *(f"model_{score}" for score in CASE_SCORES)],
+    SEGMENTATION: ["image", "patient", "marked_pixels", "dice", "iou"],
+}
+"""Task -> what its predictions.csv must have."""
 
 _TEXTS = frozenset({"image", "patient", "class", "view", "sex"})
-
-Pair = tuple[pd.DataFrame, pd.DataFrame]
-"""The predictions of run A and of run B."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,11 @@ class Run:
         return str(self.metrics["task"])
 
     @property
+    def key(self) -> list[str]:
+        """The columns that name a row of its predictions."""
+        return ["image", "class"] if self.task == GROUNDING else ["image"]
+
+    @property
     def classes(self) -> list[str]:
         """Classes with labels or findings; of a segmentation, its finding."""
         table = next(iter(self.predictions.values()))
@@ -67,6 +75,11 @@ class Run:
         return (
             table["class"].unique().tolist() if self.task == GROUNDING else [str(self.metrics["data"].get("finding"))]
         )
+
+    def of_classes(self, seed: int | None, classes: Sequence[str]) -> pd.DataFrame:
+        """A seed's predictions, without findings of other classes."""
+        table = self.predictions[seed]
+        return table[table["class"].isin(classes)] if self.task == GROUNDING else table
 
 
 def open_run(folder: Path, metrics: Mapping[str, Any]) -> Run:
@@ -79,8 +92,8 @@ def open_run(folder: Path, metrics: Mapping[str, Any]) -> Run:
     Raises:
         InputError: It is not such a directory, or a file in it cannot be used.
     """
-    if metrics.get("task") not in TASKS:
-        raise InputError(f"{folder}: cannot compare runs of {metrics.get('task')!r}, only of: {', '.join(TASKS)}")
+    if metrics.get("task") not in _COLUMNS:
+        raise InputError(f"{folder}: cannot compare runs of {metrics.get('task')!r}, only of: {', '.join(_COLUMNS)}")
     seeds = metrics.get("seeds")
     folders = {metrics.get("seed"): folder} if seeds is None else {seed: folder / f"seed_{seed}" for seed in seeds}
     tables = {seed: _read(path / "predictions.csv", metrics["task"]) for seed, path in folders.items()}
@@ -88,7 +101,7 @@ def open_run(folder: Path, metrics: Mapping[str, Any]) -> Run:
     for table in tables.values():
         if set(table["image"]) != set(first["image"]):
             raise InputError(
-                f"{_path(table)}: has other images than {_path(first)}; seeds of a run share their test images"
+                f"{table.attrs['path']}: has other images than {first.attrs['path']}; seeds of a run share their test images"
             )
     return Run(folder, metrics, tables)
 
@@ -96,44 +109,30 @@ def open_run(folder: Path, metrics: Mapping[str, Any]) -> Run:
 def _read(path: Path, task: str) -> pd.DataFrame:
     """A predictions.csv, checked, with numbers as numbers."""
     table = read_cells(path)
-    key = ["image", "class"] if task == GROUNDING else ["image"]
-    needed = [*key, "patient", *_columns(task)]
-    if missing := [column for column in needed if column not in table.columns]:
+    if missing := [column for column in _COLUMNS[task] if column not in table.columns]:
         raise InputError(f"{path}: no column {missing[0]!r}")
-    twice = table.duplicated(key)
-    if twice.any():
-        row = int(np.argmax(twice))
-        raise InputError(f"{path}: line {table.index[row]}: {' '.join(table[key].iloc[row])} occurs twice")
+    key = ["image", "class"] if task == GROUNDING else ["image"]
+    for line, twice in table.loc[table.duplicated(key), key].iterrows():
+        raise InputError(f"{path}: line {line}: {' '.join(twice)} occurs twice")
     for column in table.columns:
         if column in _TEXTS or column.endswith(("_box_confidences", "_box_found")):
             continue
-        texts = table[column].replace({"": "nan"})
-        good = np.isfinite(pd.to_numeric(texts, errors="coerce").to_numpy(np.float64))
+        texts = table[column].replace("", "nan")
+        is_label = column.startswith("label_")
+        good = texts.isin(("1", "0", "-1")) if is_label else np.isfinite(pd.to_numeric(texts, errors="coerce"))
         if task == GROUNDING or column == "age":
-            good |= (texts == "nan").to_numpy()
-        if column.startswith("label_"):
-            good &= texts.isin(("1", "0", "-1")).to_numpy()
-        if not good.all():
-            row = int(np.argmin(good))
-            what = "1, 0 or -1" if column.startswith("label_") else "a number"
-            raise InputError(f"{path}: line {table.index[row]}: {column} {table[column].iloc[row]!r} is not {what}")
+            good |= texts == "nan"
+        for line, text in table.loc[~good, column].items():
+            what = "1, 0 or -1" if is_label else "a number"
+            raise InputError(f"{path}: line {line}: {column} {text!r} is not {what}")
         # Python reads a number exactly as it was written; pandas' parser is off by the last bit.
         table[column] = [float(text) for text in texts]
     table.attrs["path"] = path
     return table
 
 
-def _columns(task: str) -> list[str]:
-    """What predictions.csv must have besides the names of its rows."""
-    if task in CLASSIFICATION:
-        return []
-    cases = ["larger_than_a_patch", *(f"model_{score}" for score in CASE_SCORES)]
-    return cases if task == GROUNDING else ["marked_pixels", "dice", "iou"]
-
-
-def _path(table: pd.DataFrame) -> Path:
-    path: Path = table.attrs["path"]
-    return path
+Pair = tuple[pd.DataFrame, pd.DataFrame]
+"""The predictions of run A and of run B."""
 
 
 @dataclass(frozen=True)
@@ -174,57 +173,50 @@ def match_runs(a: Run, b: Run) -> Matched:
     ):
         if not common:
             raise InputError(f"{a.folder} has {has[0]}, {b.folder} has {has[1]}: they have no {what} in common")
-    key = ["image", "class"] if a.task == GROUNDING else ["image"]
-
-    def of_classes(run: Run, seed: int | None) -> pd.DataFrame:
-        table = run.predictions[seed]
-        return table[table["class"].isin(classes)] if a.task == GROUNDING else table
-
-    of_a, of_b = (of_classes(run, seeds[0])["image"].unique().tolist() for run in (a, b))
-    names = match_images(of_a, of_b)
+    tables = [run.of_classes(seeds[0], classes) for run in (a, b)]
+    names = match_images(*(table["image"].unique().tolist() for table in tables))
     if not names:
-        raise InputError(
-            f"{_path(a.predictions[seeds[0]])} and {_path(b.predictions[seeds[0]])} have no image in common"
-        )
-    order = {name: k for k, (name, _) in enumerate(names)}
-    to_a = {theirs: ours for ours, theirs in names}
+        raise InputError(f"{tables[0].attrs['path']} and {tables[1].attrs['path']} have no image in common")
+    # The image's name in a run -> its name in run A, in the order that the rows are to have.
+    name_in_a = [{pair[side]: pair[0] for pair in names} for side in (0, 1)]
 
-    def rows(run: Run, seed: int | None) -> pd.DataFrame:
-        table = of_classes(run, seed)
-        kept = table[table["image"].isin(order if run is a else to_a)]
-        kept = kept.assign(image=kept["image"].map(lambda name: name if run is a else to_a[name]))
-        place = kept.assign(_place=kept["image"].map(order)).sort_values(["_place", *key], kind="stable")
-        return place.drop(columns="_place").reset_index(drop=True)
+    def rows(side: int, seed: int | None) -> pd.DataFrame:
+        table = (a, b)[side].of_classes(seed, classes)
+        image = pd.Categorical(table["image"].map(name_in_a[side]), list(name_in_a[0]))
+        return table.assign(image=image).dropna(subset="image").sort_values(a.key, ignore_index=True)
 
-    pairs = [(rows(a, seed), rows(b, seed)) for seed in seeds]
+    pairs = [(rows(0, seed), rows(1, seed)) for seed in seeds]
     first, second = pairs[0]
     for table in (table for pair in pairs for table in pair):
-        _check_same(first, table, key, a.task, classes)
+        _check_same(first, table, a.task, classes)
+    only_a, only_b = (sorted(set(table["image"]) - set(of)) for table, of in zip(tables, name_in_a, strict=True))
     patients = [mine or theirs for mine, theirs in zip(first["patient"], second["patient"], strict=True)]
-    return Matched(pairs, seeds, classes, sorted(set(of_a) - set(order)), sorted(set(of_b) - set(to_a)), patients)
+    return Matched(pairs, seeds, classes, only_a, only_b, patients)
 
 
-def _check_same(first: pd.DataFrame, table: pd.DataFrame, key: list[str], task: str, classes: Sequence[str]) -> None:
+def _check_same(first: pd.DataFrame, table: pd.DataFrame, task: str, classes: Sequence[str]) -> None:
     """Check that two tables have the same findings and labels."""
-    keys = [set(map(tuple, each[key].to_numpy())) for each in (first, table)]
-    if task == GROUNDING and keys[0] != keys[1]:
-        image, name = min(keys[0] ^ keys[1])
-        lacks, has = (table, first) if (image, name) in keys[0] else (first, table)
+    path, of_first = table.attrs["path"], first.attrs["path"]
+    different = "the runs were scored against different labels"
+    if task == GROUNDING:
+        keys = [set(zip(each["image"], each["class"], strict=True)) for each in (first, table)]
+        for image, name in sorted(keys[0] ^ keys[1]):
+            lacks, has = (path, of_first) if (image, name) in keys[0] else (of_first, path)
+            raise InputError(f"{lacks}: {image} has no {name}, but has one in {has}: {different}")
+        return
+    expected, found = (_labels(each, task, classes) for each in (first, table))
+    for row, column in np.argwhere(expected.to_numpy() != found.to_numpy()):
         raise InputError(
-            f"{_path(lacks)}: {image} has no {name}, but has one in {_path(has)}: the runs were scored against different labels"
+            f"{path}: {table['image'][row]} has {expected.columns[column]} {found.iloc[row, column]:g}, but "
+            f"{expected.iloc[row, column]:g} in {of_first}: {different}"
         )
-    labels = {name: f"label_{name}" for name in classes} if task in CLASSIFICATION else {}
-    labels |= {f"a mask of {classes[0]}:": "marked_pixels"} if task == SEGMENTATION else {}
-    for name, column in labels.items():
-        expected, found = (
-            (each[column] > 0).astype(int) if task == SEGMENTATION else each[column] for each in (first, table)
-        )
-        if (expected != found).any():
-            row = int(np.argmax(expected != found))
-            raise InputError(
-                f"{_path(table)}: {table['image'][row]} has {name} {found[row]:g}, but {expected[row]:g} in {_path(first)}: "
-                "the runs were scored against different labels"
-            )
+
+
+def _labels(table: pd.DataFrame, task: str, classes: Sequence[str]) -> pd.DataFrame:
+    """The labels of each class, or whether the image has a mask."""
+    if task == SEGMENTATION:
+        return pd.DataFrame({f"a mask of {classes[0]}:": (table["marked_pixels"] > 0).astype(int)})
+    return table[[f"label_{name}" for name in classes]].set_axis(list(classes), axis=1)
 
 
 def match_images(first: Sequence[str], second: Sequence[str]) -> list[tuple[str, str]]:
@@ -280,13 +272,11 @@ def compare_classifiers(
         return Resampled.stack([found[chosen].mean() for chosen in members.values()])
 
     found = [(scores(one), scores(other)) for one, other in pairs]
-    return pd.concat(
-        [
-            _differences([("", name, score) for name in members], cases, [(x[:, s], y[:, s]) for x, y in found])
-            for s, score in enumerate(SCORES)
-        ],
-        ignore_index=True,
-    )
+    tables = [
+        _differences([("", name, score) for name in members], cases, [(one[:, s], other[:, s]) for one, other in found])
+        for s, score in enumerate(SCORES)
+    ]
+    return pd.concat(tables, ignore_index=True)
 
 
 def compare_cases(
@@ -306,9 +296,8 @@ def compare_cases(
         resamples: Number of resamples; 0 for no intervals.
         seed: Random seed.
     """
-    owner = patient_index(patients)
     cases = np.max([(~np.isnan(one + other)).sum(axis=0) for one, other in pairs], axis=0)
-    return _differences(keys, cases.tolist(), [_means(one, other, owner, resamples, seed) for one, other in pairs])
+    return _differences(keys, cases.tolist(), _means(pairs, patients, resamples, seed))
 
 
 def compare_segmenters(
@@ -322,14 +311,11 @@ def compare_segmenters(
         resamples: Number of resamples; 0 for no intervals.
         seed: Random seed.
     """
-    owner = patient_index(patients)
-    columns = [[segmentation.score_columns(run).to_numpy() for run in pair] for pair in pairs]
-    cases = [*(~np.isnan(columns[0][0])).sum(axis=0).tolist(), len(owner)]
-    found = [
-        tuple(map(segmentation.with_balanced, _means(one, other, owner, resamples, seed))) for one, other in columns
-    ]
-    keys = [("", "all images", score) for score in segmentation.SCORES]
-    return _differences(keys, cases, [(one, other) for one, other in found])
+    columns = [(segmentation.score_columns(one), segmentation.score_columns(other)) for one, other in pairs]
+    means = _means([(one.to_numpy(), other.to_numpy()) for one, other in columns], patients, resamples, seed)
+    balanced = [(segmentation.with_balanced(one), segmentation.with_balanced(other)) for one, other in means]
+    cases = [*columns[0][0].notna().sum(), len(patients)]
+    return _differences([("", "all images", score) for score in segmentation.SCORES], cases, balanced)
 
 
 def compare_runs(a: Run, b: Run, matched: Matched, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
@@ -346,7 +332,7 @@ def compare_runs(a: Run, b: Run, matched: Matched, resamples: int = 1000, seed: 
     if a.task == SEGMENTATION:
         return compare_segmenters(pairs, patients, resamples, seed)
     if a.task in CLASSIFICATION:
-        labels = pairs[0][0][[f"label_{name}" for name in classes]].to_numpy(np.int8)
+        labels = _labels(pairs[0][0], a.task, classes).to_numpy(np.int8)
         probabilities = [(one[classes].to_numpy(), other[classes].to_numpy()) for one, other in pairs]
         means = [{str(row["class"]) for row in run.metrics.get("scores", [])} for run in (a, b)]
         leave_out = [name for name in classes if f"{MEAN} without {name}" in means[0] & means[1]]
@@ -355,23 +341,22 @@ def compare_runs(a: Run, b: Run, matched: Matched, resamples: int = 1000, seed: 
     first, second = pairs[0]
     larger = (first["larger_than_a_patch"] > 0) & (second["larger_than_a_patch"] > 0)
     groups = size_groups(first.assign(larger_than_a_patch=larger))
+    scores = [tuple(group_scores(run, groups, ["model"]) for run in pair) for pair in pairs]
     keys = [(size, name, score) for size, name in groups for score in CASE_SCORES]
-    members = [inside for inside in groups.values() for _ in CASE_SCORES]
-
-    def columns(run: pd.DataFrame) -> Floats:
-        values = [run[f"model_{score}"].where(inside) for (_, _, score), inside in zip(keys, members, strict=True)]
-        return np.stack(values, axis=1)
-
-    return compare_cases(keys, [(columns(one), columns(other)) for one, other in pairs], patients, resamples, seed)
+    values = [(one.to_numpy(), other.to_numpy()) for one, other in scores]
+    return compare_cases(keys, values, patients, resamples, seed)
 
 
 def _means(
-    one: Floats, other: Floats, owner: npt.NDArray[np.intp], resamples: int, seed: int
-) -> tuple[Resampled, Resampled]:
-    """The K means of both runs over the cases of which both have a value."""
-    missing = np.isnan(one) | np.isnan(other)
-    first, second = (resample_means(np.where(missing, np.nan, run), owner, resamples, seed) for run in (one, other))
-    return first, second
+    pairs: Sequence[tuple[Floats, Floats]], patients: Sequence[str], resamples: int, seed: int
+) -> list[tuple[Resampled, Resampled]]:
+    """For each seed, the K means of both runs over the cases of which both have a value."""
+    owner = patient_index(patients)
+
+    def means(values: Floats, others: Floats) -> Resampled:
+        return resample_means(np.where(np.isnan(others), np.nan, values), owner, resamples, seed)
+
+    return [(means(one, other), means(other, one)) for one, other in pairs]
 
 
 def _differences(
