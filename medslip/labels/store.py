@@ -15,11 +15,12 @@ import zlib
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 import numpy.typing as npt
 
-from medslip.errors import InputError
+from medslip.errors import InputError, one_line
 from medslip.files import folder_written_whole
 from medslip.vocabulary import ANATOMIES, PATHOLOGIES
 
@@ -55,25 +56,29 @@ class LabelStore:
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
         try:
-            meta = json.loads((self.folder / "meta.json").read_text())
-            self._offsets = np.load(self.folder / "offsets.npy", mmap_mode="r")
-            self._keys = np.load(self.folder / "keys.npy", mmap_mode="r")
-            size = (self.folder / "cells.bin").stat().st_size
-            self._cells: npt.NDArray[np.uint16] = (
-                np.memmap(self.folder / "cells.bin", np.uint16, "r") if size else np.empty(0, np.uint16)
-            )
-            checksums = _checksums(self.folder)
-        except (OSError, ValueError, EOFError) as error:
-            raise InputError(f"{self.folder}: not a complete label store ({error}); {_AGAIN}") from None
+            self._open()
+        except (OSError, ValueError, TypeError, EOFError, SyntaxError, TokenError) as error:  # as np.load raises them
+            raise InputError(f"{self.folder}: not a complete label store ({one_line(error)}); {_AGAIN}") from None
+
+    def _open(self) -> None:
+        meta = json.loads((self.folder / "meta.json").read_text())
         if not isinstance(meta, dict) or (meta.get("format"), meta.get("version")) != (_FORMAT, _VERSION):
             raise InputError(f"{self.folder}/meta.json: not a label store of version {_VERSION}")
         if meta.get("vocabulary") != _vocabulary_key():
             raise InputError(f"{self.folder}/meta.json: written with another vocabulary; {_AGAIN}")
-        for name, checksum in checksums.items():
+        for name, checksum in _checksums(self.folder).items():
             if meta.get(name, checksum) != checksum:  # stores of earlier versions have none
                 raise InputError(f"{self.folder / name}: is damaged: its checksum is not that in meta.json; {_AGAIN}")
-        if len(self._offsets) != len(self._keys) + 1 or self._offsets[-1] * 2 != size:
-            raise InputError(f"{self.folder}: cells.bin is truncated; {_AGAIN}")
+        self._offsets = np.load(self.folder / "offsets.npy", mmap_mode="r")
+        self._keys = np.load(self.folder / "keys.npy", mmap_mode="r")
+        file = self.folder / "cells.bin"
+        self._cells: npt.NDArray[np.uint16] = (
+            np.memmap(file, np.uint16, "r") if file.stat().st_size else np.empty(0, np.uint16)
+        )
+        if len(self._offsets) != len(self._keys) + 1 or self._offsets[-1] != len(self._cells):
+            raise InputError(f"{file}: is truncated; {_AGAIN}")
+        if (self._cells & 0x7FFF).max(initial=0) >= A * P:
+            raise InputError(f"{file}: is damaged: it has a cell outside the {A} x {P} matrix; {_AGAIN}")
 
     def __len__(self) -> int:
         return len(self._keys)

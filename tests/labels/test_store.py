@@ -143,12 +143,21 @@ def test_store_of_another_vocabulary_or_version_is_bad_input(store, meta, words)
 
 
 def test_a_store_without_checksums_is_read(store):
-    """Stores of earlier versions have none."""
+    """Stores of earlier versions have none; some damage shows without them."""
     meta = json.loads((store / "meta.json").read_text())
     kept = {key: value for key, value in meta.items() if "." not in key}
     assert len(kept) == len(meta) - 3
     (store / "meta.json").write_text(json.dumps(kept))
     assert LabelStore(store).dense(0)[4, 8] == PRESENT
+    for file, position, fault in (
+        ("cells.bin", 3, "outside the 51 x 75"),
+        ("keys.npy", 30, "not a complete label store"),
+    ):
+        whole = (store / file).read_bytes()
+        (store / file).write_bytes(whole[:position] + b"}" + whole[position + 1 :])
+        with pytest.raises(InputError, match=fault):
+            LabelStore(store)
+        (store / file).write_bytes(whole)
 
 
 def test_list_of_another_store_is_an_error_with_file_and_line(store):
