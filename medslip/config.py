@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from types import NoneType, SimpleNamespace
@@ -43,8 +43,8 @@ def parse(config_class: Callable[..., Any], arguments: Sequence[str], command: s
         InputError: A key is unknown or missing, a value has the wrong type, a dictionary is given twice, or a YAML file
             cannot be read.
     """
+    arguments = _joined(arguments, getattr(config_class, "positional", ()))
     arguments = [_with_underscores(argument, config_class) for argument in arguments]
-    arguments = _with_keys(arguments, getattr(config_class, "positional", ()))
     _check_given_once(arguments, config_class)
 
     def build(given: Sequence[str]) -> Any:
@@ -80,13 +80,13 @@ def _build(config_class: Callable[..., Any], arguments: Sequence[str], command: 
     # The entries of a dictionary of configs with data sets are built one by one, each with the options of its kind.
     tables = {
         key: {
-            str(entry): _build(get_args(kind)[1], ["--config", yaml.safe_dump(keys)], f"{key}.{entry}")
+            str(entry): _build(get_args(kind)[1], [f"--config={yaml.safe_dump(keys)}"], f"{key}.{entry}")
             for entry, keys in (given.get(key) or {}).items()
         }
         for key, kind in get_type_hints(hint).items()
         if is_table(kind)
     }
-    parsed = parser.parse_args([each for each in _joined(arguments) if re.split("[.=]", each[2:])[0] not in tables])
+    parsed = parser.parse_args([each for each in arguments if re.split("[.=]", each[2:])[0] not in tables])
     _check_values(parsed.as_dict(), options)
     values = {
         key: value for key, value in vars(parser.instantiate(parsed)).items() if key not in ("config", "__path__")
@@ -95,22 +95,25 @@ def _build(config_class: Callable[..., Any], arguments: Sequence[str], command: 
     return untyped(hint, SimpleNamespace(**values)) if has_data_set(hint) else config_class(**values)
 
 
-def _joined(arguments: Sequence[str]) -> list[str]:
-    """--key value as --key=value."""
+def _joined(arguments: Sequence[str], positional: Sequence[str]) -> list[str]:
+    """Each argument as --key=value; the parser rejects a value that is left without a key."""
     joined: list[str] = []
-    for argument in arguments:
-        waiting = joined and joined[-1].startswith("--") and "=" not in joined[-1] and joined[-1] != "--help"
-        if waiting and not argument.startswith("--"):
-            joined[-1] += f"={argument}"
-        else:
+    keys, rest = list(positional), list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        if not argument.startswith("-"):
+            joined.append(f"--{keys.pop(0)}={argument}" if keys else argument)
+        elif "=" in argument or argument in ("-h", "--help") or not rest or rest[0].startswith("--"):
             joined.append(argument)
+        else:
+            joined.append(f"{argument}={rest.pop(0)}")
     return joined
 
 
 def _given(arguments: Sequence[str]) -> dict[str, Any]:
     """The keys of all --config files and arguments, nested; later ones win. What cannot be read is left to the parser."""
     given: dict[str, Any] = {}
-    for argument in _joined(arguments):
+    for argument in arguments:
         key, _, value = argument.removeprefix("--").partition("=")
         loaded: Any = _loaded(value) if key == "config" or value.startswith("{") else value
         for part in [] if key == "config" else reversed(key.split(".")):
@@ -122,16 +125,11 @@ def _given(arguments: Sequence[str]) -> dict[str, Any]:
 
 def _loaded(text: str) -> Any:
     """A YAML file, or YAML itself; None if it is not YAML."""
-    try:
-        return yaml.safe_load(Path(text).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError):
-        pass
-    except yaml.YAMLError:
-        return None
-    try:
+    with suppress(OSError, UnicodeDecodeError):
+        text = Path(text).read_text(encoding="utf-8")
+    with suppress(yaml.YAMLError):
         return yaml.safe_load(text)
-    except yaml.YAMLError:
-        return None
+    return None
 
 
 def _merge(values: dict[str, Any], more: Mapping[str, Any]) -> None:
@@ -231,20 +229,6 @@ def _with_underscores(argument: str, config_class: Callable[..., Any]) -> str:
     return f"--{'.'.join(parts)}{equals}{value}"
 
 
-def _with_keys(arguments: Sequence[str], positional: Sequence[str]) -> list[str]:
-    """Put --key before the values that have none; the parser rejects any that are left over."""
-    given: list[str] = []
-    keys, rest = iter(positional), iter(arguments)
-    for argument in rest:
-        if argument.startswith("-"):
-            alone = "=" in argument or argument in ("-h", "--help")
-            given += [argument, *itertools.islice(rest, 0 if alone else 1)]
-        else:
-            key = next(keys, None)
-            given += [argument] if key is None else [f"--{key}", argument]
-    return given
-
-
 def _check_values(values: Mapping[str, Any], config_class: Callable[..., Any], prefix: str = "") -> None:
     """Check for keys without a value and for groups of keys given as one value, which the parser accepts."""
     for key, kind in get_type_hints(config_class).items():
@@ -259,13 +243,14 @@ def _check_values(values: Mapping[str, Any], config_class: Callable[..., Any], p
 
 def _file_at_fault(build: Callable[[Sequence[str]], Any], arguments: Sequence[str], error: Exception) -> str | None:
     """The --config file that causes an error: it fails in the same way alone, or has the key that the error names."""
-    files = [value for key, value in itertools.pairwise(arguments) if key == "--config"]
-    files += [key.removeprefix("--config=") for key in arguments if key.startswith("--config=")]
     named = str(error).split(":")[0].split(".")[-1]
     overridden = any(re.split(r"--|[.]", argument.split("=")[0])[-1] == named for argument in arguments)
-    for file in files:
+    for argument in arguments:
+        key, _, file = argument.partition("=")
+        if key != "--config":
+            continue
         try:
-            build(["--config", file])
+            build([argument])
         except _CONFIG_ERRORS as alone:
             if str(alone) == str(error):
                 return file
