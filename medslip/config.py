@@ -15,7 +15,7 @@ import jsonargparse
 import yaml
 
 from medslip.data.dataset import DataSet
-from medslip.data_options import has_data_set, is_table, typed, untyped
+from medslip.data_options import has_data_set, is_table, summary, typed, untyped
 from medslip.errors import InputError, one_line
 
 PHANTOM_CONFIGS = Path(__file__).parent / "resources" / "phantom"
@@ -65,7 +65,7 @@ def parse(config_class: Callable[..., Any], arguments: Sequence[str], command: s
 def _parser(config_class: Callable[..., Any], command: str) -> jsonargparse.ArgumentParser:
     # An abbreviation would be a second spelling of a key, and change its meaning with the next key that starts like it.
     parser = jsonargparse.ArgumentParser(
-        prog=command, exit_on_error=False, allow_abbrev=False, description=_summary(config_class)
+        prog=command, exit_on_error=False, allow_abbrev=False, description=summary(config_class)
     )
     parser.add_argument("--config", action="config", help="A YAML file with the keys that differ from the defaults.")
     parser.add_class_arguments(config_class, nested_key=None, fail_untyped=True)
@@ -258,10 +258,6 @@ def _file_at_fault(build: Callable[[Sequence[str]], Any], arguments: Sequence[st
             if not overridden and named in {key.split(".")[-1] for key in keys}:
                 return file
     return None
-
-
-def _summary(config_class: Callable[..., Any]) -> str:
-    return (config_class.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")
 
 
 def _readable(message: str) -> str:

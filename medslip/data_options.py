@@ -14,7 +14,7 @@ from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from medslip.data.dataset import DataSet
 from medslip.data.registry import DATA_SETS, data_set
-from medslip.errors import InputError
+from medslip.errors import InputError, one_line
 
 
 def has_data_set(hint: Any) -> bool:
@@ -59,7 +59,7 @@ def typed(config_class: type, given: Mapping[str, Any], prefix: str = "") -> typ
             hint, default = typed(cast(type, hint), keys if isinstance(keys, Mapping) else {}, f"{name}."), field()
         members.append((each.name, hint, default))
     texts = {name: text for base in reversed(config_class.__mro__) for name, text in _attributes(base.__doc__).items()}
-    return _dataclass(config_class.__name__, members, _docstring(_summary(config_class), texts))
+    return _dataclass(config_class.__name__, members, _docstring(summary(config_class), texts))
 
 
 def untyped(hint: Any, value: Any) -> Any:
@@ -88,7 +88,7 @@ def _options(given: Mapping[str, Any], name: str) -> type:
         if key not in has:
             raise InputError(f"{name}.{key}: data of kind {kind} has no such option; it has {', '.join(has[1:])}")
     texts |= _attributes(DataSet.__doc__) | _attributes(found.__doc__)
-    return _dataclass(found.__name__, members, _docstring(_summary(found), texts))
+    return _dataclass(found.__name__, members, _docstring(summary(found), texts))
 
 
 def _dataclass(name: str, members: list[tuple[str, Any, Any]], doc: str | None) -> type:
@@ -101,8 +101,9 @@ def _default(each: Field[Any]) -> Any:
     return field(default=each.default)
 
 
-def _summary(config_class: type) -> str:
-    return (config_class.__doc__ or "").partition("\n")[0]
+def summary(config_class: Any) -> str:
+    """The first paragraph of a class's docstring, on one line."""
+    return " ".join((config_class.__doc__ or "").strip().split("\n\n")[0].split())
 
 
 def _docstring(summary: str, attributes: Mapping[str, str]) -> str:
@@ -111,13 +112,6 @@ def _docstring(summary: str, attributes: Mapping[str, str]) -> str:
 
 def _attributes(doc: str | None) -> dict[str, str]:
     """The entries of a docstring's Attributes: name -> text on one line."""
-    found: dict[str, str] = {}
-    name = ""
-    for line in inspect.cleandoc(doc or "").partition("Attributes:\n")[2].splitlines():
-        start = re.match(r"    (\w+): (.*)", line)
-        if start:
-            name = start[1]
-            found[name] = start[2]
-        elif name:
-            found[name] += " " + line.strip()
-    return found
+    entries = inspect.cleandoc(doc or "").partition("Attributes:\n")[2]
+    found = re.findall(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", entries, flags=re.MULTILINE)
+    return {name: one_line(text) for name, text in found}

@@ -245,9 +245,3 @@ def test_authors_state_of_impossible_shape_is_named():
     state["disease_embedding_layer.weight"] = torch.ones(())
     with pytest.raises(InputError, match="is not a matrix"):
         load_authors(state, torch.ones(75, 8), torch.ones(51, 8))
-
-
-def test_unknown_trunk_is_bad_input():
-    """A card from a later version would end in torchvision's traceback."""
-    with pytest.raises(InputError, match=r"model\.trunk: 'resnet152' is not one of"):
-        ModelConfig(trunk="resnet152")

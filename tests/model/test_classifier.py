@@ -6,7 +6,6 @@ import pytest
 import torch
 import torchvision
 
-from medslip.errors import InputError
 from medslip.model.classifier import Classifier, LinearProbe
 from medslip.model.trunk import BACKBONES, FourthStage, Trunk
 from medslip.training.optim import OptimConfig, make_optimizer
@@ -44,8 +43,3 @@ def test_names_of_a_resnets_fourth_stage_stay():
     """Fine-tuned checkpoints hold them."""
     resnet = torchvision.models.resnet50()
     assert list(FourthStage("resnet50").state_dict()) == list(resnet.layer4.state_dict())
-
-
-def test_unknown_weights_are_one_line():
-    with pytest.raises(InputError, match="IMAGENET9"):
-        FourthStage("resnet18", "IMAGENET9")

@@ -182,6 +182,7 @@ def test_initialisation_leaves_the_trunk_alone(initialisation, tmp_path):
     ("change", "words"),
     [
         ({"residual_gamma": 0.5, "trunk": "densenet121"}, "model.residual_gamma: only a ResNet"),
+        ({"trunk": "resnet152"}, "model.trunk: 'resnet152' is not one of"),
         ({"width": 18}, "model.width"),
         ({"decoder_layers": 0}, "model.decoder_layers"),
         ({"dropout": 1.5}, "model.dropout"),

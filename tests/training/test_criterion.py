@@ -8,7 +8,7 @@ from medslip.data.preprocessing import Preprocessing
 from medslip.errors import InputError
 from medslip.losses import existence_of
 from medslip.model.medslip import MeDSLIP, ModelConfig
-from medslip.training.criterion import Criterion, LossConfig, LossTerm, loss_terms
+from medslip.training.criterion import Criterion, LossConfig, loss_terms
 from medslip.training.objective import Objective
 
 CONFIG = ModelConfig("resnet18", width=16, decoder_layers=1, feed_forward=16, dropout=0.0)
@@ -97,33 +97,6 @@ def test_protocl_is_computed_in_float32_under_autocast(output, batch):
     with torch.autocast("cpu", torch.bfloat16):
         found = losses(output, batch.labels, negatives=7)
     assert torch.equal(found, expected)
-
-
-def test_a_new_loss_is_one_function_and_one_entry(model, output, batch):
-    """Its name, weight and count reach total, logs and gradient without any other change."""
-
-    def prototype_length(output, targets, count):
-        """How long the prototypes of present pathologies are."""
-        return output.pathology_prototypes[targets.pathology == 1].square().sum() / count.clamp(min=1)
-
-    terms = loss_terms(LossConfig())
-    terms["prototype_length"] = LossTerm(0.1, prototype_length, lambda targets: (targets.pathology == 1).sum())
-    criterion = Criterion(terms)
-    plain, found = losses(output, batch.labels), criterion(output, batch.labels)
-    assert criterion.names[-1] == "prototype_length"
-    torch.testing.assert_close(found[:-1][1:], plain[1:])
-    torch.testing.assert_close(found[0], plain[0] + 0.1 * found[-1])
-    present = existence_of(batch.labels)[0] == 1
-    torch.testing.assert_close(found[-1], output.pathology_prototypes[present].square().sum(-1).mean())
-    objective = Objective(model, criterion, Preprocessing(32).normalise)
-    gradients = []
-    for weight in (1.0, 0.0):
-        terms["prototype_length"] = LossTerm(weight, prototype_length, terms["prototype_length"].count)
-        objective.criterion = Criterion(terms)
-        model.zero_grad()
-        objective(batch, objective.counts(batch), torch.Generator())[0].backward()
-        gradients.append(model.pathology_prototype.bias.grad.clone())
-    assert not torch.allclose(*gradients)
 
 
 def test_batch_without_labels_is_a_programming_error(model, batch):
