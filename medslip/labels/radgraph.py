@@ -143,6 +143,7 @@ def _iter_documents(path: Path) -> Iterator[tuple[str, Any]]:
     for number, document in iter_lines(path):
         try:
             words = list(chain.from_iterable(document["sentences"]))
+            text = " ".join(words)
             entities: dict[str, Any] = {}
             for start, end, label in chain.from_iterable(document["ner"]):
                 tokens = " ".join(words[start : end + 1])
@@ -154,7 +155,7 @@ def _iter_documents(path: Path) -> Iterator[tuple[str, Any]]:
             raise InputError(
                 f"{path}: line {number} is not a report in RadGraph-XL's form (doc_key, sentences, ner, relations)"
             ) from None
-        yield key, {"text": " ".join(words), "entities": entities}
+        yield key, {"text": text, "entities": entities}
 
 
 def parse_graph(key: str, data: Any, source: str) -> Graph:

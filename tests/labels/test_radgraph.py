@@ -245,6 +245,7 @@ def test_json_lines_mean_the_same_as_graphs(tmp_path_factory: pytest.TempPathFac
     [
         ('{"doc_key"', "line 2 is not valid JSON"),
         ("{}", "line 2 is not a report in RadGraph-XL's form"),
+        ('{"doc_key": 1, "sentences": [[1]], "ner": [], "relations": []}', "line 2 is not a report"),
         ('{"doc_key": 1, "sentences": [], "ner": [[[0, 0]]], "relations": []}', "line 2 is not a report"),
         (
             '{"doc_key": 1, "sentences": [], "ner": [], "relations": [[[0, 0, 1, 1, "modify"]]]}',
