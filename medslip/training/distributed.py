@@ -86,16 +86,15 @@ def processes(device: Device = "auto") -> Iterator[Processes]:
     Raises:
         InputError: "cuda" was requested and there is none.
     """
-    kind = choose_device(device).type
+    here = choose_device(device)
     world_size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    index = int(os.environ.get("LOCAL_RANK", "0")) if kind == "cuda" else None
-    if index is not None:
-        torch.cuda.set_device(index)
-    here = torch.device(kind, index) if index is not None else torch.device(kind)
+    if here.type == "cuda":
+        here = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(here)
     if world_size == 1:
         yield Processes(0, 1, here)
         return
-    dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+    dist.init_process_group("nccl" if here.type == "cuda" else "gloo")
     try:
         yield Processes(rank, world_size, here)
     finally:

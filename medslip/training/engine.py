@@ -240,16 +240,17 @@ class _Log:
     """log.jsonl and TensorBoard events of the main process. A resumed run first drops the lines after its state."""
 
     def __init__(self, folder: Path, active: bool, step: int) -> None:
-        self._file, self._board = None, None
-        if active:
-            path = folder / "log.jsonl"
-            kept = [line for line in read_log(path) if line["step"] <= step] if path.exists() and step else []
-            write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
-            self._file = path.open("a")
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
+        self._active = active
+        if not active:
+            return
+        path = folder / "log.jsonl"
+        kept = [line for line in read_log(path) if line["step"] <= step] if path.exists() and step else []
+        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+        self._file = path.open("a")
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
 
     def write(self, kind: str, step: int, values: dict[str, float]) -> None:
-        if self._file is None or self._board is None:
+        if not self._active:
             return
         line = {"kind": kind, "step": step, "time": round(time.time(), 1)} | values
         self._file.write(to_json(line) + "\n")
@@ -261,7 +262,7 @@ class _Log:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._file is not None and self._board is not None:
+        if self._active:
             self._file.close()
             self._board.close()
 
