@@ -14,20 +14,10 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, PngImagePlugin
 from tqdm import tqdm
 
-from medslip.data.dicom import (
-    DICOM_SUFFIXES,
-    MAX_PIXELS,
-    Grey,
-    Header,
-    read_dicom,
-    read_dicom_header,
-    uid_of,
-    write_dicom,
-    years,
-)
+from medslip.data.dicom import DICOM_SUFFIXES, MAX_PIXELS, Grey, Header, read_dicom, read_dicom_header, years
 from medslip.errors import InputError, one_line
 
-__all__ = ["Grey", "Header", "is_dicom", "read_header", "read_headers", "read_image", "uid_of", "write_dicom", "years"]
+__all__ = ["Grey", "Header", "is_dicom", "read_header", "read_headers", "read_image", "years"]
 
 _ORIENTATION_TAG = 0x0112
 _MESSAGE_LENGTH = 160  # characters of a decoder's message

@@ -19,8 +19,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from medslip.data.images import Header, uid_of, write_dicom
+from medslip.data.images import Header
 from medslip.data.splits import split_of
+from medslip.phantoms.dicom import uid_of, write_dicom
 from medslip.phantoms.findings import KINDS
 from medslip.phantoms.painters import Mask
 from medslip.phantoms.study import PhantomStudy

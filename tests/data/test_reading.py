@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 
 from medslip.data.datasets.folder import Folder
-from medslip.data.images import Header, uid_of, write_dicom
+from medslip.data.images import Header
 from medslip.data.reading import check_unique, find_images, read_box, read_cells
 from medslip.errors import InputError
+from medslip.phantoms.dicom import uid_of, write_dicom
 
 SOURCE = Path("list.csv")
 

@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from medslip.data.datasets.rsna import Rsna
-from medslip.data.images import Header, uid_of, write_dicom
+from medslip.data.images import Header
 from medslip.errors import InputError
+from medslip.phantoms.dicom import uid_of, write_dicom
 
 ROWS = ["p1,,,,,0", "p2,10.0,20,30.5,40,1", "p3,1,2,3,4,1", "p2,500,20,30,40,1"]
 

@@ -13,8 +13,9 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
 from medslip.data.datasets.siim_acr import SiimAcr, decode_rle, encode_rle, parse_runs
-from medslip.data.images import Header, uid_of, write_dicom
+from medslip.data.images import Header
 from medslip.errors import InputError
+from medslip.phantoms.dicom import uid_of, write_dicom
 
 HEADER = Header("", "F", 43.0, "PA", 0, 0)
 
