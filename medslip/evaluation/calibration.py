@@ -184,11 +184,10 @@ class _Binned:
         """One row per bin that holds images."""
         rows = []
         for place in np.unique(self._bin):
-            inside = self._bin == place
-            images, present = int(inside.sum()), int(self._label[inside].sum())
-            ends = binomtest(present, images).proportion_ci(method="wilson")
-            frequency = Estimate(present / images, float(ends.low), float(ends.high))
-            rows.append({"images": images, "probability": self._probability[inside].mean(), "frequency": frequency})
+            label, probability = self._label[self._bin == place], self._probability[self._bin == place]
+            ends = binomtest(int(label.sum()), len(label)).proportion_ci(method="wilson")
+            frequency = Estimate(float(label.mean()), float(ends.low), float(ends.high))
+            rows.append({"images": len(label), "probability": probability.mean(), "frequency": frequency})
         return rows
 
 

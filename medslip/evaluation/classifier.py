@@ -70,34 +70,30 @@ def evaluate(
     classes, labels, probabilities = test.classes, test.labels, test.probabilities
     patients = test.images["patient"].tolist()
     tables = {"scores": score(classes, labels, probabilities, patients, resamples, seed, leave_out)}
-    found, bins = calibration(classes, labels, probabilities, patients, resamples, seed)
-    found.insert(1, "probabilities", "predicted")
-    bins.insert(1, "probabilities", "predicted")
-    thresholds = [np.nan] * len(classes)
-    points = None
+    calibrations = {"predicted": calibration(classes, labels, probabilities, patients, resamples, seed)}
+    thresholds, points = [np.nan] * len(classes), {}
     if validation is not None:
         fitted = [fit_platt(validation.labels[:, k], validation.probabilities[:, k]) for k in range(len(classes))]
-        again, bins_again = calibration(classes, labels, recalibrate(probabilities, fitted), patients, resamples, seed)
-        known = [name for name, platt in zip(classes, fitted, strict=True) if platt is not None]
-        again.insert(1, "probabilities", "recalibrated")
-        bins_again.insert(1, "probabilities", "recalibrated")
+        again, bins = calibration(classes, labels, recalibrate(probabilities, fitted), patients, resamples, seed)
         for name in ("slope", "intercept"):
             again[name] = [getattr(platt, name, np.nan) for platt in fitted]
-        again = again[again["class"].isin(known) & (again["note"] == "")]
-        found = pd.concat([found, again], ignore_index=True)
-        bins = pd.concat([bins, bins_again[bins_again["class"].isin(known)]], ignore_index=True)
+        again = again[again["slope"].notna() & (again["note"] == "")]
+        calibrations["recalibrated"] = again, bins[bins["class"].isin(again["class"])]
         chosen = choose_thresholds(classes, validation.labels, validation.probabilities, specificity)
-        points = operating_points(chosen, labels, probabilities, patients, resamples, seed)
+        points["operating_points"] = operating_points(chosen, labels, probabilities, patients, resamples, seed)
         thresholds = chosen.loc[chosen["rule"] == "specificity", "threshold"].tolist()
-    tables |= {"calibration": found, "reliability": bins}
-    if points is not None:
-        tables["operating_points"] = points
-    return tables | by_group(
+    for which, both in calibrations.items():
+        for table in both:
+            table.insert(1, "probabilities", which)
+    for name, parts in zip(("calibration", "reliability"), zip(*calibrations.values(), strict=True), strict=True):
+        tables[name] = pd.concat(parts, ignore_index=True)
+    groups = by_group(
         test.images,
         lambda inside, owner: ClassesInGroup(inside, owner, classes, labels, probabilities, thresholds),
         resamples,
         seed,
     )
+    return tables | points | groups
 
 
 def recalibrate(probabilities: npt.NDArray[np.floating], fitted: Sequence[Platt | None]) -> npt.NDArray[np.float64]:

@@ -11,7 +11,6 @@ what other patients would change, not what other seeds would; ``by_seed`` shows 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -226,16 +225,14 @@ def match_images(first: Sequence[str], second: Sequence[str]) -> list[tuple[str,
         first: Different paths.
         second: Different paths.
     """
-    paths = [{Path(name).resolve(): name for name in names} for names in (first, second)]
-    both = [(name, paths[1][path]) for path, name in paths[0].items() if path in paths[1]]
-    counts = [Counter(path.name for path in found) for found in paths]
-    unique = [
-        {path.name: name for path, name in found.items() if count[path.name] == 1}
-        for found, count in zip(paths, counts, strict=True)
-    ]
-    done = {name for name, _ in both}
-    both += [(name, unique[1][file]) for file, name in unique[0].items() if file in unique[1] and name not in done]
-    return sorted(both, key=lambda pair: (Path(pair[0]).name, pair[0]))
+    a, b = (
+        pd.DataFrame({"name": names, "path": [Path(name).resolve() for name in names]}) for names in (first, second)
+    )
+    a["file"], b["file"] = ([path.name for path in each["path"]] for each in (a, b))
+    same = a.merge(b, on=["path", "file"])
+    moved = a.drop_duplicates("file", keep=False).merge(b.drop_duplicates("file", keep=False), on="file")
+    both = pd.concat([same, moved]).drop_duplicates("name_x").sort_values(["file", "name_x"])
+    return list(zip(both["name_x"], both["name_y"], strict=True))
 
 
 def compare_classifiers(

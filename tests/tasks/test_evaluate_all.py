@@ -14,18 +14,8 @@ from medslip.config import parse, phantom_config
 from medslip.errors import InputError
 from medslip.tasks import ground, zeroshot_cls
 from medslip.tasks.evaluate_all import EvaluateAllConfig, run
-from medslip.tasks.make_phantom import MakePhantomConfig
-from medslip.tasks.make_phantom import run as make_phantom
 
 CONFIG = Path(__file__).parents[2] / "configs" / "evaluate_all" / "paper.yaml"
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("phantom") / "corpus"
-    return make_phantom(
-        MakePhantomConfig(folder, studies=30, valid_fraction=0.2, test_fraction=0.5, side=64, workers=1)
-    )
 
 
 @pytest.fixture

@@ -27,16 +27,6 @@ from medslip.model.image_encoder import Streams
 from medslip.predictor import Predictor
 from medslip.tasks import ground
 from medslip.tasks.ground import GroundConfig
-from medslip.tasks.make_phantom import MakePhantomConfig
-from medslip.tasks.make_phantom import run as make_phantom
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("phantom") / "corpus"
-    return make_phantom(
-        MakePhantomConfig(folder, studies=30, valid_fraction=0.2, test_fraction=0.5, side=64, workers=1)
-    )
 
 
 def drawn(corpus: Path, split: str) -> pd.DataFrame:
