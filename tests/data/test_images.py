@@ -23,23 +23,11 @@ def save(path: Path, image: Image.Image, **options: object) -> Path:
     return path
 
 
-@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "P"])
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "P", "1"])
 def test_every_colour_mode_of_png_gives_the_same_grey(tmp_path, mode):
-    path = save(tmp_path / "a.png", Image.fromarray(RAMP).convert(mode))
-    assert (read_image(path) == RAMP).all()
-
-
-def test_one_bit_png_is_black_and_white(tmp_path):
-    path = save(tmp_path / "a.png", Image.fromarray(RAMP > 127))
-    assert (read_image(path) == np.where(RAMP > 127, 255, 0)).all()
-
-
-@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
-def test_sixteen_bit_png_is_scaled_by_the_bits_it_uses(tmp_path, bits):
-    values = np.linspace(0, 2**bits - 1, 256).round().astype(np.uint16).reshape(16, 16)
-    grey = read_image(save(tmp_path / "a.png", Image.fromarray(values)))
-    assert grey.dtype == np.uint8
-    assert np.abs(grey.astype(int) - RAMP).max() == 0
+    grey = np.where(RAMP > 127, np.uint8(255), 0) if mode == "1" else RAMP
+    path = save(tmp_path / "a.png", Image.fromarray(grey).convert(mode))
+    assert (read_image(path) == grey).all()
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
@@ -54,11 +42,14 @@ def test_content_decides_not_the_suffix(tmp_path):
     assert read_image(tmp_path / "a.png").shape == (16, 16)
 
 
-def test_exif_orientation_is_applied(tmp_path):
+@pytest.mark.parametrize("name", ["a.png", "a.jpg"])
+def test_exif_orientation_is_applied_to_the_image_and_its_header(tmp_path, name):
+    """A mask of a turned photograph would be rejected, or laid on its side."""
     exif = Image.Exif()
     exif[0x0112] = 6
-    path = save(tmp_path / "a.png", Image.fromarray(RAMP[:8]), exif=exif)
-    assert (read_image(path) == np.rot90(RAMP[:8], -1)).all()
+    path = save(tmp_path / name, Image.fromarray(RAMP[:8]), exif=exif, quality=100)
+    assert np.abs(read_image(path).astype(int) - np.rot90(RAMP[:8], -1)).max() <= 4
+    assert (read_header(path).height, read_header(path).width) == (16, 8)
 
 
 def test_at_least_shrinks_a_jpeg_but_not_below(tmp_path):
@@ -71,15 +62,11 @@ def test_at_least_shrinks_a_jpeg_but_not_below(tmp_path):
     assert read_image(path, at_least=641).shape == (800, 640)
 
 
-def test_missing_file_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"gone\.png"):
-        read_image(tmp_path / "gone.png")
-
-
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.dcm", "a"])
-@pytest.mark.parametrize("content", [b"", b"this is no image", b"\0" * 500])
+@pytest.mark.parametrize("content", [None, b"", b"this is no image", b"\0" * 500])
 def test_what_is_no_image_is_refused_in_one_line(tmp_path, name, content):
-    (tmp_path / name).write_bytes(content)
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=str(tmp_path / name)) as caught:
         read_image(tmp_path / name)
     assert "\n" not in str(caught.value)
@@ -175,19 +162,31 @@ def lut(entries: list[int], first: int, depth: int):
 RAMP_12_BIT = np.linspace(0, 4095, 256).round().astype(np.uint16).reshape(16, 16)
 
 
-def test_dicom_without_window_spans_its_data(read_dicom):
-    assert (read_dicom(RAMP) == RAMP).all()
-    assert (read_dicom(RAMP_12_BIT, BitsStored=12, HighBit=11) == RAMP).all()
-    assert (read_dicom(RAMP_12_BIT.astype(np.int16) - 2000) == RAMP).all()
+TWELVE = {"BitsStored": 12, "HighBit": 11}
+SIGNED = RAMP_12_BIT.astype(np.int16) - 2048
 
 
-def test_monochrome1_is_inverted(read_dicom):
-    """Bones must come out bright whatever way the maker stores them."""
-    assert (read_dicom(255 - RAMP, "MONOCHROME1") == RAMP).all()
+@pytest.mark.parametrize(
+    ("pixels", "elements"),
+    [
+        pytest.param(RAMP, {}, id="8 bits"),
+        pytest.param(RAMP_12_BIT, TWELVE, id="12 bits"),
+        pytest.param(SIGNED, {}, id="signed"),
+        pytest.param(SIGNED & 0xFFF, TWELVE, id="signed in 12 bits"),
+        pytest.param(RAMP_12_BIT << 4, {"BitsStored": 12, "HighBit": 15}, id="upper 12 bits"),
+        pytest.param(SIGNED << 4, {"BitsStored": 12, "HighBit": 15}, id="signed in the upper 12 bits"),
+        pytest.param(255 - RAMP, {"photometric": "MONOCHROME1"}, id="inverted"),
+        pytest.param(np.stack([RAMP, RAMP[::-1]]), {}, id="the first of two frames"),
+        pytest.param(np.stack([RAMP] * 3, -1), {"photometric": "RGB"}, id="colour"),
+    ],
+)
+def test_dicom_without_window_spans_its_data_however_they_are_stored(read_dicom, pixels, elements):
+    """Bones must come out bright, whatever way the maker stores them."""
+    assert (read_dicom(pixels, **elements) == RAMP).all()
 
 
 def test_window_clips(read_dicom):
-    grey = read_dicom(RAMP_12_BIT, BitsStored=12, HighBit=11, WindowCenter=1000, WindowWidth=500)
+    grey = read_dicom(RAMP_12_BIT, **TWELVE, WindowCenter=1000, WindowWidth=500)
     assert (grey[RAMP_12_BIT <= 750] == 0).all()
     assert (grey[RAMP_12_BIT >= 1250] == 255).all()
     middle = grey[np.abs(RAMP_12_BIT.astype(int) - 1000) < 9]
@@ -196,13 +195,13 @@ def test_window_clips(read_dicom):
 
 def test_window_wider_than_the_data_leaves_them_in_the_middle(read_dicom):
     """The window is what the maker meant to show: it is not stretched to the data."""
-    grey = read_dicom(RAMP_12_BIT // 2 + 1024, BitsStored=12, HighBit=11, WindowCenter=2048, WindowWidth=4096)
+    grey = read_dicom(RAMP_12_BIT // 2 + 1024, **TWELVE, WindowCenter=2048, WindowWidth=4096)
     assert (grey.min(), grey.max()) == (64, 191)
 
 
 def test_window_acts_on_rescaled_values_and_the_first_of_several_counts(read_dicom):
     grey = read_dicom(
-        RAMP_12_BIT, BitsStored=12, HighBit=11, RescaleSlope=2, RescaleIntercept=-100,
+        RAMP_12_BIT, **TWELVE, RescaleSlope=2, RescaleIntercept=-100,
         WindowCenter=[1900, 5], WindowWidth=[1000, 9],
     )  # fmt: skip
     rescaled = RAMP_12_BIT.astype(int) * 2 - 100
@@ -214,16 +213,20 @@ def test_window_acts_on_rescaled_values_and_the_first_of_several_counts(read_dic
 def test_window_that_shows_nothing_is_ignored(read_dicom, window):
     """A careless window must not turn a radiograph into a black square in silence."""
     centre, width = window
-    grey = read_dicom(RAMP_12_BIT, BitsStored=12, HighBit=11, WindowCenter=centre, WindowWidth=width)
+    grey = read_dicom(RAMP_12_BIT, **TWELVE, WindowCenter=centre, WindowWidth=width)
     assert (grey == RAMP).all()
 
 
-def test_sigmoid_window_is_smooth(read_dicom):
-    grey = read_dicom(
-        RAMP_12_BIT, BitsStored=12, HighBit=11, WindowCenter=2048, WindowWidth=2000, VOILUTFunction="SIGMOID"
-    )
-    expected = 255 / (1 + np.exp(-4 * (RAMP_12_BIT - 2048.0) / 2000))
-    assert np.abs(grey - expected).max() < 0.51
+@pytest.mark.parametrize(
+    ("function", "shape"),
+    [
+        ("SIGMOID", lambda position: 1 / (1 + np.exp(-4 * position))),
+        ("LINEAR_EXACT", lambda position: np.clip(position + 0.5, 0, 1)),
+    ],
+)
+def test_windows_of_other_shapes(read_dicom, function, shape):
+    grey = read_dicom(RAMP_12_BIT, **TWELVE, WindowCenter=2048, WindowWidth=1000, VOILUTFunction=function)
+    assert np.abs(grey - 255 * shape((RAMP_12_BIT - 2048.0) / 1000)).max() < 0.52
 
 
 @pytest.mark.parametrize("depth", [8, 12, 16])
@@ -232,7 +235,7 @@ def test_voi_lut_comes_before_the_window(read_dicom, depth):
     top = 2**depth - 1
     entries = (np.linspace(0, 1, 3000) ** 2 * top).round().astype(int).tolist()
     grey = read_dicom(
-        RAMP_12_BIT, BitsStored=12, HighBit=11, WindowCenter=5, WindowWidth=3,
+        RAMP_12_BIT, **TWELVE, WindowCenter=5, WindowWidth=3,
         VOILUTSequence=lut(entries, 500, depth),
     )  # fmt: skip
     expected = np.clip((RAMP_12_BIT - 500.0) / 2999, 0, 1) ** 2 * 255
@@ -242,7 +245,7 @@ def test_voi_lut_comes_before_the_window(read_dicom, depth):
 @pytest.mark.parametrize("entries", [[*range(4095), 2047], [*range(4095), 0]])
 def test_voi_lut_whose_last_entry_is_not_its_greatest(read_dicom, entries):
     """Values above the last entry would wrap round to black."""
-    grey = read_dicom(RAMP_12_BIT, BitsStored=12, HighBit=11, VOILUTSequence=lut(entries, 0, 12))
+    grey = read_dicom(RAMP_12_BIT, **TWELVE, VOILUTSequence=lut(entries, 0, 12))
     assert np.abs(grey.ravel()[:-1].astype(int) - RAMP.ravel()[:-1]).max() <= 1
     assert abs(int(grey.ravel()[-1]) - round(entries[-1] / 4094 * 255)) <= 1
 
@@ -250,7 +253,7 @@ def test_voi_lut_whose_last_entry_is_not_its_greatest(read_dicom, entries):
 @pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
 def test_a_negative_rescale_slope_turns_the_grey_scale_with_a_window_as_without(read_dicom, function):
     """The library turns the window's output round once more: dark bones."""
-    rescale = {"BitsStored": 12, "HighBit": 11, "RescaleSlope": -1, "RescaleIntercept": 4095}
+    rescale = {**TWELVE, "RescaleSlope": -1, "RescaleIntercept": 4095}
     plain = read_dicom(RAMP_12_BIT, **rescale)
     assert (plain == 255 - RAMP).all()
     shown = read_dicom(RAMP_12_BIT, **rescale, WindowCenter=2048, WindowWidth=4096, VOILUTFunction=function)
@@ -259,40 +262,8 @@ def test_a_negative_rescale_slope_turns_the_grey_scale_with_a_window_as_without(
     assert shown[-1, -1] < 55
 
 
-def test_modality_lut(read_dicom):
-    entries = (4095 - np.arange(4096)).tolist()
-    grey = read_dicom(RAMP_12_BIT, BitsStored=12, HighBit=11, ModalityLUTSequence=lut(entries, 0, 16))
-    assert (grey == 255 - RAMP).all()
-
-
-def test_padding_is_black_and_does_not_stretch_the_grey_scale(read_dicom):
-    pixels = RAMP_12_BIT.astype(np.int16) + 100
-    pixels[0] = -2000
-    grey = read_dicom(pixels, PixelPaddingValue=-2000)
-    assert (grey[0] == 0).all()
-    assert (grey[1].min(), grey.max()) == (0, 255)
-
-
-def test_first_of_several_frames(read_dicom):
-    assert (read_dicom(np.stack([RAMP, RAMP[::-1]])) == RAMP).all()
-
-
-def test_colour_dicom_becomes_grey(read_dicom):
-    assert (read_dicom(np.stack([RAMP] * 3, -1), "RGB") == RAMP).all()
-
-
 def test_constant_dicom_is_an_image(read_dicom):
     assert read_dicom(np.full((4, 4), 7, np.uint16)).shape == (4, 4)
-
-
-def test_dicom_without_pixels_is_refused(tmp_path):
-    from pydicom import dcmread
-
-    dataset = dcmread(io.BytesIO(dicom_bytes(RAMP)))
-    del dataset.PixelData
-    dataset.save_as(tmp_path / "a.dcm")
-    with pytest.raises(InputError, match=r"a\.dcm.*no image"):
-        read_image(tmp_path / "a.dcm")
 
 
 def test_missing_decoder_names_what_to_install():
@@ -331,19 +302,15 @@ def test_real_dicom_radiographs_have_bright_bones_on_a_dark_ground(shared):
 # Properties of real files, from public bug reports of this field
 
 
-def set_bits(image: np.ndarray) -> np.ndarray:
-    """Overlay planes in the four bits above twelve stored ones."""
-    return (image | (np.arange(image.size).reshape(image.shape) % 16 << 12)).astype(np.uint16)
-
-
 @pytest.mark.parametrize("syntax", ["native", "JPEG 2000"])
 def test_bits_above_the_stored_ones_are_not_part_of_the_image(tmp_path, syntax):
+    """Overlay planes in the four bits above twelve stored ones."""
     from pydicom import dcmread
     from pydicom.encaps import encapsulate
     from pydicom.uid import JPEG2000Lossless
 
-    pixels = set_bits(RAMP_12_BIT)
-    dataset = dcmread(io.BytesIO(dicom_bytes(pixels, BitsStored=12, HighBit=11)))
+    pixels = RAMP_12_BIT | (np.arange(16, dtype=np.uint16) << 12)
+    dataset = dcmread(io.BytesIO(dicom_bytes(pixels, **TWELVE)))
     if syntax == "JPEG 2000":
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, "JPEG2000", irreversible=False, no_jp2=True)
@@ -353,18 +320,7 @@ def test_bits_above_the_stored_ones_are_not_part_of_the_image(tmp_path, syntax):
     assert (read_image(tmp_path / "a.dcm") == RAMP).all()
 
 
-def test_values_in_the_upper_bits_are_shifted_down(read_dicom):
-    assert (read_dicom(RAMP_12_BIT << 4, BitsStored=12, HighBit=15) == RAMP).all()
-    signed = ((RAMP_12_BIT.astype(np.int16) - 2048) << 4).astype(np.int16)
-    assert (read_dicom(signed, BitsStored=12, HighBit=15) == RAMP).all()
-
-
-def test_signed_values_are_extended_from_their_stored_bits(read_dicom):
-    twelve = (RAMP_12_BIT.astype(np.int16) - 2048) & 0xFFF
-    assert (read_dicom(twelve, BitsStored=12, HighBit=11) == RAMP).all()
-
-
-WINDOW = {"BitsStored": 12, "HighBit": 11, "WindowCenter": 2048, "WindowWidth": 1000}
+WINDOW = {**TWELVE, "WindowCenter": 2048, "WindowWidth": 1000}
 
 
 @pytest.mark.parametrize(
@@ -382,12 +338,6 @@ def test_an_empty_element_means_the_default_and_keeps_the_window(read_dicom, ele
     plain = read_dicom(RAMP_12_BIT, **WINDOW)
     assert len(np.unique(plain)) < 70  # a window of a quarter of the range
     assert (read_dicom(RAMP_12_BIT, **{**WINDOW, **elements}) == plain).all()
-
-
-def test_a_linear_exact_window_spans_its_whole_width(read_dicom):
-    grey = read_dicom(RAMP_12_BIT, **WINDOW, VOILUTFunction="LINEAR_EXACT")
-    expected = np.clip((RAMP_12_BIT - 2048.0) / 1000 + 0.5, 0, 1) * 255
-    assert np.abs(grey - expected).max() <= 0.51
 
 
 @pytest.mark.parametrize(
@@ -411,11 +361,11 @@ def test_padding_is_recognised_in_either_sign(tmp_path, dtype, value):
 def test_look_up_tables_of_any_declared_depth_and_length(read_dicom):
     entries = (4095 - np.arange(4096)).tolist()
     for depth in (12, 16):
-        grey = read_dicom(RAMP_12_BIT, BitsStored=12, HighBit=11, ModalityLUTSequence=lut(entries, 0, depth))
+        grey = read_dicom(RAMP_12_BIT, **TWELVE, ModalityLUTSequence=lut(entries, 0, depth))
         assert (grey == 255 - RAMP).all()
     short = lut(list(range(3000)), 0, 12)
     short[0].LUTDescriptor = [4096, 0, 12]
-    grey = read_dicom(RAMP_12_BIT, BitsStored=12, HighBit=11, VOILUTSequence=short)
+    grey = read_dicom(RAMP_12_BIT, **TWELVE, VOILUTSequence=short)
     assert np.abs(grey - np.minimum(RAMP_12_BIT, 2999) / 2999 * 255.0).max() < 0.51
 
 
@@ -448,7 +398,7 @@ def write_png16(path: Path, samples: np.ndarray) -> Path:
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
-@pytest.mark.parametrize("bits", [12, 16])
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
 def test_sixteen_bit_samples_are_scaled_alike_whatever_the_colour_type(tmp_path, channels, bits):
     """A 12-bit radiograph saved as RGB would come out almost black."""
     values = np.linspace(0, 2**bits - 1, 256).round().astype(np.uint16).reshape(16, 16)
@@ -510,26 +460,23 @@ def test_a_picture_larger_than_a_radiograph_is_rejected_before_decoding(tmp_path
             read(path)
 
 
-@pytest.mark.parametrize(("missing", "words"), [("PixelData", "pixel data"), ("Rows", "rows and columns")])
-def test_header_of_a_dicom_file_without_an_image_is_refused(tmp_path, missing, words):
+@pytest.mark.parametrize(
+    ("missing", "words", "read"),
+    [
+        ("PixelData", "pixel data", read_header),
+        ("Rows", "rows and columns", read_header),
+        ("PixelData", "", read_image),
+    ],
+)
+def test_a_dicom_file_without_an_image_is_refused(tmp_path, missing, words, read):
     """A report or a stripped file would be found only when its pixels are wanted, hours later."""
     from pydicom import dcmread
 
     dataset = dcmread(io.BytesIO(dicom_bytes(RAMP, PatientID="p1")))
     del dataset[missing]
     dataset.save_as(tmp_path / "a.dcm", enforce_file_format=True)
-    with pytest.raises(InputError, match=rf"a\.dcm: contains no image \(no DICOM {words}\); remove it from the list"):
-        read_header(tmp_path / "a.dcm")
+    with pytest.raises(InputError, match=rf"a\.dcm: contains no image.*{words}"):
+        read(tmp_path / "a.dcm")
     (tmp_path / "whole.dcm").write_bytes(dicom_bytes(RAMP[:8], PatientID="p1"))
     header = read_header(tmp_path / "whole.dcm")
     assert (header.patient, header.height, header.width) == ("p1", 8, 16)
-
-
-def test_header_has_the_size_of_the_image_as_it_is_read(tmp_path):
-    """A mask of a turned photograph would be refused, or laid on its side."""
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    for name, options in (("plain.png", {}), ("turned.png", {"exif": exif}), ("turned.jpg", {"exif": exif})):
-        path = save(tmp_path / name, Image.fromarray(RAMP[:8]), **options)
-        header = read_header(path)
-        assert (header.height, header.width) == read_image(path).shape

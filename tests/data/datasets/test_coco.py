@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -112,19 +113,37 @@ def test_patients_must_be_known_or_said_to_be_unknown(tmp_path: Path) -> None:
         ('"width": 6', '"width": 7', r"0\.png has 6 x 8 pixels, not 7 x 8"),
         ('"id": 1, "file_name"', '"id": 0, "file_name"', "two images have the id 0"),
         ('"file_name": "1.png"', '"file_name": "0.png"', r"image .*0\.png is listed twice"),
-        ('"file_name": "1.png"', '"file_name": "9.png"', r"image .*9\.png not found"),
         ('"height"', '"tall"', "an image has no 'height'"),
         ('"categories"', '"kinds"', "not COCO annotations"),
         ('{"images"', '{"images', "not a complete JSON file"),
     ],
 )
 def test_a_bad_file_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:
-    """Bad annotations are tested where the scripts are, in tests/tasks/test_bad_input.py."""
     path = write(tmp_path, "valid", 0, [mark(0, 1, bbox=[1, 2, 3, 4])])
     path.write_text(path.read_text().replace(old, new, 1))
     with pytest.raises(InputError, match=message) as caught:
         Coco(path).read()
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"bbox": [5, 2, 4, 4]}, "the box 5, 2, 4, 4 (x, y, width, height) lies outside the image of 6 x 8 pixels"),
+        ({"bbox": [2, 2, 0, 4]}, "the box 2, 2, 0, 4 is empty"),
+        ({}, "has neither a box nor a mask"),
+        ({"segmentation": {"size": [6, 6], "counts": [36]}}, "the mask is not run lengths of 8 x 6 pixels"),
+        ({"segmentation": {"size": [8, 6], "counts": [1, 2]}}, "the run lengths end at pixel 3"),
+        ({"segmentation": [[1, 2, 3, 4]]}, "a polygon is not x, y of three or more points"),
+        ({"bbox": [1, 2, 3, 4], "image_id": 999}, "no image 999"),
+    ],
+)
+def test_a_bad_annotation_is_named(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    """Pixels would be compared with those of another place."""
+    path = write(tmp_path, "valid", 0, [mark(0, 1, bbox=[1, 2, 3, 4]), {**mark(1, 1), **change}])
+    with pytest.raises(InputError, match=re.escape(words)) as caught:
+        Coco(path).read()
+    assert str(caught.value).startswith(f"{path}: annotation 101: ")
 
 
 def test_a_folder_without_files_is_named(tmp_path: Path) -> None:

@@ -119,10 +119,8 @@ def test_a_bad_pattern_is_named(tmp_path: Path, pattern: str, message: str) -> N
     [
         ("image,mass\na.png,2\n", {}, r"line 2, column 'mass': '2' is not 1, 0, -1 or empty"),
         ("image,words\na.png,good\n", {}, r"no column is named after a class"),
-        ("image,mass\na.png,1\na.png,0\n", {}, r"line 3: image .*a\.png is listed twice"),
         ("image,mass\na.png,1\n./a.png,0\n", {}, r"line 3: image .*a\.png is listed twice"),
         ("image,mass,mass\na.png,1,0\n", {}, r"has several columns 'mass'"),
-        ("image,mass\nz.png,1\n", {}, r"line 2: image .*z.png not found"),
         ("image,mass\na.png,1\n", {"columns": Columns(patient="who")}, r"no column 'who' for the patient"),
         ("image,mass,split\na.png,1,x\n", {}, r"line 2: split 'x'"),
         ("image,mass\na.png,1\n", {"split": "test"}, r"no column 'split'"),
@@ -153,11 +151,6 @@ def test_sexes_and_ages_are_read_as_hospitals_write_them_and_nonsense_is_no_grou
     images = read(write(tmp_path, "image,mass,sex,age\na.png,1,Unknown,058Y\nb.png,0,male,unknown\n")).images
     assert images["sex"].tolist() == ["", "M"]
     np.testing.assert_array_equal(images["age"], [58, np.nan])
-
-
-def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="file not found"):
-        CsvTable(tmp_path / "none.csv").read()
 
 
 def test_real_small_set(shared: Path) -> None:

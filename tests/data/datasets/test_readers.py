@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 
 from medslip.data.dataset import DataSet
@@ -108,6 +109,38 @@ def test_a_missing_image_is_named(corpus: Path, tmp_path: Path, kind: str) -> No
     missing = on(copy, kind).read().paths[-1]
     missing.unlink()
     with pytest.raises(InputError, match=missing.stem):
+        on(copy, kind).read()
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "words"),
+    [
+        ("covidx", "covidx/test.txt", "listed twice, also in line 4"),
+        ("cxr14", "cxr14/test_list.txt", "listed twice, also in line 4"),
+        ("siim_acr", "siim_acr/train-rle.csv", "is in line 4 too, and not as another mask"),
+        ("rsna", "rsna/stage_2_train_labels.csv", "has the same box twice"),
+        ("csv", "findings.csv", "listed twice, also in line 4"),
+    ],
+)
+def test_an_image_listed_twice_is_named(corpus: Path, tmp_path: Path, kind: str, name: str, words: str) -> None:
+    """It would count double, or be learnt from and tested on."""
+    copy = Path(shutil.copytree(corpus, tmp_path / "corpus"))
+    lines = (copy / name).read_text().splitlines()
+    (copy / name).write_text("\n".join([*lines, lines[3]]) + "\n")
+    with pytest.raises(InputError, match=rf"{copy / name}: line {len(lines) + 1}: .*({words})"):
+        on(copy, kind).read()
+
+
+@pytest.mark.parametrize("kind", ["rsna", "siim_acr"])
+@pytest.mark.parametrize("missing", ["PixelData", "Rows"])
+def test_a_dicom_file_without_an_image_is_named(corpus: Path, tmp_path: Path, kind: str, missing: str) -> None:
+    """It would be found only when its batch is read, hours later."""
+    copy = Path(shutil.copytree(corpus, tmp_path / "corpus"))
+    path = sorted(copy.joinpath(LAYOUTS[kind]["path"]).rglob("*.dcm"))[7]
+    dataset = pydicom.dcmread(path)
+    delattr(dataset, missing)
+    dataset.save_as(path)
+    with pytest.raises(InputError, match=rf"{path}: contains no image \(no DICOM .*\); remove it from the list"):
         on(copy, kind).read()
 
 

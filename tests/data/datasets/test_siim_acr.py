@@ -97,7 +97,6 @@ def test_labels_come_with_what_the_headers_say(tmp_path: Path) -> None:
         (["a,-1", "d,-1"], r"train-rle.csv: line 3: image d is not in"),
         (["a,-1", "a,-1"], r"train-rle.csv: line 3: a is in line 2 too"),
         (["a,1 2", "a,-1"], r"train-rle.csv: line 3: a is in line 2 too"),
-        (["a,1 2", "a,1 2"], r"train-rle.csv: line 3: a is in line 2 too"),
         (["a,1 2 3"], r"train-rle.csv: line 2: '1 2 3'"),
     ],
 )
@@ -150,7 +149,7 @@ def test_dicom_images_have_masks_that_are_pictures(tmp_path: Path) -> None:
 
 
 def test_png_mask_of_another_size_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"masks/a.png: the mask has 8 x 6 pixels, its image .*a.png 6 x 8"):
+    with pytest.raises(InputError, match=r"masks/a.png: the mask has 8 x 6 pixels, its image .*a.png 6 x 8.*same size"):
         SiimAcr(write_pictures(tmp_path, np.zeros((6, 8), np.uint8))).read()
 
 
