@@ -1,8 +1,8 @@
 """Fine-tuning: a pre-trained backbone and labelled images -> a classifier or segmenter, scored on its test images once.
 
 ``run`` is the same for both tasks: initialise the backbone, choose each seed's subsample of the training labels, train, keep
-the best validation epoch, score the test images, and summarise over seeds. ``_Segmentation`` and ``_Classification`` define the
-targets, the model, the loss, the scores and the figures.
+the best validation epoch, score the test images, and summarise over seeds. ``_Segmentation`` and ``_Classification`` have the
+same methods, and define the targets, the model, the loss, the scores and the figures.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
+from scipy.ndimage import binary_erosion
 from torch import Tensor, nn
 
 from medslip.checkpoints import Checkpoint, Progress, load_authors, load_checkpoint, save_finetuned
@@ -84,7 +85,7 @@ from medslip.tasks.weights import newest
 from medslip.tasks.zeroshot_cls import check_specificity
 from medslip.training.distributed import Device, Processes, processes
 from medslip.training.engine import TrainConfig, Trainer, Validation, read_log
-from medslip.training.finetuning import CLASSIFICATION_LOSS, SEGMENTATION_LOSS, FinetuningLoss
+from medslip.training.finetuning import CLASSIFICATION_LOSS, SEGMENTATION_LOSS
 from medslip.training.objective import Objective
 from medslip.training.optim import OptimConfig
 from medslip.vocabulary import ANATOMIES, PATHOLOGIES
@@ -93,6 +94,13 @@ AUTHORS_TEXT_WIDTH = 768
 """T of the authors' checkpoint."""
 
 Arrays = tuple[npt.NDArray[Any], ...]
+"""What scores need of the predictions for B images, such as probabilities or pixel counts: arrays of B rows."""
+
+Splits = Mapping[str, ImageTable]
+"""The images to "train", "valid" and "test"."""
+
+Predict = Callable[[int], tuple[Tensor, Tensor, Tensor]]
+"""A test image's position -> image and target (1 x S x S, uint8), and probabilities (C, or 1 x S x S)."""
 
 
 # Config --------------------------------------------------------------------------------------------------------------
@@ -147,8 +155,7 @@ class FinetuneDataConfig:
 
     def __post_init__(self) -> None:
         check_fraction(self.fraction)
-        if self.passes < 1:
-            raise InputError(f"data.passes: {self.passes} is less than 1")
+        check_at_least(self, "data.", passes=1)
         if not (min(self.valid_fraction, self.test_fraction) > 0 and self.valid_fraction + self.test_fraction < 1):
             raise InputError(
                 f"data: valid_fraction {self.valid_fraction} and test_fraction {self.test_fraction} must be above 0 and leave "
@@ -363,65 +370,8 @@ def read_splits(config: FinetuneDataConfig) -> dict[str, ImageTable]:
 # The two tasks -------------------------------------------------------------------------------------------------------
 
 
-class _Seed(NamedTuple):
-    """One seed's trained model and what it predicts.
-
-    Attributes:
-        folder: The seed's run directory.
-        splits: Train, valid and test images.
-        measured: For "valid" and "test", what ``_Task.measure`` returned, in the images' order.
-        validation: What the best epoch logged.
-        predict: Test image's position -> image and target (1 x S x S, uint8), and probabilities (C, or 1 x S x S).
-    """
-
-    folder: Path
-    splits: Mapping[str, ImageTable]
-    measured: Mapping[str, Arrays]
-    validation: Mapping[str, Any]
-    predict: Callable[[int], tuple[Tensor, Tensor, Tensor]]
-
-
-class _Task(Protocol):
-    """What is specific to one kind of target; ``run`` does the rest."""
-
-    name: ClassVar[str]  # in metrics.json
-    command: ClassVar[str]  # its script, and the folder of its runs
-    loss: ClassVar[FinetuningLoss]
-
-    @property
-    def criterion(self) -> tuple[str, str]:
-        """The logged validation score that chooses the best epoch, and its title."""
-
-    def targets(self, splits: dict[str, ImageTable]) -> dict[str, ImageTable]:
-        """Check that the images have what training and scoring need; their labels are then the classes to predict."""
-
-    def source(self, table: ImageTable, split: str) -> Source:
-        """Images and targets of a split: for "train" as the augmentation takes them, else as the model does."""
-
-    def augment(self) -> Augment:
-        """The augmentation of training images."""
-
-    def model(self, backbone: InitialBackbone, classes: int) -> tuple[nn.Module, dict[str, Any]]:
-        """A model on the backbone; and which parts of it were loaded."""
-
-    def measure(self, logits: Tensor, targets: Tensor) -> Arrays:
-        """What scores need of B predictions: arrays of B rows."""
-
-    def validate(self, table: ImageTable, measured: Arrays, losses: dict[str, float]) -> Validation:
-        """Score the validation images."""
-
-    def card(self, table: ImageTable) -> dict[str, Any]:
-        """What best.safetensors records to rebuild the model."""
-
-    def score(self, seed: _Seed) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
-        """Score the test images: write predictions.csv and figures; returns tables and further entries of metrics.json."""
-
-    def summary(self, scores: pd.DataFrame) -> dict[str, float]:
-        """The entries of one seed's table ``scores`` that are averaged over seeds."""
-
-
 @dataclass(frozen=True)
-class _Segmentation(_Task):
+class _Segmentation:
     """Masks of one finding, a U-Net on the backbone, Dice and cross-entropy; scored at a threshold chosen on validation."""
 
     config: FinetuneSegConfig
@@ -429,10 +379,11 @@ class _Segmentation(_Task):
 
     @property
     def criterion(self) -> tuple[str, str]:
+        """The logged validation score that chooses the best epoch, and its title."""
         return f"validation_{self.config.choose_by}", words(self.config.choose_by)
 
-    def targets(self, splits: dict[str, ImageTable]) -> dict[str, ImageTable]:
-        """Each split has a mask of the finding, and for balanced Dice an image without one."""
+    def targets(self, splits: Splits) -> Splits:
+        """Check that each split has a mask of the finding, and for balanced Dice an image without one; label them so."""
         finding = self.config.finding or _only_finding(splits["train"])
         labelled = {}
         for name, table in splits.items():
@@ -447,14 +398,17 @@ class _Segmentation(_Task):
         return labelled
 
     def source(self, table: ImageTable, split: str) -> Source:
+        """Images and targets of a split: for "train" as the augmentation takes them, else as the model does."""
         side = self.config.data.side
         side = roomy(side) if split == "train" else side
         return ImageSource(table, side, Masks(table, table.classes[0], side), self.config.data.train.equalise)
 
     def augment(self) -> Augment:
+        """The augmentation of training images."""
         return JointTransform(self.config.data.side, self.config.augmentation)
 
     def model(self, backbone: InitialBackbone, classes: int) -> tuple[nn.Module, dict[str, Any]]:
+        """A model on the backbone; and which parts of it were loaded."""
         model = Segmenter(backbone.trunk(), self.config.bridge)
         return model, backbone.describe(model)
 
@@ -464,31 +418,51 @@ class _Segmentation(_Task):
         return counts.marked, counts.predicted, counts.overlap
 
     def validate(self, table: ImageTable, measured: Arrays, losses: dict[str, float]) -> Validation:
+        """Score the validation images at the best threshold."""
         counts = PixelCounts(*measured)
         threshold, score = best_threshold(counts, self.config.choose_by)
         found = score_segmentation(image_scores(counts, threshold), table.patients, resamples=0)
-        scores = dict(zip(found["score"], found["estimate"].map(float), strict=True))
+        scores = found.set_index("score")["estimate"].map(float)
         values = losses | {f"validation_{name}": scores[name] for name in get_args(Criterion) if name in scores}
         return Validation(score, values | {"validation_threshold": threshold})
 
     def card(self, table: ImageTable) -> dict[str, Any]:
+        """What best.safetensors records to rebuild the model."""
         return {"finding": table.classes[0], "bridge": self.config.bridge, "equalise": self.config.data.train.equalise}
 
-    def score(self, seed: _Seed) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
-        """Also draws overlays.png."""
-        test, threshold, resamples = seed.splits["test"], seed.validation["validation_threshold"], self.config.resamples
-        cases = image_scores(PixelCounts(*seed.measured["test"]), threshold)
+    def score(
+        self,
+        folder: Path,
+        splits: Splits,
+        measured: Mapping[str, Arrays],
+        validation: Mapping[str, Any],
+        predict: Predict,
+    ) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
+        """Score the test images: write predictions.csv and overlays.png.
+
+        Args:
+            folder: The seed's run directory.
+            splits: Train, valid and test images.
+            measured: For "valid" and "test", what ``measure`` returned, in the images' order.
+            validation: What the best epoch logged.
+            predict: The trained model.
+
+        Returns:
+            Tables, and further entries of metrics.json.
+        """
+        test, threshold, resamples = splits["test"], validation["validation_threshold"], self.config.resamples
+        cases = image_scores(PixelCounts(*measured["test"]), threshold)
         images = test.images.rename(columns={"path": "image"})[["image", "patient"]]
-        write_csv(
-            pd.concat([images, cases], axis=1).assign(**metadata_columns(test.images)), seed.folder / "predictions.csv"
-        )
+        table = pd.concat([images, cases], axis=1).assign(**metadata_columns(test.images))
+        write_csv(table, folder / "predictions.csv")
         tiles = []
         for what, index in _examples(cases):
-            image, mask, probability = (each[0].numpy() for each in seed.predict(index))
-            grey = np.where(_outline(mask > 0), np.uint8(255), image)
+            image, target, probability = (each[0].numpy() for each in predict(index))
+            mask = target > 0
+            grey = np.where(mask & ~binary_erosion(mask), np.uint8(255), image)
             heat_map = _PREDICTED * (probability >= threshold)
             tiles.append(Tile(grey, f"{what}\nDice {cases['dice'][index]:.2f}", heat_map))
-        overview(seed.folder / "overlays.png", tiles)
+        overview(folder / "overlays.png", tiles)
         means = score_columns(cases)[["dice", "dice_on_positives"]]
         if not means["dice_on_positives"].sum():
             print(
@@ -500,10 +474,10 @@ class _Segmentation(_Task):
         return tables, {"threshold": threshold}
 
     def summary(self, scores: pd.DataFrame) -> dict[str, float]:
-        """Also the Dice of predicting nothing."""
-        values = dict(zip(scores["score"], scores["estimate"].map(float), strict=True))
-        images = dict(zip(scores["score"], scores["images"], strict=True))
-        return values | {"dice_of_predicting_nothing": 1 - images["dice_on_positives"] / images["dice"]}
+        """What is averaged over seeds of one seed's table ``scores``; and the Dice of predicting nothing."""
+        rows = scores.set_index("score")
+        nothing = 1 - rows["images"]["dice_on_positives"] / rows["images"]["dice"]
+        return rows["estimate"].map(float).to_dict() | {"dice_of_predicting_nothing": nothing}
 
 
 _PREDICTED = 0.6
@@ -525,13 +499,6 @@ def _only_finding(table: ImageTable) -> str:
     return classes[0]
 
 
-def _outline(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """The mask's pixels that touch a pixel outside it."""
-    padded = np.pad(mask, 1)
-    inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return mask & ~inner
-
-
 def _examples(cases: pd.DataFrame) -> list[tuple[str, int]]:
     """Four each of the best, median and worst images with a mask, and the largest false alarms among the others."""
     marked = cases["marked_pixels"] > 0
@@ -545,18 +512,15 @@ def _examples(cases: pd.DataFrame) -> list[tuple[str, int]]:
 
 
 @dataclass(frozen=True)
-class _Classification(_Task):
+class _Classification:
     """Class labels; a linear head on the backbone's fourth stage, or a linear probe; cross-entropy; AUROC and the like."""
 
     config: FinetuneClsConfig
     name, command, loss = "fine-tuned classification", "finetune_cls", CLASSIFICATION_LOSS
+    criterion = "validation_auroc", "Mean AUROC"
 
-    @property
-    def criterion(self) -> tuple[str, str]:
-        return "validation_auroc", "Mean AUROC"
-
-    def targets(self, splits: dict[str, ImageTable]) -> dict[str, ImageTable]:
-        """All splits have labels of the same classes."""
+    def targets(self, splits: Splits) -> Splits:
+        """Check that all splits have labels of the same classes."""
         classes = splits["train"].classes
         for name, table in splits.items():
             if table.labels is None:
@@ -570,19 +534,15 @@ class _Classification(_Task):
 
     def source(self, table: ImageTable, split: str) -> Source:
         """Without preloading, training crops are cut from the file's own pixels."""
-        data = self.config.data
-        if split == "train":
-            side, at_least = (roomy(data.side), None) if data.preload else (None, self._transform.source_side)
-        else:
-            side, at_least = data.side, None
-        return ImageSource(table, side, ClassLabels(table.label_array), data.train.equalise, at_least)
+        data, labels = self.config.data, ClassLabels(table.label_array)
+        if split == "train" and not data.preload:
+            smallest = TrainingTransform(data.side, self.config.augmentation).source_side
+            return ImageSource(table, None, labels, data.train.equalise, smallest)
+        side = roomy(data.side) if split == "train" else data.side
+        return ImageSource(table, side, labels, data.train.equalise)
 
     def augment(self) -> Augment:
-        return LabelAugment(self._transform)
-
-    @property
-    def _transform(self) -> TrainingTransform:
-        return TrainingTransform(self.config.data.side, self.config.augmentation)
+        return LabelAugment(TrainingTransform(self.config.data.side, self.config.augmentation))
 
     def model(self, backbone: InitialBackbone, classes: int) -> tuple[nn.Module, dict[str, Any]]:
         trunk, weights = backbone.trunk(), self.config.fourth_stage or backbone.fourth_stage
@@ -598,8 +558,7 @@ class _Classification(_Task):
 
     def validate(self, table: ImageTable, measured: Arrays, losses: dict[str, float]) -> Validation:
         """Without any AUROC, the loss chooses."""
-        scores = score(table.classes, table.label_array, measured[0], table.patients, resamples=0)
-        auroc = mean_auroc(scores)
+        auroc = mean_auroc(score(table.classes, table.label_array, measured[0], table.patients, resamples=0))
         values = losses | {"validation_auroc": auroc}
         return Validation(auroc if np.isfinite(auroc) else -losses["validation_total"], values)
 
@@ -607,16 +566,23 @@ class _Classification(_Task):
         equalise = self.config.data.train.equalise
         return {"classes": table.classes, "linear_probe": self.config.linear_probe, "equalise": equalise}
 
-    def score(self, seed: _Seed) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
+    def score(
+        self,
+        folder: Path,
+        splits: Splits,
+        measured: Mapping[str, Arrays],
+        validation: Mapping[str, Any],
+        predict: Predict,
+    ) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
         """Also draws roc.png, precision_recall.png, calibration.png and, with several groups, subgroups.png."""
         test, valid = (
-            Predictions(table.name, table.images, table.classes, table.label_array, seed.measured[split][0])
-            for split, table in (("test", seed.splits["test"]), ("valid", seed.splits["valid"]))
+            Predictions(table.name, table.images, table.classes, table.label_array, measured[split][0])
+            for split, table in (("test", splits["test"]), ("valid", splits["valid"]))
         )
         tables = evaluate(test, valid, self.config.specificity, self.config.resamples)
         table = prediction_table(test.images, test.classes, test.probabilities, test.labels)
-        write_csv(table, seed.folder / "predictions.csv")
-        draw(seed.folder, tables, test)
+        write_csv(table, folder / "predictions.csv")
+        draw(folder, tables, test)
         return tables, {"specificity": self.config.specificity, "validation_data": valid.about()}
 
     def summary(self, scores: pd.DataFrame) -> dict[str, float]:
@@ -626,6 +592,9 @@ class _Classification(_Task):
         if len(classes) > 1:
             named |= {f"auroc_{row['class']}": row["auroc"].value for _, row in classes.iterrows()}
         return {name: value for name, value in named.items() if not np.isnan(value)}
+
+
+_Task = _Segmentation | _Classification
 
 
 # The loop ------------------------------------------------------------------------------------------------------------
@@ -645,13 +614,13 @@ def run(config: FinetuneSegConfig | FinetuneClsConfig, show: bool = True) -> Pat
     Raises:
         InputError: The checkpoint, an image, a label, a mask or the config cannot be used.
     """
-    task: _Task = _Segmentation(config) if isinstance(config, FinetuneSegConfig) else _Classification(config)
     with processes(config.device) as world:
-        output = agreed_folder(config.output, task.command, world, config.resume)
+        output = agreed_folder(config.output, _task(config).command, world, config.resume)
         backbone = open_backbone(config.init, config.checkpoint, config.data.side)
+        config = replace(config, checkpoint=backbone.checkpoint, output=output)
+        task = _task(config)
         splits = task.targets(read_splits(config.data))
         subsamples = choose_subsamples(splits["train"].label_array, config.data.fraction, config.seeds)
-        config = replace(config, checkpoint=backbone.checkpoint, output=output)
         with _begun(output, config, splits, world):
             sources = {name: task.source(table, name) for name, table in splits.items()}
             if config.data.preload:
@@ -661,14 +630,18 @@ def run(config: FinetuneSegConfig | FinetuneClsConfig, show: bool = True) -> Pat
             folders = {seed: output / f"seed_{seed}" for seed in config.seeds}
             for seed, folder in folders.items():
                 if not (config.resume and (folder / "metrics.json").is_file()):
-                    _run_seed(folder, config, task, backbone, splits, sources, subsamples[seed], seed, world, show)
+                    _run_seed(folder, task, backbone, splits, sources, subsamples[seed], seed, world, show)
             if world.is_main:
-                _finish(output, config, task, splits, folders, str(world.device), show)
+                _finish(output, task, splits, folders, str(world.device), show)
     return output
 
 
+def _task(config: FinetuneSegConfig | FinetuneClsConfig) -> _Task:
+    return _Segmentation(config) if isinstance(config, FinetuneSegConfig) else _Classification(config)
+
+
 @contextmanager
-def _begun(output: Path, config: FinetuneConfig, splits: Mapping[str, ImageTable], world: Processes) -> Iterator[None]:
+def _begun(output: Path, config: FinetuneConfig, splits: Splits, world: Processes) -> Iterator[None]:
     """A run directory with config.yaml, valid_list.txt and test_list.txt, which is removed again if the input is unusable."""
     if config.resume:
         check_same_config(output, config)
@@ -690,10 +663,9 @@ def _write_list(path: Path, table: ImageTable) -> None:
 
 def _run_seed(
     folder: Path,
-    config: FinetuneConfig,
     task: _Task,
     backbone: InitialBackbone,
-    splits: Mapping[str, ImageTable],
+    splits: Splits,
     sources: Mapping[str, Source],
     subsample: Indices,
     seed: int,
@@ -701,6 +673,7 @@ def _run_seed(
     show: bool,
 ) -> None:
     """Train on the subsample, keep the epoch that validates best, then score the test images."""
+    config = task.config
     train, valid, test = splits["train"], splits["valid"], splits["test"]
     torch.manual_seed(seed)
     model, init = task.model(backbone, len(train.classes))
@@ -759,7 +732,7 @@ def _run_seed(
         return image, target, objective.predict(image[None].to(world.device)).float().sigmoid()[0].cpu()
 
     validation = json.loads(metadata["card"])["validation"]
-    tables, settings = task.score(_Seed(folder, splits, measured, validation, predict))
+    tables, settings = task.score(folder, splits, measured, validation, predict)
     data = {
         "name": test.name,
         "images": len(test),
@@ -790,7 +763,7 @@ def _examine(
     """Measure the predictions of a split that the processes share.
 
     Returns:
-        In every process: what ``_Task.measure`` returns, for all images in order; and the mean losses.
+        In every process: what ``task.measure`` returns, for all images in order; and the mean losses.
     """
     one = torch.ones(1, device=world.device)
     losses, count = torch.zeros(len(task.loss.names), device=world.device), torch.zeros(1, device=world.device)
@@ -812,16 +785,9 @@ def _examine(
     return tuple(column[order] for column in columns), named
 
 
-def _finish(
-    output: Path,
-    config: FinetuneConfig,
-    task: _Task,
-    splits: Mapping[str, ImageTable],
-    folders: Mapping[int, Path],
-    device: str,
-    show: bool,
-) -> None:
+def _finish(output: Path, task: _Task, splits: Splits, folders: Mapping[int, Path], device: str, show: bool) -> None:
     """Write metrics.json and run.html over all seeds; one row per score."""
+    config = task.config
     runs = {seed: read_metrics(folder) for seed, folder in folders.items()}
     summaries = {f"seed_{seed}": task.summary(from_records(metrics["scores"])) for seed, metrics in runs.items()}
     scores = pd.DataFrame(summaries).dropna()
