@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.random import Generator
 
 from medslip.phantoms.canvas import Field, edge, ellipse, smooth_minimum
 
@@ -136,7 +137,7 @@ class Outlines:
         return air
 
 
-def sample_body(rng: np.random.Generator, female: bool) -> Body:
+def sample_body(rng: Generator, female: bool) -> Body:
     """A healthy build: heart, diaphragm, mediastinum and lungs within normal limits."""
     between = rng.uniform
     width = between(0.55, 0.75)

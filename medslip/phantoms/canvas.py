@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numpy.random import Generator
 from PIL import Image, ImageDraw
 
 Field = npt.NDArray[np.floating[Any]]
@@ -21,7 +22,9 @@ Field = npt.NDArray[np.floating[Any]]
 Points = npt.NDArray[np.floating[Any]]
 """N x 2 points (x, y) in body units."""
 
-Stroke = tuple[Points | Sequence[tuple[float, float]], float, float]
+Point = tuple[float, float]
+
+Stroke = tuple[Points | Sequence[Point], float, float]
 """A polyline, its width in body units, and its strength 0..1."""
 
 
@@ -99,7 +102,7 @@ class Canvas:
             pen.line(line.ravel().tolist(), fill=fill, width=max(1, round(wide)), joint=joint)
         return np.asarray(image.reduce(factor) if factor > 1 else image, np.float32) / 255
 
-    def noise(self, rng: np.random.Generator, cells: int) -> Field:
+    def noise(self, rng: Generator, cells: int) -> Field:
         """Smooth noise of unit variance, about one bump per cell, side x side."""
         coarse = Image.fromarray(rng.standard_normal((cells, cells)).astype(np.float32))
         return np.asarray(coarse.resize((self.side, self.side), Image.Resampling.BICUBIC), np.float32)
@@ -143,7 +146,7 @@ def smooth_minimum(a: Field, b: Field, width: float) -> Field:
     return np.minimum(a, b) - overlap * overlap * np.float32(0.25 / width)
 
 
-def curve(*corners: tuple[float, float], steps: int = 8) -> Points:
+def curve(*corners: Point, steps: int = 8) -> Points:
     """A smooth line through the corners (Catmull-Rom), with ``steps`` points between neighbours."""
     points = np.asarray([corners[0], *corners, corners[-1]], np.float32)
     t = np.linspace(0, 1, steps, dtype=np.float32)[:, None]

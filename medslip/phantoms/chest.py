@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.random import Generator
 
 from medslip.phantoms.body import Body, Outlines
-from medslip.phantoms.canvas import Canvas, Field, Stroke, curve
+from medslip.phantoms.canvas import Canvas, Field, Point, Stroke, curve
 
 
 @dataclass
@@ -26,14 +27,14 @@ class Chest:
     ribs: Field  # what the ribs contribute to it
 
 
-def draw_chest(canvas: Canvas, body: Body, healthy: Body, rng: np.random.Generator) -> Chest:
+def draw_chest(canvas: Canvas, body: Body, healthy: Body, rng: Generator) -> Chest:
     """A chest of the given build, without findings other than those of its shape.
 
     Args:
         canvas: Where to draw.
         body: The build.
         healthy: The build before findings changed its shape.
-        rng: Decides what differs from image to image: the course of the vessels and the texture of the tissue.
+        rng: Of the course of the vessels and the texture of the tissue.
     """
     y = canvas.y
     outlines = body.outlines(canvas.x, y)
@@ -69,12 +70,11 @@ def _soft_tissue(canvas: Canvas, body: Body) -> Field:
     shoulder, elbow = (start, body.shoulder + 0.18), (start + 0.2 + 1.5 * body.arm, 1.5)
     arms = canvas.edge(0.15 - _distance(across, y, shoulder, elbow), 0.04)
     torso *= canvas.edge(y - top, 0.08)
-    inside = np.maximum(torso, upper)
-    inside = np.maximum(inside, neck * canvas.edge(0.3 - y, 0.2))
-    return np.maximum(inside, 0.5 * arms) + np.float32(body.fat) * (torso > 0.2)
+    neck *= canvas.edge(0.3 - y, 0.2)
+    return np.maximum.reduce([torso, upper, neck, 0.5 * arms]) + np.float32(body.fat) * (torso > 0.2)
 
 
-def _distance(x: Field, y: Field, start: tuple[float, float], end: tuple[float, float]) -> Field:
+def _distance(x: Field, y: Field, start: Point, end: Point) -> Field:
     """Distance of points from a line segment."""
     ahead, down = end[0] - start[0], end[1] - start[1]
     dx, dy = x - start[0], y - start[1]
@@ -127,7 +127,7 @@ def _airways(canvas: Canvas, body: Body) -> Field:
     return -0.13 * dark
 
 
-def _vessels(canvas: Canvas, body: Body, rng: np.random.Generator) -> Field:
+def _vessels(canvas: Canvas, body: Body, rng: Generator) -> Field:
     """Arteries and veins that leave the hila and branch towards the periphery."""
     strokes: list[Stroke] = []
     for sign in (1, -1):
@@ -149,13 +149,7 @@ def _vessels(canvas: Canvas, body: Body, rng: np.random.Generator) -> Field:
 
 
 def _branch(
-    rng: np.random.Generator,
-    sign: int,
-    start: tuple[float, float],
-    angle: float,
-    reach: float,
-    width: float,
-    forks: int,
+    rng: Generator, sign: int, start: Point, angle: float, reach: float, width: float, forks: int
 ) -> Iterator[Stroke]:
     """A vessel and all that branches off it."""
     # Plain draws: a chest has hundreds of branches, and rng.uniform is several times slower.
@@ -171,7 +165,7 @@ def _branch(
             yield from _branch(rng, sign, end, away, reach - length * 0.75, width * 0.64, forks - 1)
 
 
-def _ribs(canvas: Canvas, body: Body, outlines: Outlines, rng: np.random.Generator) -> Field:
+def _ribs(canvas: Canvas, body: Body, outlines: Outlines, rng: Generator) -> Field:
     """Posterior ribs, falling outwards, and the fainter anterior ribs, falling inwards."""
     across = np.abs(canvas.x) / body.width(canvas.x)
     cage = canvas.edge(outlines.inward + 0.055, 0.05)
@@ -187,9 +181,7 @@ def _ribs(canvas: Canvas, body: Body, outlines: Outlines, rng: np.random.Generat
     return 0.065 * body.bone * (density + front) * cage * seen
 
 
-def _rib_rows(
-    canvas: Canvas, level: Field, spacing: float, phase: float, width: float, rng: np.random.Generator
-) -> Field:
+def _rib_rows(canvas: Canvas, level: Field, spacing: float, phase: float, width: float, rng: Generator) -> Field:
     """Parallel bands along lines of equal level: bright margins, paler marrow."""
     order = level / spacing + phase
     index = np.floor(order)
@@ -203,8 +195,7 @@ def _rib_rows(
 
 def _skeleton(canvas: Canvas, body: Body) -> Field:
     """Clavicles, scapulae and upper arms."""
-    outer: list[Stroke] = []
-    inner: list[Stroke] = []
+    outer, inner = [], []
     faint: list[Stroke] = []
     shoulder = body.shoulder
     for sign in (1, -1):
@@ -217,10 +208,8 @@ def _skeleton(canvas: Canvas, body: Body) -> Field:
         outer.append((clavicle, 0.058, 0.75))
         inner.append((clavicle, 0.032, 0.3))
         head = [(sign * (tip + 0.05), shoulder + 0.14), (sign * (tip + 0.051), shoulder + 0.15)]
-        arm = curve(
-            (sign * (tip + 0.05), shoulder + 0.15), (sign * (tip + 0.12 + body.arm), 0.7),
-            (sign * (tip + 0.16 + 1.5 * body.arm), 1.5),
-        )  # fmt: skip
+        joint, elbow = (sign * (tip + 0.05), shoulder + 0.15), (sign * (tip + 0.12 + body.arm), 0.7)
+        arm = curve(joint, elbow, (sign * (tip + 0.16 + 1.5 * body.arm), 1.5))
         blade = curve(
             (sign * (tip - 0.05), shoulder + 0.06), (sign * width * 0.86, shoulder + 0.13),
             (sign * width * 0.93, shoulder + 0.36), (sign * (width + 0.02), shoulder + 0.58),

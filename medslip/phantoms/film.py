@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from numpy.random import Generator
 from PIL import Image, ImageDraw, ImageFont
 
 from medslip.phantoms.canvas import Canvas, Field, Stroke, curve
 
 
-def expose(
-    canvas: Canvas, density: Field, view: str, rng: np.random.Generator, grain: np.random.Generator
-) -> npt.NDArray[np.uint8]:
+def expose(canvas: Canvas, density: Field, view: str, rng: Generator, grain: Generator) -> npt.NDArray[np.uint8]:
     """An 8-bit radiograph of a chest, bones bright.
 
     Args:
@@ -38,14 +37,14 @@ def expose(
     return np.asarray(image)
 
 
-def _slope(canvas: Canvas, rng: np.random.Generator) -> Field:
+def _slope(canvas: Canvas, rng: Generator) -> Field:
     """Uneven exposure across the image: rotation of the patient, heel effect of the tube."""
     ramp = np.linspace(-0.5, 0.5, canvas.side, dtype=np.float32)
     across, down = (np.float32(value) for value in rng.normal(0, (0.06, 0.05)))
     return across * ramp[None, :] + down * ramp[:, None] + 0.012 * canvas.noise(rng, 4)
 
 
-def _leads(canvas: Canvas, rng: np.random.Generator, chance: float) -> Field:
+def _leads(canvas: Canvas, rng: Generator, chance: float) -> Field:
     """Electrodes on the skin and their wires, which are not findings."""
     if rng.random() > chance:
         return np.zeros_like(canvas.x)
@@ -58,7 +57,7 @@ def _leads(canvas: Canvas, rng: np.random.Generator, chance: float) -> Field:
     return 0.22 * canvas.strokes(strokes)
 
 
-def _collimate(light: Field, rng: np.random.Generator) -> None:
+def _collimate(light: Field, rng: Generator) -> None:
     """Black or bright bands where the beam was closed."""
     for edge in range(4):
         if rng.random() < 0.22:
@@ -66,7 +65,7 @@ def _collimate(light: Field, rng: np.random.Generator) -> None:
             np.rot90(light, edge)[:band] = 0.0 if rng.random() < 0.75 else 0.95
 
 
-def _mark(image: Image.Image, portable: bool, rng: np.random.Generator) -> None:
+def _mark(image: Image.Image, portable: bool, rng: Generator) -> None:
     """The side marker: an L on the patient's left or an R on the right, sometimes with a note."""
     side = image.width
     letter = "L" if rng.random() < 0.6 else "R"

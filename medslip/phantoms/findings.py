@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from numpy.random import Generator
 
 CATALOGUE: Mapping[str, Any] = yaml.safe_load(files("medslip.phantoms").joinpath("findings.yaml").read_text("utf-8"))
 """The content of findings.yaml."""
@@ -73,7 +74,7 @@ KINDS: Mapping[str, Kind] = {name: _kind(name, entry) for name, entry in CATALOG
 """Name -> kind, in the order of placing."""
 
 
-def choose(rng: np.random.Generator, normal_fraction: float = 0.22) -> list[Plan]:
+def choose(rng: Generator, normal_fraction: float = 0.22) -> list[Plan]:
     """The findings of a study: none, or one to four that leave one another visible."""
     if rng.random() < normal_fraction:
         return []

@@ -11,9 +11,10 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
+from numpy.random import Generator
 
 from medslip.phantoms.body import Body
-from medslip.phantoms.canvas import Field, curve, edge
+from medslip.phantoms.canvas import Field, Point, curve, edge
 from medslip.phantoms.chest import Chest
 from medslip.phantoms.findings import Plan
 
@@ -33,11 +34,8 @@ def reshape(body: Body, plans: Iterable[Plan]) -> Body:
             left, height = total * (1 - right), 0.34 + 0.04 * plan.degree
             body = replace(body, heart_left=left, heart_right=total * right, heart_height=height)
         elif plan.kind.name == "elevation":
-            rise = 0.13 + 0.15 * plan.degree
-            if plan.sign > 0:
-                body = replace(body, dome_left=body.dome_left - rise)
-            else:
-                body = replace(body, dome_right=body.dome_right - rise)
+            level = body.half(plan.sign).dome - (0.13 + 0.15 * plan.degree)
+            body = replace(body, **{f"dome_{plan.site.side}": level})
         elif plan.kind.name == "emphysema":
             lower = 0.03 + 0.05 * plan.degree
             body = replace(
@@ -60,7 +58,7 @@ def paint(chest: Chest, plan: Plan) -> Mask:
     return _PAINTERS[plan.kind.name](chest, plan, np.random.default_rng(plan.seed))
 
 
-def _spot(chest: Chest, plan: Plan, rng: np.random.Generator, margin: float) -> tuple[float, float]:
+def _spot(chest: Chest, plan: Plan, rng: Generator, margin: float) -> Point:
     """A point of the site's lung, at least about ``margin`` from its outline."""
     body = chest.body
     low, high = _LEVEL_RANGE[plan.level] if plan.level else (body.hilum - 0.03, body.hilum + 0.05)
@@ -92,7 +90,7 @@ def _add(chest: Chest, shape: Field, amount: float) -> Mask:
 # Lungs
 
 
-def edema(chest: Chest, plan: Plan, rng: np.random.Generator) -> Mask:
+def edema(chest: Chest, plan: Plan, rng: Generator) -> Mask:
     """Clouds around the hila, blurred vessels, septal lines at the bases."""
     canvas, body = chest.canvas, chest.body
     shape = np.zeros_like(canvas.x)
@@ -114,7 +112,7 @@ def edema(chest: Chest, plan: Plan, rng: np.random.Generator) -> Mask:
     return (shape > 0.4) & (chest.air > 0.2)
 
 
-def emphysema(chest: Chest, plan: Plan, rng: np.random.Generator) -> Mask:
+def emphysema(chest: Chest, plan: Plan, rng: Generator) -> Mask:
     """Thin-walled bullae without vessels."""
     canvas = chest.canvas
     inside, walls = np.zeros_like(canvas.x), np.zeros_like(canvas.x)
@@ -130,7 +128,7 @@ def emphysema(chest: Chest, plan: Plan, rng: np.random.Generator) -> Mask:
     return (inside > 0.4) & air
 
 
-def consolidation(chest: Chest, plan: Plan, rng: np.random.Generator) -> Mask:
+def consolidation(chest: Chest, plan: Plan, rng: Generator) -> Mask:
     """A filled lobe: ragged, with air-filled bronchi."""
     canvas, body = chest.canvas, chest.body
     if plan.site.anatomy == "middle_right_lobe":
@@ -156,7 +154,7 @@ def consolidation(chest: Chest, plan: Plan, rng: np.random.Generator) -> Mask:
     return mask & (shape > 0.4)
 
 
-def infiltrate(chest: Chest, plan: Plan, rng: np.random.Generator) -> Mask:
+def infiltrate(chest: Chest, plan: Plan, rng: Generator) -> Mask:
     """Many small fuzzy patches."""
     canvas = chest.canvas
     x, y = _spot(chest, plan, rng, 0.12)
@@ -170,7 +168,7 @@ def infiltrate(chest: Chest, plan: Plan, rng: np.random.Generator) -> Mask:
     return (canvas.blob(x, y, 0.23, 0.23) < 1.06) & (chest.air > 0.15) & side
 
 
-def atelectasis(chest: Chest, plan: Plan, rng: np.random.Generator) -> Mask:
+def atelectasis(chest: Chest, plan: Plan, rng: Generator) -> Mask:
     """One to three plates above the diaphragm."""
     sign, half = plan.sign, chest.body.half(plan.sign)
     plates = []
@@ -185,7 +183,7 @@ def atelectasis(chest: Chest, plan: Plan, rng: np.random.Generator) -> Mask:
     return _opacify(chest, chest.canvas.strokes(plates), 0.36 + 0.08 * plan.degree)
 
 
-def mass(chest: Chest, plan: Plan, rng: np.random.Generator) -> Mask:
+def mass(chest: Chest, plan: Plan, rng: Generator) -> Mask:
     """A large lobulated opacity with spicules."""
     canvas, size = chest.canvas, 0.11 + 0.05 * plan.degree
     x, y = _spot(chest, plan, rng, 0.09)
@@ -201,7 +199,7 @@ def mass(chest: Chest, plan: Plan, rng: np.random.Generator) -> Mask:
     return _opacify(chest, np.maximum(shape, canvas.strokes(spicules)), 0.54)
 
 
-def nodule(chest: Chest, plan: Plan, rng: np.random.Generator) -> Mask:
+def nodule(chest: Chest, plan: Plan, rng: Generator) -> Mask:
     """A small round opacity."""
     size = 0.054 + 0.02 * plan.degree
     x, y = _spot(chest, plan, rng, size + 0.03)
@@ -209,7 +207,7 @@ def nodule(chest: Chest, plan: Plan, rng: np.random.Generator) -> Mask:
     return _opacify(chest, edge(1 - radius, 0.4), 0.44)
 
 
-def calcification(chest: Chest, plan: Plan, rng: np.random.Generator) -> Mask:
+def calcification(chest: Chest, plan: Plan, rng: Generator) -> Mask:
     """A cluster of grains as dense as metal."""
     canvas = chest.canvas
     x, y = _spot(chest, plan, rng, 0.06)
@@ -225,7 +223,7 @@ def calcification(chest: Chest, plan: Plan, rng: np.random.Generator) -> Mask:
 # Pleura, diaphragm, heart and ribs
 
 
-def effusion(chest: Chest, plan: Plan, rng: np.random.Generator) -> Mask:
+def effusion(chest: Chest, plan: Plan, rng: Generator) -> Mask:
     """Fluid in the costophrenic angle, with a meniscus."""
     canvas, half = chest.canvas, chest.body.half(plan.sign)
     lateral = plan.sign * canvas.x / half.width
@@ -238,7 +236,7 @@ def effusion(chest: Chest, plan: Plan, rng: np.random.Generator) -> Mask:
     return (fluid > 0.4) & (chest.air > 0.12)
 
 
-def pneumothorax(chest: Chest, plan: Plan, rng: np.random.Generator) -> Mask:
+def pneumothorax(chest: Chest, plan: Plan, rng: Generator) -> Mask:
     """A visceral line around the lung, and air without vessels beyond it."""
     canvas, inward = chest.canvas, chest.outlines.inward
     gap = 0.1 + 0.13 * plan.degree
@@ -254,21 +252,21 @@ def pneumothorax(chest: Chest, plan: Plan, rng: np.random.Generator) -> Mask:
     return (free > 0.5) & (inward > 0) & (chest.outlines.above > 0)
 
 
-def elevation(chest: Chest, plan: Plan, rng: np.random.Generator) -> Mask:
+def elevation(chest: Chest, plan: Plan, rng: Generator) -> Mask:
     """The area between the high dome and its healthy level."""
     canvas = chest.canvas
     lung = chest.healthy.outlines(canvas.x, canvas.y).air(0.02)
     return (chest.outlines.above < 0) & (lung > 0.15) & (canvas.x * plan.sign > 0)
 
 
-def cardiomegaly(chest: Chest, plan: Plan, rng: np.random.Generator) -> Mask:
+def cardiomegaly(chest: Chest, plan: Plan, rng: Generator) -> Mask:
     """The large heart, which was drawn with the body."""
     outlines, body = chest.outlines, chest.body
     inside = (outlines.heart > 0) & (chest.canvas.y > body.heart_y - 0.85 * body.heart_height)
     return inside & (outlines.above > -0.03) & (outlines.inward > -0.02)
 
 
-def thicken(chest: Chest, plan: Plan, rng: np.random.Generator) -> Mask:
+def thicken(chest: Chest, plan: Plan, rng: Generator) -> Mask:
     """A lumpy rind inside the lateral chest wall."""
     canvas, inward = chest.canvas, chest.outlines.inward
     along = (canvas.y - rng.uniform(0.08, 0.35)) / rng.uniform(0.38, 0.6)
@@ -281,7 +279,7 @@ def thicken(chest: Chest, plan: Plan, rng: np.random.Generator) -> Mask:
     return (shape > 0.4) & (inward > 0)
 
 
-def hernia(chest: Chest, plan: Plan, rng: np.random.Generator) -> Mask:
+def hernia(chest: Chest, plan: Plan, rng: Generator) -> Mask:
     """A sac behind the heart with a fluid level."""
     canvas, size = chest.canvas, 0.12 + 0.04 * plan.degree
     x = rng.uniform(0.0, 0.13)
@@ -295,7 +293,7 @@ def hernia(chest: Chest, plan: Plan, rng: np.random.Generator) -> Mask:
     return radius < 1.05
 
 
-def fracture(chest: Chest, plan: Plan, rng: np.random.Generator) -> Mask:
+def fracture(chest: Chest, plan: Plan, rng: Generator) -> Mask:
     """Neighbouring ribs broken, displaced, with callus."""
     canvas, body = chest.canvas, chest.body
     out = plan.sign * body.half(plan.sign).width
@@ -323,7 +321,7 @@ def fracture(chest: Chest, plan: Plan, rng: np.random.Generator) -> Mask:
 # Devices
 
 
-def pacemaker(chest: Chest, plan: Plan, rng: np.random.Generator) -> Mask:
+def pacemaker(chest: Chest, plan: Plan, rng: Generator) -> Mask:
     """A generator below the clavicle, and its leads to the heart."""
     canvas, body, sign = chest.canvas, chest.body, plan.sign
     x = sign * body.half(sign).width * rng.uniform(0.68, 0.9)
@@ -350,7 +348,7 @@ def pacemaker(chest: Chest, plan: Plan, rng: np.random.Generator) -> Mask:
     return (can > 0.4) | (wires > 0.25)
 
 
-def tube(chest: Chest, plan: Plan, rng: np.random.Generator) -> Mask:
+def tube(chest: Chest, plan: Plan, rng: Generator) -> Mask:
     """A tube in the trachea, its tip above the carina."""
     tip, top = chest.body.carina - rng.uniform(0.06, 0.13), rng.normal(0, 0.03)
     line = curve((top, -0.6), (top / 2, -0.1), (-0.008, tip - 0.08), (-0.008, tip))
@@ -360,7 +358,7 @@ def tube(chest: Chest, plan: Plan, rng: np.random.Generator) -> Mask:
     return wall > 0.4
 
 
-def catheter(chest: Chest, plan: Plan, rng: np.random.Generator) -> Mask:
+def catheter(chest: Chest, plan: Plan, rng: Generator) -> Mask:
     """A line through the jugular or the subclavian vein to the superior vena cava."""
     body, sign = chest.body, plan.sign
     tip = (-(body.mediastinum - 0.03), rng.uniform(0.38, 0.52))

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
+from numpy.random import Generator
 
 from medslip.phantoms.findings import CATALOGUE, KINDS, Plan
 from medslip.phantoms.markup import Entity, graph, plain
@@ -22,7 +22,7 @@ class Report:
     absent: tuple[str, ...]  # kinds that it says are absent
 
 
-def write_report(plans: Sequence[Plan], rng: np.random.Generator) -> Report:
+def write_report(plans: Sequence[Plan], rng: Generator) -> Report:
     """The report of a study with these findings.
 
     Every finding is stated. About half of the kinds that are not there are denied; the rest are not mentioned.
@@ -49,11 +49,11 @@ def write_report(plans: Sequence[Plan], rng: np.random.Generator) -> Report:
     return Report("\n".join(lines) + "\n", tuple(tokens), entities, tuple(absent))
 
 
-def _pick(choices: Sequence[str], rng: np.random.Generator) -> str:
+def _pick(choices: Sequence[str], rng: Generator) -> str:
     return choices[int(rng.integers(len(choices)))]
 
 
-def _state(plan: Plan, rng: np.random.Generator) -> str:
+def _state(plan: Plan, rng: Generator) -> str:
     """One finding in one sentence."""
     degrees = CATALOGUE["degrees"][min(int(3 * plan.degree), 2)]
     degree = _pick(degrees, rng)
@@ -82,7 +82,7 @@ def _phrase(anatomy: str, style: str = "lung") -> str:
     return ""
 
 
-def _denials(absent: Sequence[str], rng: np.random.Generator) -> list[str]:
+def _denials(absent: Sequence[str], rng: Generator) -> list[str]:
     """Sentences that deny one to three kinds each."""
     order = [absent[int(index)] for index in rng.permutation(len(absent))]
     sentences = []

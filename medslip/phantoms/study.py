@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numpy.random import Generator
 from PIL import Image, ImageDraw, ImageFont
 
 from medslip.phantoms.body import sample_body
@@ -120,7 +121,7 @@ def draw_study(seed: int, index: int, side: int, plans: Sequence[Plan] | None = 
     return PhantomStudy(image, findings, write_report(chosen, words), patient, 50_000_000 + index, dicom, view)
 
 
-def _position(rng: np.random.Generator) -> Frame:
+def _position(rng: Generator) -> Frame:
     """How the patient stands before the plate, and how near."""
     scale = rng.uniform(0.45, 0.62)
     return Frame(
