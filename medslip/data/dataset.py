@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 import pandas as pd
 
 from medslip.data.image_labels import label_cells
+from medslip.data.reading import first_line
 from medslip.data.splits import SPLITS, split_name
 from medslip.data.table import ImageTable
 from medslip.errors import InputError
@@ -62,6 +63,19 @@ class DataSet:
         """
         text = getattr(self, "split", None)
         return SPLITS if text is None else tuple(split_name(part, "split") for part in text.split("+"))
+
+    def split_files(self, suffix: str) -> dict[str, Path]:
+        """The files train, valid and test in the folder: those that ``split`` names, or without it those that exist.
+
+        Raises:
+            InputError: There is none.
+        """
+        files = {split: self.path / f"{split}{suffix}" for split in self.splits}
+        if getattr(self, "split", None) is None:
+            files = {split: file for split, file in files.items() if file.exists()}
+        if not files:
+            raise InputError(f"{self.path}: holds neither train{suffix}, valid{suffix} nor test{suffix}")
+        return files
 
     def all_splits(self) -> DataSet:
         """The same data set with the images of every split."""
@@ -134,8 +148,6 @@ class ListedDataSet(DataSet):
                 f"path_pattern: {pattern!r} must have a group (?P<patient>...), and may have (?P<study>...)"
             )
         found = paths.str.extract(pattern)
-        missing = found["patient"].isna()
-        if missing.any():
-            line: Any = missing.idxmax()
+        if (line := first_line(found["patient"].isna())) is not None:
             raise InputError(f"{self.path}: line {line}: path_pattern {pattern!r} does not match {paths[line]!r}")
         return found.fillna("")[sorted(groups)]

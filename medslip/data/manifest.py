@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
-from tqdm import tqdm
 
-from medslip.data.reading import check_columns, check_unique, read_cells
+from medslip.data.reading import check_columns, check_unique, first_line, read_cells
 from medslip.data.table import ImageTable
 from medslip.errors import InputError
 from medslip.files import written_whole
@@ -42,9 +41,7 @@ def read_list(path: Path) -> ImageTable:
     cells = read_cells(path)
     check_columns(cells.columns.tolist(), ("image", "study", "patient", "row"), path)
     row = pd.to_numeric(cells["row"].replace("", "-1"), errors="coerce")
-    wrong = row.isna() | (row % 1 != 0)
-    if wrong.any():
-        line = wrong.index[wrong][0]
+    if (line := first_line(row.isna() | (row % 1 != 0))) is not None:
         raise InputError(f"{path}: line {line}: row {cells['row'][line]!r} is not a whole number")
     check_unique(cells["image"], path)
     cells = cells.reindex(columns=list(COLUMNS), fill_value="")
@@ -53,20 +50,3 @@ def read_list(path: Path) -> ImageTable:
     images = cells.drop(columns="image").assign(path=paths, age=age, row=row.astype("int64"), line=cells.index)
     name = f"{path.resolve().parent.name} ({path.name})"
     return ImageTable(name, images, source=str(path))
-
-
-def check_images_exist(table: ImageTable) -> None:
-    """Check that every image of a list exists, before hours are spent on those that do.
-
-    Raises:
-        InputError: An image does not exist; the message names the first one's line, and how many are missing.
-    """
-    bar = tqdm(table.paths, desc="looking for images", unit="file", disable=len(table) < 20_000, mininterval=1)
-    missing = [index for index, path in enumerate(bar) if not path.is_file()]
-    if missing:
-        more = f", and {len(missing) - 1:,} more" if len(missing) > 1 else ""
-        line = table.images["line"].iat[missing[0]]
-        raise InputError(
-            f"{table.source}: line {line}: image {table.paths[missing[0]]} not found{more}; get the image, or take it out of "
-            "the list"
-        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from math import isfinite
@@ -13,21 +14,15 @@ from zlib import error as zlib_error
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from tqdm import tqdm
 
 from medslip.data.images import Header, is_dicom, years
 from medslip.errors import InputError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".dcm", ".dicom"})
 
-_UNREADABLE = (
-    pd.errors.ParserError,
-    pd.errors.EmptyDataError,
-    UnicodeDecodeError,
-    EOFError,
-    OSError,
-    BadZipFile,
-    zlib_error,
-)
+_PARSING = (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError)
+_UNPACKING = (EOFError, OSError, BadZipFile, zlib_error)
 
 _SEXES = {"m": "M", "male": "M", "f": "F", "female": "F"}
 _NO_AGE = frozenset({"", "nan", "unknown"})
@@ -54,7 +49,7 @@ def read_cells(path: Path, columns: Collection[str] = ()) -> pd.DataFrame:
         ).fillna("")
     except FileNotFoundError:
         raise InputError(f"{path}: file not found") from None
-    except _UNREADABLE as error:
+    except (*_PARSING, *_UNPACKING) as error:
         raise InputError(f"{path}: not a table in CSV form ({str(error).strip()})") from None
     header = table.iloc[0].str.lstrip("\ufeff").str.strip().tolist()
     repeated = [name for name in header if name and header.count(name) > 1]
@@ -106,7 +101,25 @@ def read_lines(path: Path, advice: str = "check the path") -> pd.Series:
     return pd.Series(lines)
 
 
-def check_unique(names: pd.Series, source: Path) -> None:
+def read_json(path: Path, advice: str = "check the path") -> Any:
+    """The content of a JSON file.
+
+    Args:
+        path: The file.
+        advice: What to do if there is no such file, for the message.
+
+    Raises:
+        InputError: The file cannot be read, or is not complete.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); {advice}") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not a complete JSON file ({error}); get it again") from None
+
+
+def check_unique(names: pd.Series, source: Path | str) -> None:
     """Check that a list names every image, and each only once.
 
     Args:
@@ -126,30 +139,50 @@ def check_unique(names: pd.Series, source: Path) -> None:
         seen[spelt] = int(str(line))
 
 
-def check_files(paths: pd.Series, source: Path, what: str = "image") -> None:
-    """Check that listed files exist.
+def check_files(paths: pd.Series, source: Path | str, what: str = "image", advice: str = "") -> None:
+    """Check that listed files exist, before hours are spent on those that do.
 
     Args:
         paths: File paths; the index holds line numbers.
         source: The list, for messages.
         what: What they are, "image" or "mask".
+        advice: What to do if one is missing, for the message.
 
     Raises:
-        InputError: Naming the first file that is missing, and its line.
+        InputError: Naming the first file that is missing and its line, and how many more are missing.
     """
-    for line, path in paths.items():
-        if not os.path.isfile(path):
-            raise InputError(
-                f"{source}: line {line}: {what} {path} not found; name the folder of the {what}s (key {what}s)"
-            )
+    bar = tqdm(paths, desc=f"looking for {what}s", unit="file", disable=len(paths) < 20_000, mininterval=1)
+    missing = paths[[not os.path.isfile(path) for path in bar]]
+    if len(missing):
+        more = f" ({len(missing) - 1:,} more are missing)" if len(missing) > 1 else ""
+        advice = advice or f"name the folder of the {what}s (key {what}s)"
+        raise InputError(f"{source}: line {missing.index[0]}: {what} {missing.iat[0]} not found; {advice}{more}")
 
 
-def find_images(names: pd.Series, folders: Iterable[Path], source: Path) -> pd.Series:
-    """Look images up in folders by their names, with or without suffix.
+def listed_images(names: pd.Series, folder: Path, source: Path) -> pd.Series:
+    """The paths, as texts, of images that a list names by their place in a folder.
+
+    Args:
+        names: Paths relative to the folder, or absolute; the index holds line numbers.
+        folder: The folder.
+        source: The list, for messages.
+
+    Raises:
+        InputError: A row names no image, one that does not exist, or one that another row names.
+    """
+    check_unique(names, source)
+    paths = names.map(lambda name: str(folder / name))
+    check_files(paths, source)
+    check_unique(paths, source)
+    return paths
+
+
+def find_images(names: pd.Series, folder: Path, source: Path) -> pd.Series:
+    """Look images up in a folder and its subfolders by their names, with or without suffix.
 
     Args:
         names: Image names; the index holds line numbers.
-        folders: Where the files may be, subfolders included.
+        folder: Where the files may be.
         source: The table that names them, for messages.
 
     Returns:
@@ -158,24 +191,18 @@ def find_images(names: pd.Series, folders: Iterable[Path], source: Path) -> pd.S
     Raises:
         InputError: A name has no file, or several that could be meant; or two names have the same file.
     """
-    folders = list(folders)
-    files: dict[str, Path] = {}
-    others: dict[str, Path] = {}
-    for folder in folders:
-        for path in files_below(folder):
-            if path.suffix.lower() in IMAGE_SUFFIXES:
-                for known in (path.name, path.stem):
-                    if known in files:
-                        others.setdefault(known, path)
-                    files.setdefault(known, path)
+    files: dict[str, list[str]] = {}
+    for path in files_below(folder):
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            files.setdefault(path.name, []).append(str(path))
+            files.setdefault(path.stem, []).append(str(path))
     for line, name in names.items():
         if name not in files:
-            where = " or ".join(str(folder) for folder in folders)
-            raise InputError(f"{source}: line {line}: image {name} is not in {where}; download it, or name its folder")
-        if name in others:
-            both = " or ".join(sorted(map(str, (files[name], others[name]))))
+            raise InputError(f"{source}: line {line}: image {name} is not in {folder}; download it, or name its folder")
+        if len(files[name]) > 1:
+            both = " or ".join(sorted(files[name])[:2])
             raise InputError(f"{source}: line {line}: image {name} may be {both}; name the folder of the right one")
-    found = names.map(lambda name: str(files[name]))
+    found = names.map(lambda name: files[name][0])
     check_unique(found, source)
     return found
 
@@ -185,20 +212,20 @@ def files_below(folder: Path) -> Iterator[Path]:
     seen = {os.path.realpath(folder)}
     for path, folders, names in os.walk(folder, followlinks=True):
         # A link to a folder above would be followed for ever.
-        folders[:] = [name for name in folders if not name.startswith(".") and not _is_known(Path(path, name), seen)]
+        visible = {os.path.realpath(Path(path, name)): name for name in folders if not name.startswith(".")}
+        folders[:] = [name for real, name in visible.items() if real not in seen]
+        seen |= visible.keys()
         yield from (Path(path, name) for name in names if not name.startswith("."))
-
-
-def _is_known(folder: Path, seen: set[str]) -> bool:
-    real = os.path.realpath(folder)
-    known = real in seen
-    seen.add(real)
-    return known
 
 
 def may_be_image(path: Path) -> bool:
     """By its suffix; a file without one, as in archives of DICOM files, by its content."""
     return path.suffix.lower() in IMAGE_SUFFIXES or (not path.suffix and path.stat().st_size > 0 and is_dicom(path))
+
+
+def first_line(wrong: pd.Series) -> Any:
+    """The line, from the index, of the first row that is wrong; None if no row is."""
+    return wrong.idxmax() if wrong.any() else None
 
 
 def codes_of(column: pd.Series, codes: Mapping[str, int], source: Path, expected: str) -> npt.NDArray[np.int8]:
@@ -214,8 +241,7 @@ def codes_of(column: pd.Series, codes: Mapping[str, int], source: Path, expected
         InputError: Naming the line, the column and the text.
     """
     found = column.str.strip().str.lower().map(codes)
-    if found.isna().any():
-        line = found.index[found.isna()][0]
+    if (line := first_line(found.isna())) is not None:
         raise InputError(f"{source}: line {line}, column {column.name!r}: {column[line]!r} is not {expected}")
     return np.asarray(found, np.int8)
 
@@ -233,9 +259,7 @@ def ages_of(column: pd.Series, source: Path) -> pd.Series:
     """
     texts = column.str.strip().str.lower()
     ages = texts.map(years)
-    wrong = ages.isna() & ~texts.isin(_NO_AGE)
-    if wrong.any():
-        line = wrong.index[wrong][0]
+    if (line := first_line(ages.isna() & ~texts.isin(_NO_AGE))) is not None:
         raise InputError(
             f"{source}: line {line}, column {column.name!r}: {texts[line]!r} is not an age; write years, or leave it empty "
             "where unknown"

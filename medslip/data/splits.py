@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+import pandas as pd
 
-from medslip.data.reading import read_lines
+from medslip.data.reading import first_line, read_lines
 from medslip.data.table import ImageTable
 from medslip.errors import InputError
 
@@ -34,6 +35,18 @@ def split_name(text: str, where: str) -> str:
         return _SPELLINGS[text.strip().lower()]
     except KeyError:
         raise InputError(f"{where}: split {text!r} is none of train, valid, test") from None
+
+
+def splits_of(column: pd.Series, source: Path) -> pd.Series:
+    """The list that each row's word for a split means; the index holds line numbers.
+
+    Raises:
+        InputError: A word names no split.
+    """
+    found = column.str.strip().str.lower().map(_SPELLINGS)
+    if (line := first_line(found.isna())) is not None:
+        split_name(column[line], f"{source}: line {line}")
+    return found
 
 
 def split_of(patient: str, seed: int, valid_fraction: float, test_fraction: float) -> str:
@@ -73,7 +86,7 @@ def split_patients(table: ImageTable, seed: int, valid_fraction: float, test_fra
 
 
 def check_fractions(valid_fraction: float, test_fraction: float) -> None:
-    """Refuse fractions that leave nothing to train on.
+    """Check that the fractions leave patients to train on.
 
     Raises:
         InputError: One is negative, or both together reach 1.

@@ -26,8 +26,9 @@ from medslip.data.loading import (
     preload,
     training_loader,
 )
-from medslip.data.manifest import check_images_exist, read_list
+from medslip.data.manifest import read_list
 from medslip.data.preprocessing import Preprocessing, roomy
+from medslip.data.reading import check_files
 from medslip.data.table import ImageTable
 from medslip.errors import InputError
 from medslip.evaluation.bootstrap import count_patients, patient_index
@@ -133,7 +134,8 @@ def run(config: PretrainConfig) -> Path:
     store = LabelStore(config.data.labels)
     labels = StudyLabels(train, store), StudyLabels(valid, store)
     for table in (train, valid):
-        check_images_exist(table)
+        paths = table.images.set_index("line")["path"]
+        check_files(paths, table.source, advice="get the image, or take it out of the list")
     if not config.resume:
         check_unused(config.output)
     prompts = load_prompts(config.prompts.pathology, config.prompts.anatomy)

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medslip.data.manifest import check_images_exist, read_list, write_list
+from medslip.data.manifest import read_list, write_list
+from medslip.data.reading import check_files
 from medslip.errors import InputError
 
 
@@ -45,8 +46,9 @@ def test_missing_images_are_counted_and_the_first_named(tmp_path):
     """Hours would be spent on those that exist."""
     write_list(tmp_path / "train.csv", table())
     (tmp_path / "a.png").touch()
+    studies = read_list(tmp_path / "train.csv")
     with pytest.raises(InputError, match=r"train\.csv: line 3: image .*b/ü\.png not found; get the image"):
-        check_images_exist(read_list(tmp_path / "train.csv"))
+        check_files(studies.images.set_index("line")["path"], studies.source, advice="get the image")
 
 
 HEADER = "image,study,patient,view,sex,age,row\n"

@@ -28,11 +28,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_names_with_and_without_suffix_are_found_in_subfolders(folder: Path) -> None:
-    found = find_images(pd.Series(["b.png", "a", "b.dcm"], [2, 3, 4]), [folder], SOURCE)
+    found = find_images(pd.Series(["b.png", "a", "b.dcm"], [2, 3, 4]), folder, SOURCE)
     assert found.to_dict() == {2: f"{folder}/two/b.png", 3: f"{folder}/one/a.png", 4: f"{folder}/one/b.dcm"}
-    assert find_images(pd.Series(["c"], [2]), [folder / "two"], SOURCE).tolist() == [str(folder / "two" / "c.png")]
+    assert find_images(pd.Series(["c"], [2]), folder / "two", SOURCE).tolist() == [str(folder / "two" / "c.png")]
     with pytest.raises(InputError, match=r"list\.csv: line 3: image .*one/a\.png is listed twice, also in line 2"):
-        find_images(pd.Series(["a", "a.png"], [2, 3]), [folder], SOURCE)
+        find_images(pd.Series(["a", "a.png"], [2, 3]), folder, SOURCE)
 
 
 def test_a_folder_of_images_is_read_as_archives_and_finder_windows_leave_it(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_a_folder_of_images_is_read_as_archives_and_finder_windows_leave_it(tmp_
     (tmp_path / "mine" / "above").symlink_to(tmp_path / "mine")
     found = [path.relative_to(tmp_path).as_posix() for path in Folder(tmp_path / "mine").read().paths]
     assert found == ["mine/IM0001", "mine/a.png", "mine/linked/b.jpg"]
-    assert find_images(pd.Series(["b"], [2]), [tmp_path / "mine"], SOURCE).tolist() == [
+    assert find_images(pd.Series(["b"], [2]), tmp_path / "mine", SOURCE).tolist() == [
         str(tmp_path / "mine" / "linked" / "b.jpg")
     ]
 
@@ -56,13 +56,13 @@ def test_a_name_that_may_be_two_files_is_refused(folder: Path, name: str, files:
     """Which of them is read would depend on the order in which the disk lists them."""
     both = " or ".join(str(folder / file) for file in files)
     with pytest.raises(InputError) as caught:
-        find_images(pd.Series(["a", name], [2, 3]), [folder], SOURCE)
+        find_images(pd.Series(["a", name], [2, 3]), folder, SOURCE)
     assert str(caught.value) == f"list.csv: line 3: image {name} may be {both}; name the folder of the right one"
 
 
 def test_a_name_without_a_file_is_refused(folder: Path) -> None:
     with pytest.raises(InputError, match=r"list\.csv: line 2: image d is not in .*; download it, or name its folder"):
-        find_images(pd.Series(["d"], [2]), [folder], SOURCE)
+        find_images(pd.Series(["d"], [2]), folder, SOURCE)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ studies x 51 x 75, float64, in our order of anatomies and pathologies: 1 present
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from medslip.data.dataset import DataSet
+from medslip.data.reading import read_json
 from medslip.data.splits import SPLITS
 from medslip.data.table import ImageTable
 from medslip.errors import InputError
@@ -55,7 +55,7 @@ class AuthorsFiles(DataSet):
             path = self.path / f"{split}.json"
             if not path.exists() and split != "train":
                 continue
-            for name, entry in tqdm(_read_json(path).items(), desc=path.name, unit="image", disable=None):
+            for name, entry in tqdm(_read_list(path).items(), desc=path.name, unit="image", disable=None):
                 row = entry.get("labels_id") if isinstance(entry, dict) else None
                 if not isinstance(row, int) or not 0 <= row < rows:
                     raise InputError(
@@ -128,13 +128,8 @@ def read_block(matrix: npt.NDArray[Any], start: int, path: Path) -> Matrix:
     return values.astype(np.int8)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: list not found") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a complete JSON file ({error}); get it again") from None
+def _read_list(path: Path) -> dict[str, Any]:
+    data = read_json(path)
     if not isinstance(data, dict):
         raise InputError(f"{path}: not a list in the authors' form, {{image path: {{labels_id: row}}}}")
     return data

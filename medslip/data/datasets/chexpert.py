@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import pandas as pd
 
 from medslip.data.dataset import DataSet
-from medslip.data.reading import ages_of, check_files, check_unique, codes_of, read_cells, sexes_of
+from medslip.data.reading import ages_of, codes_of, first_line, listed_images, read_cells, sexes_of
 from medslip.data.table import ImageTable
 from medslip.errors import InputError
 from medslip.labels import ABSENT, PRESENT, UNKNOWN
@@ -45,11 +45,7 @@ class CheXpert(DataSet):
 
     def load(self) -> ImageTable:
         """The images in the order of the files; patient and study are those of the path."""
-        files = {split: self.path / f"{split}.csv" for split in self.splits}
-        if self.split is None:
-            files = {split: file for split, file in files.items() if file.exists()}
-        if not files:
-            raise InputError(f"{self.path}: holds neither train.csv, valid.csv nor test.csv")
+        files = self.split_files(".csv")
         left_out: Counter[str] = Counter()
         rows = pd.concat([self._read(file, split, left_out) for split, file in files.items()])
         name = f"CheXpert ({' and '.join(file.name for file in files.values())})"
@@ -58,18 +54,16 @@ class CheXpert(DataSet):
     def _read(self, source: Path, split: str, left_out: Counter[str]) -> pd.DataFrame:
         """The images of a file, with their labels."""
         rows = read_cells(source, ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", NO_FINDING, *CLASSES))
-        check_unique(rows["Path"], source)
         side = rows["Frontal/Lateral"].str.lower()
         shown = rows[side == self.views] if self.views != "all" else rows
         left_out["images of other views"] += len(rows) - len(shown)
         if not len(shown):
             raise InputError(f"{source}: lists no {self.views} image")
         # A path begins with the name of the publisher's folder, whatever that folder is called here.
-        paths = shown["Path"].map(lambda name: str(self.path.joinpath(*PurePosixPath(name).parts[1:])))
-        check_files(paths, source)
+        inside = shown["Path"].map(lambda name: Path(*PurePosixPath(name).parts[1:]))
+        paths = listed_images(inside, self.path, source)
         found = shown["Path"].str.extract(r"(?P<patient>patient\d+)/(?P<study>study\d+)/")
-        if found.isna().any(axis=None):
-            line: Any = found["patient"].isna().idxmax()
+        if (line := first_line(found["patient"].isna())) is not None:
             raise InputError(
                 f"{source}: line {line}: {shown['Path'][line]} is not of the form .../patient00001/study1/view1_frontal.jpg"
             )

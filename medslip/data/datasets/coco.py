@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ import pandas as pd
 from medslip.data.dataset import ListedDataSet
 from medslip.data.images import read_headers, years
 from medslip.data.masks import Mask, Runs, runs_of
-from medslip.data.reading import check_files, check_unique, read_box, sexes_of
+from medslip.data.reading import check_files, check_unique, read_box, read_json, sexes_of
 from medslip.data.table import FINDING_COLUMNS, ImageTable
 from medslip.errors import InputError
 from medslip.labels import PRESENT
@@ -42,13 +41,7 @@ class Coco(ListedDataSet):
 
     def load(self) -> ImageTable:
         """The images by their id, and the annotations in file order."""
-        files = {"": self.path}
-        if self.path.is_dir():
-            files = {split: self.path / f"{split}.json" for split in self.splits}
-            if self.split is None:
-                files = {split: file for split, file in files.items() if file.exists()}
-            if not files:
-                raise InputError(f"{self.path}: holds neither train.json, valid.json nor test.json")
+        files = self.split_files(".json") if self.path.is_dir() else {"": self.path}
         tables = [self._read(file, split) for split, file in files.items()]
         images = pd.concat([images for images, *_ in tables])
         images = images.sort_values("id", kind="stable") if images["id"].is_unique else images
@@ -68,7 +61,7 @@ class Coco(ListedDataSet):
         marked = findings[~is_normal]
         labels[marked["image"].to_numpy(int), marked["class"].map(column).to_numpy(int)] = PRESENT
         normal = np.isin(np.arange(len(images)), findings["image"][is_normal])
-        name = f"{self.path.stem if self.path.is_file() else self.path.resolve().parent.name}"
+        name = self.path.stem if self.path.is_file() else self.path.resolve().parent.name
         return ImageTable(
             f"{name} ({self.split})" if self.split else name,
             images.drop(columns=["id", "file"]).assign(normal=normal),
@@ -78,7 +71,7 @@ class Coco(ListedDataSet):
 
     def _read(self, source: Path, split: str) -> tuple[pd.DataFrame, list[str], list[tuple[Any, ...]]]:
         """The images of a file, its categories, and image id, class, box and mask of its annotations."""
-        data = _read_json(source)
+        data = _read_coco(source)
         images = pd.DataFrame(data["images"], index=range(1, len(data["images"]) + 1))
         for key in ("id", "file_name", "height", "width"):
             if key not in images or images[key].isna().any():
@@ -114,13 +107,8 @@ class Coco(ListedDataSet):
                 )
 
 
-def _read_json(source: Path) -> dict[str, list[Any]]:
-    try:
-        data = json.loads(source.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{source}: cannot be read ({error.strerror}); name the COCO file, or its folder") from None
-    except ValueError as error:
-        raise InputError(f"{source}: not a complete JSON file ({error}); get it again") from None
+def _read_coco(source: Path) -> dict[str, list[Any]]:
+    data = read_json(source, "name the COCO file, or its folder")
     keys = ("images", "annotations", "categories")
     if not isinstance(data, dict) or not all(isinstance(data.get(key), list) for key in keys):
         raise InputError(f"{source}: not COCO annotations: a JSON object with the lists {', '.join(keys)}")

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from medslip.data.dataset import ListedDataSet
-from medslip.data.reading import ages_of, check_files, check_unique, codes_of, read_cells, sexes_of
-from medslip.data.splits import split_name
+from medslip.data.reading import ages_of, codes_of, listed_images, read_cells, sexes_of
+from medslip.data.splits import splits_of
 from medslip.data.table import ImageTable
 from medslip.errors import InputError
 from medslip.labels import ABSENT, PRESENT, UNKNOWN
@@ -85,10 +85,7 @@ class CsvTable(ListedDataSet):
         if self.split is not None:
             chosen = self._of_split(known)
             images, labels = images[chosen], labels[chosen]
-        folder = self.images or self.path.parent
-        paths = images["path"].map(lambda name: str(folder / name))
-        check_files(paths.where(images["path"] != "", ""), self.path)
-        check_unique(paths, self.path)
+        paths = listed_images(images["path"], self.images or self.path.parent, self.path)
         name = self.path.stem if self.split is None else f"{self.path.stem} ({self.split})"
         return ImageTable(name, images.assign(path=paths), labels)
 
@@ -112,7 +109,7 @@ class CsvTable(ListedDataSet):
         if "age" in images:
             images["age"] = ages_of(images["age"].rename(column_of["age"]), self.path)
         if "split" in images:
-            images["split"] = [split_name(text, f"{self.path}: line {line}") for line, text in images["split"].items()]
+            images["split"] = splits_of(images["split"], self.path)
         return images
 
     def _of_split(self, known: pd.DataFrame) -> pd.Series:

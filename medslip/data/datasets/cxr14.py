@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,16 @@ import pandas as pd
 
 from medslip.data.dataset import DataSet
 from medslip.data.images import years
-from medslip.data.reading import check_files, check_unique, codes_of, find_images, read_box, read_cells, read_lines
+from medslip.data.reading import (
+    check_unique,
+    codes_of,
+    find_images,
+    first_line,
+    listed_images,
+    read_box,
+    read_cells,
+    read_lines,
+)
 from medslip.data.table import FINDING_COLUMNS, ImageTable
 from medslip.errors import InputError
 from medslip.labels import ABSENT, PRESENT
@@ -61,7 +70,7 @@ class Cxr14(DataSet):
         table_file, table = _read_entries(self.path)
         lists = [self._names(path, split, table, table_file) for path, split in self._lists()]
         names = pd.concat([rows for rows, _ in lists])
-        folder = [self.images or self.path]
+        folder = self.images or self.path
         paths = [path for rows, source in lists for path in find_images(rows["name"], folder, source)]
         position = pd.Index(table["Image Index"]).get_indexer(names["name"])
         labels = _labels(table["Finding Labels"], table_file)[position]
@@ -103,9 +112,7 @@ class Cxr14(DataSet):
         if source is None:
             raise InputError(f"{path}: list not found, neither here nor in {self.path}")
         names = read_lines(source)
-        unknown = ~names.isin(set(table["Image Index"]))
-        if unknown.any():
-            line: Any = unknown.idxmax()
+        if (line := first_line(~names.isin(set(table["Image Index"])))) is not None:
             raise InputError(f"{source}: line {line}: {names[line]} is not in {table_file}")
         check_unique(names, source)
         return pd.DataFrame({"name": names, "split": split}), source
@@ -174,11 +181,9 @@ def _read_authors_list(source: Path, images: Path | None) -> ImageTable:
     # A leading column without a name is the row number that pandas writes.
     names = table.iloc[:, 0 if table.columns[0].strip() else 1]
     if images is None:
-        paths = names.map(lambda name: str(source.parent / name))
-        check_files(paths, source)
-        check_unique(paths, source)
+        paths = listed_images(names, source.parent, source)
     else:
-        paths = find_images(names.map(lambda name: PurePosixPath(name).name), [images], source)
+        paths = find_images(names.map(lambda name: PurePosixPath(name).name), images, source)
     return ImageTable(
         f"NIH ChestX-ray14 ({source.name})",
         pd.DataFrame(

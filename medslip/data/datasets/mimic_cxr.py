@@ -12,14 +12,14 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pandas as pd
 from tqdm import tqdm
 
 from medslip.data.dataset import DataSet
-from medslip.data.reading import check_unique, read_cells
-from medslip.data.splits import split_name
+from medslip.data.reading import check_unique, first_line, read_cells
+from medslip.data.splits import splits_of
 from medslip.data.table import ImageTable
 from medslip.errors import InputError
 from medslip.labels import Cells
@@ -57,12 +57,9 @@ class MimicCxr(DataSet):
         """The images of the chosen views that exist, in the order of the metadata."""
         metadata, images = self._rows(_METADATA, ("dicom_id", "subject_id", "study_id", "ViewPosition"))
         source, splits = self._rows(_SPLIT, ("dicom_id", "split"))
-        split_of = {}
-        for text, first in splits.reset_index().groupby("split")["index"].first().items():
-            split_of[text] = split_name(str(text), f"{source}: line {first}")
-        images["split"] = images["dicom_id"].map(splits.set_index("dicom_id")["split"].map(split_of))
-        if images["split"].isna().any():
-            line: Any = images["split"].isna().idxmax()
+        splits["split"] = splits_of(splits["split"], source)
+        images["split"] = images["dicom_id"].map(splits.set_index("dicom_id")["split"])
+        if (line := first_line(images["split"].isna())) is not None:
             raise InputError(
                 f"{metadata}: line {line}: image {images['dicom_id'][line]} is not in {source}; take both from the same "
                 "release"
@@ -153,8 +150,7 @@ def _read_keys(path: Path) -> dict[str, str]:
     rows = read_cells(path, ("key", "study"))
     studies = rows["study"].map(_study_name)
     for wrong, fault in ((rows["key"].duplicated(), "repeats a key"), (studies.isna(), "names no study")):
-        if wrong.any():
-            line: Any = wrong.idxmax()
+        if (line := first_line(wrong)) is not None:
             raise InputError(
                 f"{path}: line {line} ({rows['key'][line]}, {rows['study'][line]}) {fault}; expected one line per graph, "
                 "with a study such as 50414267 or s50414267"

@@ -17,11 +17,11 @@ from medslip.data.image_labels import one_class
 from medslip.data.images import read_headers
 from medslip.data.reading import (
     Box,
-    check_files,
     check_unique,
     codes_of,
     find_images,
     header_columns,
+    listed_images,
     read_box,
     read_cells,
 )
@@ -71,14 +71,12 @@ class Rsna(DataSet):
                 has = f"{len(boxes[name])} boxes"
                 raise InputError(f"{source}: line {line}: {name} has label {target} and {has}; one is wrong")
         if published:
-            paths = find_images(images["name"], [self.images or self.path / IMAGES_FOLDER], source)
+            paths = find_images(images["name"], self.images or self.path / IMAGES_FOLDER, source)
         elif self.images is not None:
             files = images["img_path"].map(lambda path: PurePosixPath(path).name)
-            paths = find_images(files, [self.images], source)
+            paths = find_images(files, self.images, source)
         else:
-            paths = images["img_path"].map(lambda path: str(source.parent / path))
-            check_files(paths, source)
-            check_unique(paths, source)
+            paths = listed_images(images["img_path"], source.parent, source)
         headers = read_headers([Path(path) for path in paths])
         names = images["name"].tolist()
         known = header_columns(headers) | {"height": BOX_FRAME, "width": BOX_FRAME}

@@ -18,8 +18,8 @@ from tqdm import tqdm
 from medslip.data.dataset import DataSet
 from medslip.data.image_labels import one_class
 from medslip.data.images import read_headers
-from medslip.data.masks import Mask, Runs, check_mask_size, paint_runs, read_mask, runs_of
-from medslip.data.reading import check_files, check_unique, find_images, header_columns, read_cells
+from medslip.data.masks import Runs, check_mask_size, read_mask
+from medslip.data.reading import check_files, find_images, first_line, header_columns, listed_images, read_cells
 from medslip.data.table import FINDING_COLUMNS, ImageTable
 from medslip.errors import InputError
 
@@ -59,12 +59,12 @@ class SiimAcr(DataSet):
         rows["EncodedPixels"] = rows["EncodedPixels"].str.strip()
         empty = rows["EncodedPixels"].eq(NO_MASK).groupby(rows["ImageId"]).transform("any")
         wrong = rows.duplicated() | (rows.duplicated("ImageId") & empty)
-        if wrong.any():
-            line, name = wrong.idxmax(), rows["ImageId"][wrong].iat[0]
+        if (line := first_line(wrong)) is not None:
+            name = rows["ImageId"][line]
             first = rows.index[rows["ImageId"] == name][0]
             raise InputError(f"{source}: line {line}: {name} is in line {first} too, and not as another mask")
         images = rows.drop_duplicates("ImageId")
-        paths = find_images(images["ImageId"], [self.images or self.path / _LAYOUTS[file]], source)
+        paths = find_images(images["ImageId"], self.images or self.path / _LAYOUTS[file], source)
         table = self._table(source, paths, images["ImageId"].tolist(), [""] * len(images))
         row_of = {name: row for row, name in enumerate(images["ImageId"])}
         masks = [
@@ -78,12 +78,9 @@ class SiimAcr(DataSet):
         rows = read_cells(source)
         if "image_path" not in rows.columns:
             raise InputError(f"{source}: has no column 'image_path'")
-        check_unique(rows["image_path"], source)
-        folder, masks = self.images or source.parent, self.masks or source.parent / "masks"
-        paths = rows["image_path"].map(lambda name: str(folder / name))
-        check_unique(paths, source)
+        masks = self.masks or source.parent / "masks"
+        paths = listed_images(rows["image_path"], self.images or source.parent, source)
         files = paths.map(lambda path: str(_mask_of(Path(path), masks)))
-        check_files(paths, source, "image")
         check_files(files, source, "mask")
         patients = rows["patient"].str.strip().tolist() if "patient" in rows.columns else [""] * len(rows)
         table = self._table(source, paths, rows["image_path"].tolist(), patients)
@@ -141,13 +138,3 @@ def parse_runs(text: str, height: int, width: int, where: str = "run lengths") -
             "start must count from the end of the previous run"
         )
     return np.array(numbers, np.int32)
-
-
-def decode_rle(text: str, height: int, width: int) -> Mask:
-    """A mask from the publisher's run lengths, H x W; errors as for parse_runs."""
-    return paint_runs(parse_runs(text, height, width), height, width)
-
-
-def encode_rle(mask: Mask) -> str:
-    """The publisher's run lengths of a mask, H x W, in as few runs as possible; the inverse of decode_rle."""
-    return " ".join(map(str, runs_of(mask))) or NO_MASK
