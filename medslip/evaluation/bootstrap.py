@@ -175,13 +175,9 @@ def resample_patients(patients: int, resamples: int, seed: int, block: int = 32)
         Arrays of at most ``block`` resamples x patients; each row sums to ``patients``.
     """
     for start in range(0, resamples, block):
-        rows = [_draw(patients, seed, index) for index in range(start, min(start + block, resamples))]
-        yield np.stack(rows)
-
-
-def _draw(patients: int, seed: int, index: int) -> Counts:
-    drawn = np.random.default_rng((seed, index)).integers(0, patients, patients)
-    return np.bincount(drawn, minlength=patients).astype(np.int32)
+        generators = [np.random.default_rng((seed, i)) for i in range(start, min(start + block, resamples))]
+        drawn = [generator.integers(0, patients, patients) for generator in generators]
+        yield np.stack([np.bincount(each, minlength=patients) for each in drawn]).astype(np.int32)
 
 
 def resample(

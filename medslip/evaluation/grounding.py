@@ -113,8 +113,8 @@ def heat_map(grid: Floats, height: int, width: int, centre: float = 0.5) -> npt.
 
     Args:
         grid: g x g, at least 0, not all 0.
-        height: H.
-        width: W.
+        height: H, in pixels.
+        width: W, in pixels.
         centre: Where that point is in the cell, down and across: 0 at its upper left corner, 0.5 in its middle.
 
     Returns:
@@ -145,16 +145,7 @@ def _interpolation(pixels: int, cells: int, centre: float) -> npt.NDArray[np.flo
 
 
 def box_region(boxes: Sequence[Rectangle], height: int, width: int) -> Region:
-    """The pixels whose centre lies in a box; a box between centres gets the nearest row or column.
-
-    Args:
-        boxes: In pixels.
-        height: H.
-        width: W.
-
-    Returns:
-        H x W.
-    """
+    """Height x width: the pixels whose centre lies in a box; a box between centres gets the nearest row or column."""
     region = np.zeros((height, width), bool)
     for x, y, w, h in boxes:
         region[_span(y, h, height), _span(x, w, width)] = True
@@ -204,14 +195,10 @@ def pointing_patch(grid: Floats, region: Region) -> float:
         grid: g x g.
         region: H x W; a pixel belongs to the patch that its centre lies in.
     """
-    rows, columns = np.nonzero(region)
     touched = np.zeros(grid.shape, bool)
-    touched[_patch(rows, region.shape[0], grid.shape[0]), _patch(columns, region.shape[1], grid.shape[1])] = True
-    return float(touched[grid >= grid.max() - _SAME * abs(grid.max())].mean())
-
-
-def _patch(pixel: npt.NDArray[np.intp], pixels: int, patches: int) -> npt.NDArray[np.intp]:
-    return (2 * pixel + 1) * patches // (2 * pixels)
+    pixels = zip(np.nonzero(region), region.shape, grid.shape, strict=True)
+    touched[tuple((2 * place + 1) * patches // (2 * number) for place, number, patches in pixels)] = True
+    return float(touched[grid >= (1 - _SAME) * grid.max()].mean())
 
 
 def pixel_auroc(heat: Floats, region: Region) -> float:

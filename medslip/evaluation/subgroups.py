@@ -187,20 +187,13 @@ class ClassesInGroup:
         positive = [labels[:, k] == 1 for k in range(len(classes))]
         self._owners = [owner[chosen] for chosen in positive]
         self._reached = [probabilities[chosen, k] >= self._thresholds[k] for k, chosen in enumerate(positive)]
-        self.carriers = np.array(
-            [
-                (ranking.carriers, len(np.unique(owner)))
-                for ranking, owner in zip(self._rankings, self._owners, strict=True)
-            ]
-        )
-        self.columns: list[dict[str, object]] = [
-            {
-                "images": sum(few),
-                "positives": few[0],
-                "note": "" if enough else f"fewer than {LEAST} {'positives' if few[0] < LEAST else 'negatives'}",
-            }
-            for few, enough in zip(counts.tolist(), self.enough[:, 0], strict=True)
-        ]
+        patients = [len(np.unique(owner)) for owner in self._owners]
+        self.carriers = np.column_stack([[ranking.carriers for ranking in self._rankings], patients])
+        self.columns: list[dict[str, object]] = []
+        for positives, negatives in counts.tolist():
+            few = "positives" if positives < LEAST else "negatives" if negatives < LEAST else ""
+            note = f"fewer than {LEAST} {few}" if few else ""
+            self.columns.append({"images": positives + negatives, "positives": positives, "note": note})
 
     def __call__(self, counts: Counts) -> Floats:
         """R x patients weights -> R x C x (AUROC, sensitivity)."""

@@ -145,7 +145,7 @@ def results_table(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """
     rows = []
     for task, table in tables.items():
-        for record in table[table.get("map", pd.Series("model", table.index)) != ABOVE_PRIOR].to_dict("records"):
+        for record in table.to_dict("records"):
             about = {"data_set": record["data_set"], "task": task, "findings": record.get("findings", "")}
             about |= {"class": record["class"], "map": record.get("map", "model")}
             n = record["cases" if task == "grounding" else "images"]
@@ -153,7 +153,8 @@ def results_table(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
                 if isinstance(found, Estimate):
                     values = {"value": found.value, "low": found.low, "high": found.high}
                     rows.append({**about, "score": score, **values, "n": n})
-    return pd.DataFrame(rows)
+    results = pd.DataFrame(rows)
+    return results[results["map"] != ABOVE_PRIOR]
 
 
 def results_page(title: str, tables: Mapping[str, pd.DataFrame], states: pd.DataFrame) -> str:
