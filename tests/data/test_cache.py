@@ -41,17 +41,6 @@ def test_lists_name_the_small_images_in_order_and_nothing_else_changes(prepared,
     assert not list(prepared.rglob("*.partial"))
 
 
-def test_a_prepared_folder_with_its_cache_can_be_moved(prepared, tmp_path):
-    build_cache(lists(prepared), prepared / "cache", 32, 0)
-    moved = prepared.rename(tmp_path / "moved")
-    assert all(path.exists() for path in images(moved / "train.csv"))
-
-
-def test_a_cache_elsewhere_is_named_by_its_full_path(prepared, tmp_path):
-    build_cache(lists(prepared), tmp_path / "elsewhere", 32, 0)
-    assert all(path.exists() and path.is_relative_to(tmp_path / "elsewhere") for path in images(lists(prepared)[0]))
-
-
 def test_same_file_name_in_two_folders_gives_two_images(prepared):
     """Publishers number images anew in each folder: one must not overwrite the other."""
     table = read_list(prepared / "train.csv").images.iloc[:2]
@@ -91,20 +80,25 @@ def test_an_interrupted_run_goes_on_where_it_was(prepared, monkeypatch):
     assert [a == b for a, b in zip(names, again, strict=True)] == [i != 5 for i in range(24)]
 
 
-def test_caching_a_cached_list_again_changes_nothing(prepared, monkeypatch):
+def test_caching_a_cached_list_again_changes_nothing_and_another_size_is_refused(prepared, monkeypatch):
+    """It would enlarge small images, or shrink twice, in silence."""
     build_cache(lists(prepared), prepared / "cache", 32, 0)
     content = [path.read_bytes() for path in lists(prepared)]
     decoded = count_decoded(monkeypatch)
     build_cache(lists(prepared), prepared / "cache", 32, 0)
     assert decoded == []
     assert [path.read_bytes() for path in lists(prepared)] == content
-
-
-def test_another_size_from_cached_images_is_refused(prepared):
-    """It would enlarge small images, or shrink twice, in silence."""
-    build_cache(lists(prepared), prepared / "cache", 32, 0)
     with pytest.raises(InputError, match="of another size than 48"):
         build_cache(lists(prepared), prepared / "cache", 48, 0)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_prepared_folder_can_be_moved_with_its_cache_inside_or_without_it(prepared, tmp_path, inside):
+    cache = prepared / "cache" if inside else tmp_path / "elsewhere"
+    build_cache(lists(prepared), cache, 32, 0)
+    moved = prepared.rename(tmp_path / "moved")
+    folder = moved / "cache" if inside else cache
+    assert all(path.exists() and path.is_relative_to(folder) for path in images(moved / "train.csv"))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -8,23 +8,33 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medslip.data.manifest import read_list
-from medslip.data.prepared import summarise, write_prepared
+from medslip.data.prepared import PreparationSummary, summarise, write_prepared
 from medslip.data.table import ImageTable
 from medslip.errors import InputError
 from medslip.labels import A, Cells, LabelStore, LabelStoreWriter, P, mention
 
 
-def write(folder: Path, splits: list[str], patients: list[str] | None = None) -> None:
+def write(
+    folder: Path,
+    splits: list[str],
+    patients: list[str] | None = None,
+    studies: list[Cells] | None = None,
+    left_out: dict[str, int] | None = None,
+    notes: tuple[str, ...] = (),
+) -> PreparationSummary:
+    """Prepare one image per split that is named, each of its own study unless patients are given."""
     store = LabelStoreWriter(folder / "labels")
-    rows = [store.add(f"s{index}", {(0, index): 1}) for index in range(len(splits))]
+    cells = studies or [{(0, index): 1} for index in range(len(splits))]
+    rows = [store.add(f"s{index}", each) for index, each in enumerate(cells)]
     images = pd.DataFrame({"path": [folder / f"{row}.png" for row in rows], "row": rows, "split": splits})
     images["study"] = [f"s{row}" for row in rows] if patients is None else "s"
     images["patient"] = patients or [f"p{row}" for row in rows]
-    write_prepared(folder, "test", store, ImageTable("test", images.assign(view="PA", sex="M", age=40.0)).images, {})
+    table = ImageTable("test", images.assign(view="PA", sex="M", age=40.0))
+    return write_prepared(folder, "test", store, table.images, left_out or {}, notes)
 
 
 def test_lists_and_store_fit(tmp_path: Path) -> None:
@@ -37,14 +47,13 @@ def test_lists_and_store_fit(tmp_path: Path) -> None:
     assert studies.paths[1] == tmp_path / "2.png"
 
 
-def test_a_second_preparation_leaves_no_list_of_the_first(tmp_path: Path) -> None:
-    write(tmp_path, ["train", "test"])
+def test_a_second_preparation_replaces_the_first_or_leaves_it_as_it_was(tmp_path: Path) -> None:
+    """A mistyped split, which leaves no train list, would only be found when pre-training starts."""
+    write(tmp_path, ["test", "valid"])
+    assert "train list is empty" in (tmp_path / "summary.json").read_text()
     write(tmp_path, ["train", "valid"])
+    assert "train list is empty" not in (tmp_path / "summary.json").read_text()
     assert sorted(path.name for path in tmp_path.glob("*.csv")) == ["train.csv", "valid.csv"]
-
-
-def test_an_error_leaves_the_earlier_preparation_as_it_was(tmp_path: Path) -> None:
-    write(tmp_path, ["train", "test"])
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(InputError, match="study s belongs to patients p and q"):
         write(tmp_path, ["train", "train"], ["p", "q"])
@@ -66,17 +75,10 @@ def test_present_wins_over_absent_in_any_order() -> None:
         assert cells == {(3, 4): 1}
 
 
-def test_an_empty_train_list_is_remarked_on(tmp_path: Path) -> None:
-    """A mistyped split would only be found when pre-training starts."""
-    write(tmp_path, ["test", "valid"])
-    assert "train list is empty" in (tmp_path / "summary.json").read_text()
-    write(tmp_path, ["train"])
-    assert "train list is empty" not in (tmp_path / "summary.json").read_text()
-
-
 CELLS = st.dictionaries(st.tuples(st.integers(0, A - 1), st.integers(0, P - 1)), st.integers(0, 1), max_size=9)
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(CELLS, min_size=1, max_size=6))
 def test_the_summary_counts_the_matrices(tmp_path_factory: pytest.TempPathFactory, studies: list[Cells]) -> None:
     """The summary would not describe the store."""
@@ -99,12 +101,9 @@ def test_the_summary_counts_the_matrices(tmp_path_factory: pytest.TempPathFactor
 
 def test_the_summary_is_written_and_readable(tmp_path: Path) -> None:
     """The most frequent pair comes first, and summary.json misses nothing that the text shows."""
-    store = LabelStoreWriter(tmp_path / "labels")
     studies: list[Cells] = [{(4, 8): 0}, {(4, 8): 1, (0, 0): 1}, {(4, 8): 1}]
-    rows = [store.add(f"s{index}", cells) for index, cells in enumerate(studies)]
-    images = ImageTable("x", pd.DataFrame({"path": list("abc"), "study": ["s0", "s1", "s2"], "row": rows})).images
     left_out = {"images of view LL": 3, "nothing": 0}
-    summary = write_prepared(tmp_path, "OpenI", store, images.assign(split="train"), left_out, ("A note.",))
+    summary = write(tmp_path, ["train"] * 3, studies=studies, left_out=left_out, notes=("A note.",))
     data = json.loads((tmp_path / "summary.json").read_text())
     assert data["images"] == {"train": 3}
     assert data["pairs"] == [

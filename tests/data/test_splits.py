@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medslip.data.splits import check_fractions, read_exclusion, set_aside, split_name, split_of, split_patients
@@ -15,6 +15,7 @@ from medslip.data.table import ImageTable
 from medslip.errors import InputError
 
 
+@settings(deadline=None)
 @given(st.text(), st.integers(0, 2**31), st.floats(0, 0.5), st.floats(0, 0.5))
 def test_a_patient_has_one_split_for_ever(patient: str, seed: int, valid: float, test: float) -> None:
     split = split_of(patient, seed, valid, test)
@@ -30,9 +31,7 @@ def test_fractions_are_met_and_seeds_differ() -> None:
     assert abs(counts["test"] / 5000 - 0.2) < 0.02
     moved = sum(split_of(patient, 0, 0.1, 0.2) != split_of(patient, 1, 0.1, 0.2) for patient in patients)
     assert moved > 500
-
-
-def test_the_split_is_the_same_on_every_machine() -> None:
+    # The same on every machine.
     first = [split_of(f"p{index}", 0, 0.25, 0.25) for index in range(8)]
     assert first == ["train", "train", "test", "train", "train", "train", "train", "train"]
 
@@ -61,16 +60,13 @@ def test_images_exclude_their_patients_whatever_folder_and_suffix(tmp_path: Path
     patients, notes = read_exclusion(TABLE, None, tmp_path / "list.txt")
     assert patients == {"a"}
     assert "names 2 images; 1 are in the table" in notes[0]
+    assert read_exclusion(TABLE, None, None) == (frozenset(), [])
 
 
 @pytest.mark.parametrize("text", ["c\nz\n", "image,patient\n7.png,c\n"])
 def test_patients_are_excluded_by_text_file_or_csv(tmp_path: Path, text: str) -> None:
     (tmp_path / "patients.csv").write_text(text)
     assert read_exclusion(TABLE, tmp_path / "patients.csv", None)[0] == {"c"}
-
-
-def test_nothing_to_exclude() -> None:
-    assert read_exclusion(TABLE, None, None) == (frozenset(), [])
 
 
 def test_images_of_unknown_patients_cannot_be_excluded_silently(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ seeds = st.integers(0, 1000)
 @given(strata, fractions, fractions, seeds)
 @settings(max_examples=60, deadline=None)
 def test_a_smaller_subsample_is_part_of_a_larger_one(labels, one, other, seed):
-    """Otherwise results at 1 % and 10 % would also differ by the luck of the images."""
+    """Otherwise results at 1 % and 10 % would also differ by the luck of the images, or a run not be repeatable."""
     small, large = sorted((one, other))
     assert set(choose_subsample(labels, small, seed)) <= set(choose_subsample(labels, large, seed))
 
@@ -37,12 +37,6 @@ def test_the_number_is_the_fraction_of_the_whole_and_of_each_stratum(labels, fra
         share = size / len(labels)
         # Within 1 of its own share of the cut, and the cut within one image per stratum of the number.
         assert abs(taken[name] - number * share) <= 1 + len(sizes) * share + 1e-9
-
-
-@given(strata, fractions, seeds)
-@settings(max_examples=20, deadline=None)
-def test_the_same_labels_and_seed_give_the_same_subsample(labels, fraction, seed):
-    assert np.array_equal(choose_subsample(labels, fraction, seed), choose_subsample(labels, fraction, seed))
 
 
 def test_fraction_1_is_everything_and_seeds_differ():
