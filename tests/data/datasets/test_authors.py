@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medslip.data.datasets import authors
-from medslip.data.datasets.authors import MATRIX_FILE, AuthorsFiles, open_matrix, read_block
+from medslip.data.datasets.authors import MATRIX_FILE, AuthorsFiles, open_matrix
 from medslip.data.manifest import read_list
 from medslip.data.prepared import PreparationSummary
 from medslip.errors import InputError
@@ -32,10 +32,10 @@ def matrix_of(seed: int, mentioned: float = 0.01) -> np.ndarray:
     return values
 
 
-def write_files(folder: Path, matrix: np.ndarray) -> Path:
+def write_files(folder: Path, matrix: np.ndarray, valid: tuple[int, ...] = (2,)) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / MATRIX_FILE, matrix)
-    lists = {"train": [5, 0], "valid": [2], "test": [6, 6]}
+    lists = {"train": (5, 0), "valid": valid, "test": (6, 6)}
     for split, rows in lists.items():
         entries = {}
         for index, row in enumerate(rows):
@@ -56,10 +56,12 @@ def test_the_store_equals_the_matrix(tmp_path_factory: pytest.TempPathFactory, s
 
 
 def test_lists_keep_rows_studies_and_patients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their lists are cited as they are: a patient in two of them is kept, but noted."""
     monkeypatch.setattr(authors, "_BLOCK", 3)  # several blocks, the last one short
-    write_files(tmp_path, matrix_of(1))
-    summary = prepare(tmp_path, tmp_path / "out", tmp_path)
-    assert summary.images == {"train": 2, "valid": 1, "test": 2}
+    folder = write_files(tmp_path, matrix_of(1), valid=(2, 5))
+    summary = prepare(folder, tmp_path / "out", folder)
+    assert summary.images == {"train": 2, "valid": 2, "test": 2}
+    assert "1 patients are in several of the publisher's splits." in summary.notes
     train = read_list(tmp_path / "out" / "train.csv")
     assert train.images["row"].tolist() == [0, 5]
     assert train.images["study"].tolist() == ["s50000000", "s50000005"]
@@ -77,10 +79,17 @@ def test_missing_images_are_counted_and_all_missing_is_an_error(tmp_path: Path) 
         prepare(folder, tmp_path / "out2", tmp_path / "elsewhere")
 
 
-def test_a_row_outside_the_matrix_names_the_key(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (json.dumps({"a.jpg": {"labels_id": ROWS}}), rf"valid.json: key a.jpg: labels_id {ROWS}"),
+        ('{"a": {"labels_id"', r"valid.json: not a complete JSON file"),
+    ],
+)
+def test_a_bad_list_is_named_and_nothing_is_written(tmp_path: Path, text: str, message: str) -> None:
     folder = write_files(tmp_path, matrix_of(3))
-    (folder / "valid.json").write_text(json.dumps({"a.jpg": {"labels_id": ROWS}}))
-    with pytest.raises(InputError, match=rf"valid.json: key a.jpg: labels_id {ROWS}"):
+    (folder / "valid.json").write_text(text)
+    with pytest.raises(InputError, match=message):
         prepare(folder, tmp_path / "out", folder)
     assert not (tmp_path / "out").exists()
 
@@ -109,28 +118,3 @@ def test_matrices_of_another_form_are_refused(tmp_path: Path) -> None:
     path.write_bytes(b"nonsense")
     with pytest.raises(InputError, match=r"not a complete .npy file"):
         open_matrix(path)
-
-
-def test_a_list_cut_in_the_middle_is_named(tmp_path: Path) -> None:
-    folder = write_files(tmp_path, matrix_of(6))
-    (folder / "train.json").write_text('{"a": {"labels_id"')
-    with pytest.raises(InputError, match=r"train.json: not a complete JSON file"):
-        prepare(folder, tmp_path / "out", folder)
-
-
-def test_blocks_are_read_as_small_integers(tmp_path: Path) -> None:
-    block = read_block(matrix_of(7), 5, tmp_path)
-    assert block.dtype == np.int8
-    assert len(block) == ROWS - 5
-
-
-def test_patients_that_the_authors_have_in_two_lists_are_kept_and_noted(tmp_path: Path) -> None:
-    """Their lists are cited as they are, but nobody should overlook it."""
-    folder = write_files(tmp_path, matrix_of(8))
-    lists = {split: json.loads((folder / f"{split}.json").read_text()) for split in ("train", "valid")}
-    again = next(iter(lists["train"])).replace("train", "again")
-    (folder / again.removeprefix("/home/someone/mimic/")).touch()
-    (folder / "valid.json").write_text(json.dumps({**lists["valid"], again: {"labels_id": 5}}))
-    summary = prepare(folder, tmp_path / "out", folder)
-    assert summary.images == {"train": 2, "valid": 2, "test": 2}
-    assert "1 patients are in several of the publisher's splits." in summary.notes

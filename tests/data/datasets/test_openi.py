@@ -57,6 +57,9 @@ def test_views_choose_the_frontal_image(tmp_path: Path, text: str) -> None:
     studies = read_list(tmp_path / "out" / "train.csv")
     assert [studies.paths[index].stem for index in range(len(studies))] == ["CXR1_IM-1-1001"]
     assert {reason for reason, count in summary.left_out.items() if count} == {"images that are not frontal"}
+    (tmp_path / "views.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match="needs the columns image and view"):
+        OpenI(reports, images=images, views=tmp_path / "views.csv").read()
 
 
 def test_a_cut_report_and_a_wrong_folder_are_named(tmp_path: Path) -> None:
@@ -70,13 +73,6 @@ def test_a_cut_report_and_a_wrong_folder_are_named(tmp_path: Path) -> None:
     (reports / "1.xml").write_text("<other/>")
     with pytest.raises(InputError, match=r"1\.xml: has no uId"):
         list(iter_reports(reports))
-
-
-def test_views_file_without_its_columns(tmp_path: Path) -> None:
-    reports, images = write_reports(tmp_path, "normal")
-    (tmp_path / "views.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(InputError, match="needs the columns image and view"):
-        OpenI(reports, images=images, views=tmp_path / "views.csv").read()
 
 
 def test_the_first_report_finds_its_images_in_either_download(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -65,31 +64,22 @@ def test_what_is_no_run_lengths_or_leaves_the_image_is_refused(text: str) -> Non
         parse_runs(text, 3, 4, "here")
 
 
-def test_several_rows_of_an_image_are_one_mask_and_images_come_in_table_order(tmp_path: Path) -> None:
-    """All but one mask of an image would be lost, or masks would belong to other images."""
+@pytest.mark.parametrize("stage", [1, 2])
+def test_several_rows_of_an_image_are_one_mask_and_images_come_in_table_order(tmp_path: Path, stage: int) -> None:
+    """All but one mask of an image would be lost, or masks belong to other images; scores by sex and view be empty."""
     root = write_layout(tmp_path, ["b,0 2", "c, -1", "b,1 3", "a,-1"])
+    if stage == 2:
+        (root / "train-rle.csv").rename(root / "stage_2_train.csv")
+        (root / "dicom-images-train").rename(root / "stage_2_images")
     masked = SiimAcr(root).read()
-    assert [path.stem for path in masked.paths] == ["b", "c", "a"]
+    assert [path.stem for path in masked.paths] == masked.patients == ["b", "c", "a"]
+    assert masked.classes == ("Pneumothorax",)
+    assert masked.label_array.tolist() == [[1], [0], [0]]
     assert masked.found("Pneumothorax").tolist() == [True, False, False]
     assert np.flatnonzero(masked.mask(0, "Pneumothorax").T).tolist() == [0, 1, 2, 3]
     assert masked.mask(1, "Pneumothorax").shape == (8, 6)
     assert not masked.mask(1, "Pneumothorax").any()
-    assert masked.patients == ["b", "c", "a"]
-
-
-def test_masks_travel_to_worker_processes(tmp_path: Path) -> None:
-    """Loading with workers would fail."""
-    masked = pickle.loads(pickle.dumps(SiimAcr(write_layout(tmp_path, ["a,0 2"])).read()))
-    assert masked.mask(0, "Pneumothorax").sum() == 2
-
-
-def test_labels_come_with_what_the_headers_say(tmp_path: Path) -> None:
-    """Scores by sex, age and view would be empty."""
-    root = write_layout(tmp_path, ["b,0 2", "a,-1"])
-    images = SiimAcr(root).read()
-    assert images.classes == ("Pneumothorax",)
-    assert images.label_array.tolist() == [[1], [0]]
-    assert images.metadata.to_numpy().tolist() == [["PA", "F", 43]] * 2
+    assert masked.metadata.to_numpy().tolist() == [["PA", "F", 43]] * 3
 
 
 @pytest.mark.parametrize(
@@ -107,70 +97,45 @@ def test_a_bad_row_is_named(tmp_path: Path, rows: list[str], message: str) -> No
         SiimAcr(write_layout(tmp_path, rows)).read()
 
 
-def write_pictures(root: Path, mask: np.ndarray) -> Path:
-    for folder, pixels in (("images", np.full((8, 6), 9, np.uint8)), ("masks", mask)):
-        (root / folder).mkdir()
-        Image.fromarray(pixels).save(root / folder / "a.png")
-    Image.fromarray(np.full((8, 6), 9, np.uint8)).save(root / "images" / "b.png")
-    Image.fromarray(np.zeros((8, 6), np.uint8)).save(root / "masks" / "b.png")
-    (root / "list.csv").write_text(",image_path\n0,images/a.png\n1,images/b.png\n")
+DRAWN = np.zeros((8, 6), np.uint8)
+DRAWN[2:4, 5] = 255
+
+
+def write_pictures(root: Path, mask: np.ndarray = DRAWN) -> Path:
+    """The PNG form: image a with a mask, b with an empty one."""
+    for name, drawn in (("a", mask), ("b", np.zeros((8, 6), np.uint8))):
+        for folder, pixels in (("images", np.full((8, 6), 9, np.uint8)), ("masks", drawn)):
+            (root / folder).mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(root / folder / f"{name}.png")
+    (root / "list.csv").write_text(",image_path,patient\n0,images/a.png,p7\n1,images/b.png,\n")
     return root / "list.csv"
 
 
-def test_png_form(tmp_path: Path) -> None:
-    mask = np.zeros((8, 6), np.uint8)
-    mask[2:4, 5] = 255
-    masked = SiimAcr(write_pictures(tmp_path, mask)).read()
-    assert masked.found("Pneumothorax").tolist() == [True, False]
-    np.testing.assert_array_equal(masked.mask(0, "Pneumothorax"), mask > 0)
-    labels = SiimAcr(tmp_path / "list.csv").read().label_array
-    assert labels.tolist() == [[1], [0]]
-
-
-def test_patients_of_the_png_form_are_those_of_its_table(tmp_path: Path) -> None:
-    """Images of one patient would be learnt from and tested on."""
-    table = write_pictures(tmp_path, np.zeros((8, 6), np.uint8))
-    table.write_text("image_path,patient\nimages/a.png,p7\nimages/b.png,\n")
-    assert SiimAcr(table).read().patients == ["p7", "images/b.png"]
-
-
-def test_dicom_images_have_masks_that_are_pictures(tmp_path: Path) -> None:
-    """A DICOM mask would be looked for, which nobody has."""
-    mask = np.zeros((8, 6), np.uint8)
-    mask[2:4, 5] = 255
-    table = write_pictures(tmp_path, mask)
+@pytest.mark.parametrize("name", ["a.png", "a.dcm"])
+def test_images_in_either_form_have_masks_that_are_pictures(tmp_path: Path, name: str) -> None:
+    """A DICOM mask would be looked for, which nobody has; a patient's images be learnt from and tested on."""
+    table = write_pictures(tmp_path)
     write_dicom(tmp_path / "images" / "a.dcm", np.full((8, 6), 9, np.uint8), HEADER, uid_of("a"))
-    table.write_text("image_path\nimages/a.dcm\nimages/b.png\n")
+    table.write_text(table.read_text().replace("a.png", name))
     masked = SiimAcr(table).read()
-    assert [path.name for path in masked.paths] == ["a.dcm", "b.png"]
+    assert [path.name for path in masked.paths] == [name, "b.png"]
     assert masked.found("Pneumothorax").tolist() == [True, False]
-    np.testing.assert_array_equal(masked.mask(0, "Pneumothorax"), mask > 0)
-    (tmp_path / "masks" / "a.png").unlink()
-    with pytest.raises(InputError, match=r"list.csv: line 2: mask .*masks/a.png not found"):
-        SiimAcr(table).read()
+    assert masked.label_array.tolist() == [[1], [0]]
+    assert masked.patients == ["p7", "images/b.png"]
+    np.testing.assert_array_equal(masked.mask(0, "Pneumothorax"), DRAWN > 0)
 
 
-def test_png_mask_of_another_size_is_named(tmp_path: Path) -> None:
+def test_png_form_names_what_is_missing_listed_twice_or_of_another_size(tmp_path: Path) -> None:
+    table = write_pictures(tmp_path, np.zeros((6, 8), np.uint8))
     with pytest.raises(InputError, match=r"masks/a.png: the mask has 8 x 6 pixels, its image .*a.png 6 x 8.*same size"):
-        SiimAcr(write_pictures(tmp_path, np.zeros((6, 8), np.uint8))).read()
-
-
-def test_png_form_names_what_is_missing_or_listed_twice(tmp_path: Path) -> None:
-    table = write_pictures(tmp_path, np.zeros((8, 6), np.uint8))
+        SiimAcr(table).read()
     table.write_text("image_path\nimages/a.png\nimages/a.png\n")
     with pytest.raises(InputError, match=r"list.csv: line 3: image images/a.png is listed twice, also in line 2"):
         SiimAcr(table).read()
     table.write_text("image_path\nimages/b.png\n")
     (tmp_path / "masks" / "b.png").unlink()
-    with pytest.raises(InputError, match=r"list.csv: line 2: mask .*b.png not found"):
+    with pytest.raises(InputError, match=r"list.csv: line 2: mask .*masks/b.png not found"):
         SiimAcr(table).read()
-
-
-def test_the_second_stage_of_the_challenge_is_read(tmp_path: Path) -> None:
-    root = write_layout(tmp_path, ["a,0 2", "b,-1"])
-    (root / "train-rle.csv").rename(root / "stage_2_train.csv")
-    (root / "dicom-images-train").rename(root / "stage_2_images")
-    assert SiimAcr(root).read().label_array.tolist() == [[1], [0]]
 
 
 def test_real_image_without_pneumothorax(shared: Path, tmp_path: Path) -> None:
