@@ -155,13 +155,9 @@ def _check_inflated_size(path: Path) -> None:
         if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
             return
         # The group length counts from behind its own element (12 bytes).
-        start, size, inflater = (
-            132 + 12 + int(meta.FileMetaInformationGroupLength),
-            0,
-            zlib.decompressobj(-zlib.MAX_WBITS),
-        )
+        size, inflater = 0, zlib.decompressobj(-zlib.MAX_WBITS)
         with path.open("rb") as file:
-            file.seek(start)
+            file.seek(132 + 12 + int(meta.FileMetaInformationGroupLength))
             while size <= _MAX_INFLATED and (data := inflater.unconsumed_tail or file.read(1 << 16)):
                 size += len(inflater.decompress(data, 1 << 24))
     if size > _MAX_INFLATED:
@@ -224,9 +220,8 @@ class _Bits:
         allocated = int(dataset.get("BitsAllocated") or 16)
         stored = min(int(dataset.get("BitsStored") or allocated), allocated)
         high = dataset.get("HighBit")
-        return _Bits(
-            allocated, stored, stored - 1 if high is None else int(high), bool(dataset.get("PixelRepresentation"))
-        )
+        high = stored - 1 if high is None else int(high)
+        return _Bits(allocated, stored, high, bool(dataset.get("PixelRepresentation")))
 
     def values(self, frame: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
         """The pixel values without bits that are not part of them, such as overlays."""

@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from medslip.data.table import ImageTable
 from medslip.errors import InputError
@@ -70,8 +69,3 @@ def pathology_states(
         states[:, index] = np.maximum(states[:, index], state)
     states[normal, pathology_index("normal")] = PRESENT
     return states
-
-
-def one_class(name: str, marked: Sequence[bool] | npt.NDArray[np.bool_] | pd.Series) -> pd.DataFrame:
-    """Labels of a data set with a single class, present where marked and absent elsewhere."""
-    return pd.DataFrame({name: np.asarray(marked, np.int8)})

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -103,13 +104,11 @@ class ImageSource:
         equalise: bool = False,
         at_least: int | None = None,
     ) -> None:
-        table = images if isinstance(images, ImageTable) else None
-        # One array instead of many objects: workers share its pages.
-        self._paths = np.array(
-            [str(path) for path in (images.paths if isinstance(images, ImageTable) else images)], np.str_
-        )
-        self._source = "" if table is None else table.source
-        self._lines = table.images["line"].to_numpy(int) if table is not None and "line" in table.images else None
+        table = images if isinstance(images, ImageTable) else ImageTable("", pd.DataFrame({"path": list(images)}))
+        # Arrays instead of many objects: workers share their pages.
+        self._paths = table.images["path"].astype(str).to_numpy(np.str_)
+        self._lines = table.images["line"].to_numpy(int) if "line" in table.images else None
+        self._source = table.source
         self._side, self._target, self._equalise, self._at_least = side, target, equalise, at_least
 
     def __len__(self) -> int:
@@ -236,8 +235,8 @@ class Loader:
             InputError: An image cannot be read.
         """
         for batch in self._loader:
-            if isinstance(batch, _Failure):
-                raise InputError(batch.message)
+            if isinstance(batch, str):
+                raise InputError(batch)
             yield batch
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
@@ -296,15 +295,15 @@ class Memory:
 
     Attributes:
         images: n x 1 x S x S, uint8.
-        targets: n targets; None if there are none.
+        targets: n targets, empty if there are none.
     """
 
     images: Tensor
-    targets: Tensor | None
+    targets: Tensor
 
     def __call__(self, index: int) -> tuple[Tensor, Tensor]:
         """Image and target."""
-        return self.images[index], torch.empty(0) if self.targets is None else self.targets[index]
+        return self.images[index], self.targets[index]
 
 
 def preload(source: Source, images: int, workers: int) -> Memory:
@@ -312,40 +311,28 @@ def preload(source: Source, images: int, workers: int) -> Memory:
 
     Args:
         source: Images and targets of a data set, all of one side.
-        images: How many.
+        images: How many, at least one.
         workers: Worker processes; 0 decodes in this one.
 
     Raises:
         InputError: An image or mask cannot be read.
     """
-    kept: Memory | None = None
+    image, target = source(0)
+    memory = Memory(image.new_empty((images, *image.shape)), target.new_empty((images, *target.shape)))
     with tqdm(total=images, desc="loading images", unit="image") as progress:
         for batch in evaluation_loader(source, images, Shard(64, workers)):
-            if kept is None:
-                targets = None if batch.labels is None else _room_for(batch.labels, images)
-                kept = Memory(_room_for(batch.images, images), targets)
-            kept.images[batch.indices] = batch.images
-            if kept.targets is not None and batch.labels is not None:
-                kept.targets[batch.indices] = batch.labels
+            memory.images[batch.indices] = batch.images
+            if batch.labels is not None:
+                memory.targets[batch.indices] = batch.labels
             progress.update(len(batch))
-    if kept is None:
-        raise ValueError("no image to preload")
-    return kept
+    return memory
 
 
-def _room_for(batch: Tensor, images: int) -> Tensor:
-    return torch.empty((images, *batch.shape[1:]), dtype=batch.dtype)
+class _Batches(Dataset[Batch | str]):
+    """Whole batches; what they hold is a function of the seed and the items alone.
 
-
-@dataclass(frozen=True)
-class _Failure:
-    """An InputError on its way out of a worker: DataLoader would bury its one line in a traceback."""
-
-    message: str
-
-
-class _Batches(Dataset[Batch | _Failure]):
-    """Whole batches; what they hold is a function of the seed and the items alone."""
+    Of an InputError, the message is returned: DataLoader would bury its one line in a worker's traceback.
+    """
 
     def __init__(self, source: Source, chosen: Indices, augment: Augment | None = None, seed: int = 0) -> None:
         self._source, self._chosen, self._augment, self._seed = source, chosen, augment, seed
@@ -353,11 +340,11 @@ class _Batches(Dataset[Batch | _Failure]):
     def __len__(self) -> int:
         return len(self._chosen)
 
-    def __getitem__(self, items: Sequence[_Item]) -> Batch | _Failure:
+    def __getitem__(self, items: Sequence[_Item]) -> Batch | str:
         try:
             pairs = [self._sample(epoch, place) for epoch, place in items]
         except InputError as error:
-            return _Failure(str(error))
+            return str(error)
         images, targets = (torch.stack(column) for column in zip(*pairs, strict=True))
         indices = torch.tensor([int(self._chosen[place]) for _, place in items])
         return Batch(images, indices, targets if targets.numel() else None)

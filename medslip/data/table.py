@@ -140,18 +140,20 @@ class ImageTable:
         )
 
     @cached_property
-    def _rows(self) -> dict[int, dict[str, list[int]]]:
-        """Image -> class -> rows of the findings, in their order."""
-        rows: dict[int, dict[str, list[int]]] = {}
-        if self.findings is not None:
-            for row, (image, label) in enumerate(zip(self.findings["image"], self.findings["class"], strict=True)):
-                rows.setdefault(image, {}).setdefault(label, []).append(row)
-        return rows
+    def _rows(self) -> Mapping[Any, Any]:
+        """Image -> rows of the findings, in their order."""
+        return {} if self.findings is None else self.findings.groupby("image").indices
+
+    def _findings_at(self, index: int) -> pd.DataFrame:
+        """The rows of the findings that belong to an image."""
+        findings = pd.DataFrame(columns=list(FINDING_COLUMNS)) if self.findings is None else self.findings
+        return findings.iloc[self._rows.get(index, [])]
 
     def found(self, label: str | None = None) -> npt.NDArray[np.bool_]:
         """Whether each of the n images has a box or mask of a class, or of any."""
         found = np.zeros(len(self), bool)
-        found[[image for image, rows in self._rows.items() if label is None or label in rows]] = True
+        if self.findings is not None:
+            found[self.findings["image"][(self.findings["class"] == label) | (label is None)].to_numpy(int)] = True
         return found
 
     def findings_of(self, index: int) -> list[Finding]:
@@ -160,20 +162,18 @@ class ImageTable:
         Raises:
             InputError: A mask without a box cannot be read.
         """
-        if self.findings is None:
-            return []
         height, width = self.frame(index)
         found = []
-        for label, rows in self._rows.get(index, {}).items():
+        for label, rows in self._findings_at(index).groupby("class", sort=False):
             boxes: list[Rectangle] = []
             masks: list[MaskSource] = []
-            for x, y, w, h, mask in self.findings[[*_BOX, "mask"]].iloc[rows].itertuples(index=False, name=None):
+            for x, y, w, h, mask in rows[[*_BOX, "mask"]].itertuples(index=False, name=None):
                 if mask is not None:
                     masks.append(mask)
                 box = bounding_box(decode_mask(mask, height, width)) if math.isnan(x) else (x, y, x + w, y + h)
                 left, top, right, bottom = np.clip(box, 0, (width, height, width, height)).tolist()
                 boxes.append((left, top, right - left, bottom - top))
-            found.append(Finding(label, tuple(boxes), tuple(masks)))
+            found.append(Finding(str(label), tuple(boxes), tuple(masks)))
         return found
 
     def mask(self, index: int, label: str) -> Mask:
@@ -183,8 +183,8 @@ class ImageTable:
             InputError: A mask cannot be read, or does not fit the frame.
         """
         union = np.zeros(self.frame(index), bool)
-        rows = self._rows.get(index, {}).get(label, [])
-        for mask in [] if self.findings is None else self.findings["mask"].iloc[rows]:
+        rows = self._findings_at(index)
+        for mask in rows["mask"][rows["class"] == label]:
             union |= decode_mask(mask, *union.shape)
         return union
 
@@ -192,6 +192,11 @@ class ImageTable:
         """Height and width, in pixels, that an image's boxes and masks are given in."""
         height, width = self.images[["height", "width"]].to_numpy(int)[index].tolist()
         return height, width
+
+
+def one_class(name: str, marked: Sequence[bool] | npt.NDArray[np.bool_] | pd.Series) -> pd.DataFrame:
+    """Labels of a data set with a single class, present where marked and absent elsewhere."""
+    return pd.DataFrame({name: np.asarray(marked, np.int8)})
 
 
 def check_shared(splits: Mapping[str, ImageTable]) -> None:

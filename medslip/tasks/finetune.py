@@ -32,7 +32,6 @@ from medslip.data.augmentation import (
     TrainingTransform,
 )
 from medslip.data.dataset import DataSet
-from medslip.data.image_labels import one_class
 from medslip.data.images import read_headers
 from medslip.data.loading import (
     Batch,
@@ -48,7 +47,7 @@ from medslip.data.loading import (
 from medslip.data.preprocessing import Preprocessing, roomy
 from medslip.data.splits import split_patients
 from medslip.data.subsample import Indices, check_fraction, choose_subsamples
-from medslip.data.table import ImageTable, check_scorable, check_shared
+from medslip.data.table import ImageTable, check_scorable, check_shared, one_class
 from medslip.errors import InputError, check_at_least
 from medslip.evaluation.bootstrap import count_patients, patient_index
 from medslip.evaluation.classification import MEAN, class_rows, mean_auroc, score

@@ -14,9 +14,8 @@ from typing import ClassVar
 import pandas as pd
 
 from medslip.data.dataset import DataSet
-from medslip.data.image_labels import one_class
 from medslip.data.reading import check_unique, read_lines
-from medslip.data.table import ImageTable
+from medslip.data.table import ImageTable, one_class
 from medslip.errors import InputError
 from medslip.labels import ABSENT, PRESENT
 

@@ -159,15 +159,12 @@ def _read_entries(root: Path) -> tuple[Path, pd.DataFrame]:
 
 
 def _labels(findings: pd.Series, source: Path) -> npt.NDArray[np.int8]:
-    column = {name: index for index, name in enumerate(CXR14_CLASSES)}
-    labels = np.zeros((len(findings), len(CXR14_CLASSES)), np.int8)
-    for row, (line, text) in enumerate(findings.items()):
-        for name in text.split("|"):
-            if name in column:
-                labels[row, column[name]] = PRESENT
-            elif name != NO_FINDING:
-                raise InputError(f"{source}: line {line}: unknown finding label {name!r}")
-    return labels
+    named = findings.str.split("|").explode()
+    unknown = ~named.isin([*CXR14_CLASSES, NO_FINDING])
+    if (line := first_line(unknown)) is not None:
+        raise InputError(f"{source}: line {line}: unknown finding label {named[unknown].iat[0]!r}")
+    marked = pd.get_dummies(named, dtype=np.int8).groupby(level=0).max()
+    return marked.reindex(columns=list(CXR14_CLASSES), fill_value=ABSENT).to_numpy(np.int8)
 
 
 def _read_authors_list(source: Path, images: Path | None) -> ImageTable:

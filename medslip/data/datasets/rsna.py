@@ -13,7 +13,6 @@ from typing import ClassVar
 import pandas as pd
 
 from medslip.data.dataset import DataSet
-from medslip.data.image_labels import one_class
 from medslip.data.images import read_headers
 from medslip.data.reading import (
     Box,
@@ -25,7 +24,7 @@ from medslip.data.reading import (
     read_box,
     read_cells,
 )
-from medslip.data.table import FINDING_COLUMNS, ImageTable
+from medslip.data.table import FINDING_COLUMNS, ImageTable, one_class
 from medslip.errors import InputError
 from medslip.labels import ABSENT, PRESENT
 

@@ -16,11 +16,10 @@ import pandas as pd
 from tqdm import tqdm
 
 from medslip.data.dataset import DataSet
-from medslip.data.image_labels import one_class
 from medslip.data.images import read_headers
 from medslip.data.masks import Runs, check_mask_size, read_mask
 from medslip.data.reading import check_files, find_images, first_line, header_columns, listed_images, read_cells
-from medslip.data.table import FINDING_COLUMNS, ImageTable
+from medslip.data.table import FINDING_COLUMNS, ImageTable, one_class
 from medslip.errors import InputError
 
 CLASS = "Pneumothorax"
