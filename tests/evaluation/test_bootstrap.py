@@ -38,9 +38,6 @@ def test_images_of_one_patient_share_a_number_and_unknown_patients_do_not():
     assert index[0] == index[3]
     assert len(set(index)) == 4
     assert sorted(set(index)) == [0, 1, 2, 3]
-
-
-def test_no_patients_at_all_is_no_error():
     assert len(patient_index([])) == 0
 
 

@@ -76,11 +76,13 @@ def test_upsampling_is_the_usual_bilinear_one(seed, cells, height, width):
     assert np.allclose(heat, heat_map(grid * 1e-4, height, width))  # nothing but the map itself scales it
 
 
-@pytest.mark.parametrize("wrong", [0.0, -1.0, np.nan])
-def test_a_grid_that_is_no_map_is_refused(wrong):
-    """It would be divided by 0, or all its scores would be NaN."""
-    with pytest.raises(ValueError, match="heat map"):
-        heat_map(np.full((2, 2), wrong), 4, 4)
+def test_what_is_not_a_map_is_refused():
+    """It would be divided by 0, or all its scores, or the prior of a class without boxes, would be NaN."""
+    for wrong in (0.0, -1.0, np.nan):
+        with pytest.raises(ValueError, match="heat map"):
+            heat_map(np.full((2, 2), wrong), 4, 4)
+    with pytest.raises(ValueError, match="no boxes"):
+        mean_box_grid(np.empty((0, 4)), 2)
 
 
 def test_boxes_cover_the_pixels_whose_centres_they_hold():
@@ -104,12 +106,6 @@ def test_mean_of_boxes_is_their_mean_coverage(seed, side):
     drawn = np.mean([box_region([tuple(box)], height, width) for box in boxes], axis=0)
     expected = drawn.reshape(side, 4, side, 3).mean(axis=(1, 3))
     assert np.allclose(mean_box_grid(boxes / [width, height, width, height], side), expected)
-
-
-def test_a_mean_of_no_boxes_is_refused():
-    """The prior of a class without training boxes would be NaN."""
-    with pytest.raises(ValueError, match="no boxes"):
-        mean_box_grid(np.empty((0, 4)), 2)
 
 
 def test_pointing_game_of_maps_that_are_known():

@@ -37,16 +37,6 @@ def test_counts_are_those_of_a_plain_comparison(seed):
     assert np.array_equal(counts.marked, masks.sum(axis=(1, 2)))
 
 
-def test_dice_and_iou_by_hand():
-    mask = np.zeros((4, 1, 4), bool)
-    mask[0, 0, :2] = mask[1, 0, :2] = True
-    probability = np.zeros((4, 1, 4))
-    probability[0, 0, 1:3] = probability[2, 0, 0] = 1.0
-    counts = count_pixels(probability, mask, (0.5,))
-    assert counts.dice[:, 0].tolist() == [0.5, 0.0, 0.0, 1.0]  # half right; missed; false alarm; rightly empty
-    assert counts.iou[:, 0] == pytest.approx([1 / 3, 0, 0, 1])
-
-
 def test_scores_by_hand():
     mask = np.zeros((4, 1, 4), bool)
     mask[0, 0, :2] = mask[1, 0, :2] = True
@@ -54,6 +44,8 @@ def test_scores_by_hand():
     probability[0, 0, 1:3] = probability[2, 0, 0] = 1.0
     cases = image_scores(count_pixels(probability, mask), 0.5)
     assert cases["predicted_pixels"].tolist() == [2, 0, 1, 0]
+    assert cases["dice"].tolist() == [0.5, 0.0, 0.0, 1.0]  # half right; missed; false alarm; rightly empty
+    assert cases["iou"].tolist() == pytest.approx([1 / 3, 0, 0, 1])
     table = score_segmentation(cases, ["a", "a", "b", "c"], resamples=200).set_index("score")
     expected = {"dice": 0.375, "iou": 1 / 3, "dice_on_positives": 0.25, "iou_on_positives": 1 / 6}
     expected |= {"empty_mask_accuracy": 0.5, "dice_balanced": 0.375}
