@@ -1,7 +1,7 @@
 """The command line: one command per task, and the one place that turns user errors into one line.
 
 ``medslip TASK ...`` and ``python scripts/TASK.py ...`` are the same. Exit status: 0; 2 for bad input; 130 when
-interrupted; 1 for any other failure. Only running a task imports torch; ``--help`` and ``--version`` answer at once.
+interrupted; 1 for any other failure. Only running a task imports torch; ``--help`` and ``--version`` do not.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from medslip.version import __version__
 
 GROUPS: dict[str, dict[str, str]] = {
     "Start here": {
-        "demo": "everything on phantom chests: draw, prepare, pre-train, classify, ground, fine-tune",
+        "demo": "the whole workflow on phantoms: draw, prepare, pre-train, classify, ground, fine-tune",
     },
     "Data": {
-        "prepare_data": "prepare a public data set, or a CSV of your own, for pre-training",
-        "make_phantom": "draw a corpus of phantom chests with reports, graphs, masks and boxes",
+        "prepare_data": "prepare a public data set, or your own, for pre-training",
+        "make_phantom": "draw a corpus of phantoms (synthetic radiographs) with reports, graphs, masks and boxes",
     },
     "Training": {
-        "pretrain": "pre-train on images and labels from their reports",
-        "finetune_cls": "fine-tune a classifier on labelled images and score it on its test images",
-        "finetune_seg": "fine-tune a segmenter on images with masks and score it on its test images",
+        "pretrain": "pre-train on prepared images and the labels from their reports",
+        "finetune_cls": "fine-tune a classifier on labelled images and score it on test images",
+        "finetune_seg": "fine-tune a segmenter on images with masks and score it on test images",
     },
     "Evaluation": {
         "zeroshot_cls": "classify images zero-shot, and score the predictions where there are labels",
-        "ground": "score where the model looks against boxes or masks",
-        "evaluate_all": "evaluate a model on every data set that is present, in one table",
-        "compare": "compare two runs on the same images: paired differences with intervals",
+        "ground": "ground findings zero-shot, and score the attention maps against boxes or masks",
+        "evaluate_all": "evaluate a model zero-shot on all data sets that you have, in one table",
+        "compare": "compare two runs on the same images: paired differences with confidence intervals",
     },
 }
 """Heading -> task -> what it does. A task is a module of medslip.tasks with COMMAND: a config class and the function that runs
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run ``medslip TASK [SUBCOMMAND] [--config FILE] [--key value ...]``; returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: medslip TASK [--config FILE] [--key value ...]\n       medslip TASK --help explains every key")
+        print("usage: medslip TASK [--config FILE] [--key value ...]\n       medslip TASK --help explains every option")
         for heading, tasks in GROUPS.items():
             print(f"\n{heading}:", *(f"  {name:14}{what}" for name, what in tasks.items()), sep="\n")
         return 0 if arguments else 2
@@ -70,7 +70,7 @@ def run_task(task: str, arguments: Sequence[str]) -> int:
     except InputError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
-        return _fail("interrupted; a training that has begun goes on with --resume true", status=130)
+        return _fail("interrupted; continue a training run with --resume true", status=130)
     return 0
 
 
@@ -78,7 +78,7 @@ def _run(task: str, arguments: list[str]) -> None:
     if task not in TASKS:
         close = difflib.get_close_matches(task, TASKS, n=1)
         guess = f"did you mean {close[0]}? " if close else ""
-        raise InputError(f"no task {task!r}; {guess}choose one of {', '.join(TASKS)}")
+        raise InputError(f"unknown task {task!r}; {guess}choose one of {', '.join(TASKS)}")
     # Imported here: with these come jsonargparse, torch and all else.
     from medslip.config import parse, phantom_config, phantom_file
 
@@ -86,7 +86,7 @@ def _run(task: str, arguments: list[str]) -> None:
     command, packaged = f"medslip {task}", phantom_file(task)
     if packaged and not arguments:
         where = _shortest(packaged)
-        print(f"No arguments: running on the phantom data with {where}; --help explains the keys", flush=True)
+        print(f"No arguments: running on the phantom data with {where}; --help explains the options", flush=True)
         with _hint("phantom", "; make the phantom data and model first: python scripts/demo.py (or: medslip demo)"):
             run(phantom_config(config_class, task))
         return

@@ -237,7 +237,7 @@ def _check_values(values: Mapping[str, Any], config_class: Callable[..., Any], p
             raise InputError(f"{prefix}{key}: has no value")
         if is_dataclass(kind):
             if not isinstance(value, Mapping):
-                raise InputError(f"{prefix}{key}: has keys of its own and cannot be the value {value!r}")
+                raise InputError(f"{prefix}{key}: is a group of keys and cannot be set to {value!r}")
             _check_values(value, cast(type, kind), f"{prefix}{key}.")
 
 

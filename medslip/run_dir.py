@@ -70,7 +70,9 @@ def agreed_folder(wanted: Path | None, task: str, world: Processes, resume: bool
     if not resume:
         check_unused(folder)
     elif wanted is None or not (folder / "config.yaml").is_file():
-        raise InputError(f"resume: {'no --output is given' if wanted is None else f'{folder} holds no run to resume'}")
+        raise InputError(
+            f"resume: {'no --output is given' if wanted is None else f'{folder} contains no run to resume'}"
+        )
     return folder
 
 
@@ -96,7 +98,7 @@ def begin(folder: Path, config: Any, resume: bool = False) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{folder}: cannot make this folder ({error.strerror})") from None
+        raise InputError(f"{folder}: cannot create this folder ({error.strerror})") from None
     write_text(folder / "config.yaml", yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=True))
     return folder
 
@@ -142,7 +144,7 @@ def check_same_config(folder: Path, config: Any) -> None:
     """
     if changed := changed_keys(folder, config):
         raise InputError(
-            f"{folder}: the run began with another {changed[0]}; resume it with --config {folder}/config.yaml, or choose "
+            f"{folder}: the run was started with another {changed[0]}; resume it with --config {folder}/config.yaml, or choose "
             "another --output"
         )
 

@@ -42,7 +42,7 @@ NORMALITY: frozenset[str] = frozenset(PATHOLOGIES[:8])
 """The findings of normality: "present" means that nothing is wrong."""
 
 FINDINGS: tuple[str, ...] = tuple(name for name in PATHOLOGIES if name not in {*NORMALITY, "excluded_obs"})
-"""The pathologies that something can be asked of: neither normality nor the words of change and degree."""
+"""The pathologies that can be queried: neither normality nor the words of change and degree."""
 
 NO_PARTNER: frozenset[str] = frozenset({"middle_right_lobe", "right_atrium", "right_ventricle"})
 """One-sided anatomies without a partner on the other side: after a horizontal flip they are unknown."""
@@ -63,7 +63,7 @@ CLASS_PATHOLOGIES: dict[str, str] = {
     # Other spellings.
     "Pleural Thicken": "thicken", "Hiatal Hernia": "hernia",
 }  # fmt: skip
-"""Class of a public data set -> pathology that answers for it; a class may also be named after a pathology."""
+"""Class of a public data set -> pathology that it is queried by; a class may also be named after a pathology."""
 
 CXR14_CLASSES: tuple[str, ...] = tuple(CLASS_PATHOLOGIES)[:14]
 """The classes of NIH ChestX-ray14, in the publisher's order."""
@@ -192,9 +192,9 @@ def _read_prompts(path: Path | None, packaged: str, names: Sequence[str]) -> tup
         raise InputError(f"{source}: not a JSON file of prompts ({error})") from None
     keys, texts = (list(data), list(data.values())) if isinstance(data, dict) else ([], data)
     if not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):
-        raise InputError(f"{source}: every prompt must be a text that is not empty")
+        raise InputError(f"{source}: every prompt must be a non-empty text")
     if len(texts) != len(names):
-        raise InputError(f"{source}: has {len(texts)} prompts, the vocabulary has {len(names)}")
+        raise InputError(f"{source}: has {len(texts)} prompts, but the vocabulary has {len(names)} entries")
     for position, (key, name) in enumerate(zip(keys, names, strict=False), 1):
         if key in names and key != name:
             raise InputError(

@@ -144,7 +144,7 @@ def test_bad_argument_is_one_line_with_its_key(ran, capsys, arguments, words):
         ("outer: 3", ["outer"]),
         ("inner: {number: three}", ["inner.number", "three"]),
         ("inner: {number: -1}", ["inner.number", "less than 0"]),
-        ("inner: 3", ["inner", "has keys of its own", "3"]),
+        ("inner: 3", ["inner", "is a group of keys", "3"]),
         ("inner: [1]", ["inner"]),
         ("inner: null", ["inner", "has no value"]),
         ("folder: null", ["folder", "has no value"]),
@@ -216,9 +216,9 @@ def test_override_that_is_wrong_does_not_blame_the_yaml(ran, capsys, tmp_path):
 
 def test_unknown_task_suggests_and_lists_the_known_ones(ran, capsys):
     assert main(["toyy"]) == 2
-    assert "no task 'toyy'; did you mean toy? choose one of toy, source" in one_line(capsys)
+    assert "unknown task 'toyy'; did you mean toy? choose one of toy, source" in one_line(capsys)
     assert main(["xyz"]) == 2
-    assert "no task 'xyz'; choose one of toy, source" in one_line(capsys)
+    assert "unknown task 'xyz'; choose one of toy, source" in one_line(capsys)
 
 
 def test_without_a_task_the_tasks_are_listed(ran, capsys):
@@ -325,7 +325,7 @@ def test_bad_input_met_on_the_way_is_one_line_and_status_2(ran, capsys, monkeypa
 def test_interruption_is_one_line(ran, capsys, monkeypatch):
     fails_with(monkeypatch, KeyboardInterrupt())
     assert run_task("toy", []) == 130
-    assert one_line(capsys) == "error: interrupted; a training that has begun goes on with --resume true\n"
+    assert one_line(capsys) == "error: interrupted; continue a training run with --resume true\n"
 
 
 def test_error_of_one_of_many_processes_is_not_lost(ran, capsys, monkeypatch):

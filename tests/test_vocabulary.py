@@ -93,12 +93,12 @@ def test_published_file_with_its_misspelt_key_is_accepted(tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (dict.fromkeys(PATHOLOGIES[:74], "text"), "has 74 prompts, the vocabulary has 75"),
+        (dict.fromkeys(PATHOLOGIES[:74], "text"), "has 74 prompts, but the vocabulary has 75"),
         (["text"] * 76, "has 76 prompts"),
         (dict.fromkeys(sorted(PATHOLOGIES), "text"), "key 1 is 'abnormality' where the vocabulary has 'normal'"),
-        ({name: name if name != "edema" else " " for name in PATHOLOGIES}, "not empty"),
-        (dict.fromkeys(PATHOLOGIES, 3), "must be a text"),
-        ('"a text"', "must be a text"),
+        ({name: name if name != "edema" else " " for name in PATHOLOGIES}, "non-empty"),
+        (dict.fromkeys(PATHOLOGIES, 3), "must be a non-empty text"),
+        ('"a text"', "must be a non-empty text"),
         ('{"normal": ', "not a JSON file"),
     ],
 )

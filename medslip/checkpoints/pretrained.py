@@ -105,7 +105,7 @@ class Checkpoint:
         """
         own = self.card.text
         if own is None:
-            raise InputError("free text: this checkpoint does not say which text encoder it was trained with")
+            raise InputError("free text: this checkpoint does not record which text encoder it was trained with")
         found = TextEncoder(TextConfig(encoder or own.encoder, own.sep, own.max_tokens))
         if found.identity.sha256 != own.sha256:
             raise InputError(

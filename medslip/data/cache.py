@@ -28,15 +28,15 @@ _COMPRESSION = 1
 
 
 def check_cache(size: int | None, workers: int) -> None:
-    """Refuse what build_cache cannot work with; a size of None asks for no cache.
+    """Check the arguments of build_cache; a size of None means no cache.
 
     Raises:
         InputError: The size is less than 1, or the number of workers less than 0.
     """
     if size is not None and size < 1:
-        raise InputError(f"cache_size: {size} is no side in pixels; choose one above the training side")
+        raise InputError(f"cache_size: {size} is not a valid side in pixels; choose one above the training side")
     if workers < 0:
-        raise InputError(f"workers: {workers} is less than 0; 0 works in this process")
+        raise InputError(f"workers: {workers} is less than 0; 0 means this process only")
 
 
 def build_cache(lists: Sequence[Path], folder: Path, size: int, workers: int, equalise: bool = False) -> None:
@@ -79,7 +79,7 @@ def _sources(table: ImageTable) -> list[Path]:
 def _target(source: Path, folder: Path, size: int, equalise: bool) -> Path:
     if source.is_relative_to(folder):
         if source.relative_to(folder).parts[0] != str(size):
-            raise InputError(f"{source}: is already a cached image, of another size than {size}; prepare the list anew")
+            raise InputError(f"{source}: is already a cached image of a size other than {size}; prepare the list again")
         return source
     try:
         stat = source.stat()
@@ -117,5 +117,5 @@ def _mapper(workers: int) -> Iterator[Callable[[list[_Job]], Iterator[None]]]:
     try:
         yield lambda jobs: pool.map(_store, jobs, chunksize=8)
     finally:
-        # After an error, the images that nobody waits for any more are not worth decoding.
+        # After an error, do not decode the remaining images.
         pool.shutdown(cancel_futures=True)

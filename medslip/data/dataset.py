@@ -74,7 +74,7 @@ class DataSet:
         if getattr(self, "split", None) is None:
             files = {split: file for split, file in files.items() if file.exists()}
         if not files:
-            raise InputError(f"{self.path}: holds neither train{suffix}, valid{suffix} nor test{suffix}")
+            raise InputError(f"{self.path}: contains none of train{suffix}, valid{suffix} and test{suffix}")
         return files
 
     def all_splits(self) -> DataSet:
@@ -127,8 +127,9 @@ class ListedDataSet(DataSet):
             found = self._matches(images["path"])
         elif "patient" not in images and self.patients == "known":
             raise InputError(
-                f"{self.path}: names no patients, so images of one patient could be trained and tested on; {advice}, give a "
-                "path_pattern that finds the patient in the image path, or accept this with patients: unknown"
+                f"{self.path}: lists no patients, so images of one patient could be used for both "
+                f"training and testing; {advice}, give a path_pattern that finds the patient in the image path, or accept this "
+                "with patients: unknown"
             )
         columns = {
             name: images.get(name, found.get(name, pd.Series("", images.index))) for name in ("patient", "study")

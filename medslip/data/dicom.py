@@ -139,7 +139,7 @@ def _naming_damage(path: Path) -> Iterator[None]:
     # A damaged file can make pydicom fail anywhere, with many kinds of exception.
     except Exception as error:
         message = one_line(error, _MESSAGE_LENGTH)
-        raise InputError(f"{path}: damaged DICOM file ({message}); get the file again") from None
+        raise InputError(f"{path}: damaged DICOM file ({message}); get a new copy") from None
 
 
 def _check_inflated_size(path: Path) -> None:
@@ -161,7 +161,7 @@ def _check_inflated_size(path: Path) -> None:
             while size <= _MAX_INFLATED and (data := inflater.unconsumed_tail or file.read(1 << 16)):
                 size += len(inflater.decompress(data, 1 << 24))
     if size > _MAX_INFLATED:
-        raise InputError(f"{path}: inflates to more than a radiograph can hold; remove it")
+        raise InputError(f"{path}: decompresses to more data than a radiograph can have; remove it")
 
 
 def _first_frame(path: Path, dataset: Dataset) -> npt.NDArray[Any]:
@@ -190,7 +190,7 @@ def _first_frame(path: Path, dataset: Dataset) -> npt.NDArray[Any]:
         # An installed decoder may support the syntax, but not this variant of it (12-bit JPEG, for example).
         hint = f"; if the file is complete, {advice}" if advice else "; get the file again"
         message = one_line(error, _MESSAGE_LENGTH)
-        raise InputError(f"{path}: pixel data damaged or cut short ({message}){hint}") from None
+        raise InputError(f"{path}: pixel data damaged or truncated ({message}){hint}") from None
     if frame.dtype.kind not in "iu" or frame.dtype.itemsize > 2:
         raise InputError(f"{path}: has {frame.dtype} pixels; a radiograph has integers of 8 to 16 bits")
     return frame

@@ -68,7 +68,7 @@ def is_dicom(path: Path) -> bool:
     except OSError as error:
         raise InputError(f"{path}: cannot read the image ({error.strerror}); check the path") from None
     if not head:
-        raise InputError(f"{path}: the image file is empty; get it again")
+        raise InputError(f"{path}: the image file is empty; replace it")
     if head.startswith((_PNG, _JPEG)):
         return False
     return head[128:] == b"DICM" or path.suffix.lower() in DICOM_SUFFIXES
@@ -109,7 +109,7 @@ def _picture(path: Path, fault: str = "") -> Iterator[Image.Image]:
         raise InputError(f"{path}: too many pixels for a radiograph; remove it or make it smaller") from None
     # Pillow and libpng raise these, by format and by where the data break off.
     except (OSError, SyntaxError, ValueError, EOFError, RuntimeError) as error:
-        damage = f"damaged or cut short ({one_line(error, _MESSAGE_LENGTH)}); get the file again"
+        damage = f"damaged or truncated ({one_line(error, _MESSAGE_LENGTH)}); get a new copy"
         raise InputError(f"{path}: {fault or damage}") from None
 
 

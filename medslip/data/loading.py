@@ -214,7 +214,7 @@ class Loader:
 
     def __init__(self, dataset: _Batches, batches: EpochSampler | list[list[_Item]], shard: Shard) -> None:
         self._batches = batches
-        # batch_size=None: the dataset is asked for whole batches, so that it can return an error.
+        # batch_size=None: the dataset returns whole batches, so that it can also return an error.
         self._loader: DataLoader[Any] = DataLoader(
             dataset,
             batch_size=None,

@@ -90,7 +90,7 @@ def write_prepared(
     """
     if not len(images):
         reasons = "; ".join(f"{count} {reason}" for reason, count in left_out.items() if count)
-        raise InputError(f"{source}: no image is left to prepare ({reasons or 'there was none'})")
+        raise InputError(f"{source}: no images are left to prepare ({reasons or 'none were listed'})")
     owners = images[["study", "patient"]].drop_duplicates().sort_values("patient")
     if len(several := owners[owners["study"].duplicated(keep=False)]):
         study = several["study"].iat[0]

@@ -116,7 +116,7 @@ def read_json(path: Path, advice: str = "check the path") -> Any:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); {advice}") from None
     except ValueError as error:
-        raise InputError(f"{path}: not a complete JSON file ({error}); get it again") from None
+        raise InputError(f"{path}: not a complete JSON file ({error}); get a new copy") from None
 
 
 def check_unique(names: pd.Series, source: Path | str) -> None:
@@ -132,7 +132,7 @@ def check_unique(names: pd.Series, source: Path | str) -> None:
     seen: dict[str, int] = {}
     for line, name in names.items():
         if not str(name):
-            raise InputError(f"{source}: line {line}: names no image")
+            raise InputError(f"{source}: line {line}: has no image path")
         spelt = os.path.normpath(str(name))
         if spelt in seen:
             raise InputError(f"{source}: line {line}: image {spelt} is listed twice, also in line {seen[spelt]}")
@@ -155,7 +155,7 @@ def check_files(paths: pd.Series, source: Path | str, what: str = "image", advic
     missing = paths[[not os.path.isfile(path) for path in bar]]
     if len(missing):
         more = f" ({len(missing) - 1:,} more are missing)" if len(missing) > 1 else ""
-        advice = advice or f"name the folder of the {what}s (key {what}s)"
+        advice = advice or f"give the folder of the {what}s (key {what}s)"
         raise InputError(f"{source}: line {missing.index[0]}: {what} {missing.iat[0]} not found; {advice}{more}")
 
 
@@ -198,10 +198,10 @@ def find_images(names: pd.Series, folder: Path, source: Path) -> pd.Series:
             files.setdefault(path.stem, []).append(str(path))
     for line, name in names.items():
         if name not in files:
-            raise InputError(f"{source}: line {line}: image {name} is not in {folder}; download it, or name its folder")
+            raise InputError(f"{source}: line {line}: image {name} is not in {folder}; download it, or give its folder")
         if len(files[name]) > 1:
             both = " or ".join(sorted(files[name])[:2])
-            raise InputError(f"{source}: line {line}: image {name} may be {both}; name the folder of the right one")
+            raise InputError(f"{source}: line {line}: image {name} may be {both}; give the folder of the right one")
     found = names.map(lambda name: files[name][0])
     check_unique(found, source)
     return found
@@ -293,7 +293,7 @@ def read_box(cells: Sequence[str | float], where: str, height: int, width: int) 
     except ValueError:
         raise InputError(f"{where}: the box {shown} is not four numbers: x, y, width, height") from None
     if not all(map(isfinite, (x, y, w, h))) or min(w, h) <= 0:
-        raise InputError(f"{where}: the box {shown} is empty or endless; width and height must be above 0")
+        raise InputError(f"{where}: the box {shown} is empty or infinite; width and height must be above 0")
     over = min(x, y) < -_ROUNDING or x + w > width + _ROUNDING or y + h > height + _ROUNDING
     if over or x >= width or y >= height or min(x + w, y + h) <= 0:
         raise InputError(

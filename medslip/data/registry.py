@@ -21,7 +21,7 @@ DATA_SETS = {
     "rsna": "rsna:Rsna",
     "siim_acr": "siim_acr:SiimAcr",
 }
-"""Kind -> module in medslip.data.datasets and class; a module is imported when its data set is first asked for."""
+"""Kind -> module in medslip.data.datasets and class; a module is imported when its data set is first used."""
 
 
 def data_set(kind: str) -> type[DataSet]:
@@ -31,7 +31,7 @@ def data_set(kind: str) -> type[DataSet]:
         InputError: There is no such kind.
     """
     if kind not in DATA_SETS:
-        raise InputError(f"no such kind of data {kind!r}: one of {', '.join(DATA_SETS)}")
+        raise InputError(f"unknown kind of data {kind!r}; choose one of {', '.join(DATA_SETS)}")
     module, _, name = DATA_SETS[kind].partition(":")
     found: type[DataSet] = getattr(importlib.import_module(f"medslip.data.datasets.{module}"), name)
     return found

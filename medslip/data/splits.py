@@ -34,7 +34,7 @@ def split_name(text: str, where: str) -> str:
     try:
         return _SPELLINGS[text.strip().lower()]
     except KeyError:
-        raise InputError(f"{where}: split {text!r} is none of train, valid, test") from None
+        raise InputError(f"{where}: split {text!r} is not one of train, valid, test") from None
 
 
 def splits_of(column: pd.Series, source: Path) -> pd.Series:
@@ -80,7 +80,7 @@ def split_patients(table: ImageTable, seed: int, valid_fraction: float, test_fra
             splits[split] = table.at(np.flatnonzero(parts == split))
             if not len(splits[split]):
                 raise InputError(
-                    f"{table.name}: {len(table)} images are too few, no image is left to {split}; change the fractions"
+                    f"{table.name}: {len(table)} images are too few: the {split} split would be empty; change the fractions"
                 )
     return splits
 
@@ -125,7 +125,7 @@ def read_exclusion(
         stems = {_stem(name) for name in _read_names(exclude_images, ("image", "Image Index", "file"))}
         hits = [patient for path, patient in zip(table.paths, table.patients, strict=True) if path.stem in stems]
         if "" in hits:
-            raise InputError(f"{exclude_images}: names images without a patient in the table; name its patient column")
+            raise InputError(f"{exclude_images}: lists images without a patient in the table; give its patient column")
         left_out |= set(hits)
         notes.append(
             f"{exclude_images} names {len(stems)} images; {len(hits)} are in the table, and their {len(set(hits))} patients "

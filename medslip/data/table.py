@@ -239,5 +239,5 @@ def check_scorable(table: ImageTable) -> None:
         others = f", and {len(missing) - 1} more classes have the same problem" if len(missing) > 1 else ""
         raise InputError(
             f"{table.name}: class {name} is {what} in none of the {len(table)} images{others}; nothing can be learnt or "
-            "scored, take more images"
+            "scored; use more images"
         )

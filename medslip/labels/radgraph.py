@@ -170,11 +170,13 @@ def parse_graph(key: str, data: Any, source: str) -> Graph:
         InputError: There are no entities, or one lacks a key, has an unknown label, or points at a missing entity.
     """
     if not isinstance(data, dict):
-        raise InputError(f"{source}: report {key} is not a JSON object with entities; JSON lines must be named .jsonl")
+        raise InputError(
+            f"{source}: report {key} is not a JSON object with entities; a file of JSON lines must end in .jsonl"
+        )
     marks = data.get("labeler_1", data)
     items = marks.get("entities") if isinstance(marks, dict) else None
     if not isinstance(items, dict):
-        raise InputError(f'{source}: report {key} has no "entities"; give a RadGraph graph file')
+        raise InputError(f'{source}: report {key} has no "entities"; give a graph file of RadGraph')
     stops = [position for position, word in enumerate(str(data.get("text", "")).split()) if word == "."]
     graph: Graph = {}
     for name, item in items.items():
@@ -185,7 +187,7 @@ def parse_graph(key: str, data: Any, source: str) -> Graph:
             raise InputError(f"{source}: report {key}: entity {name} {_problem(item)}") from None
     for name, entity in graph.items():
         if missing := {target for _, target in entity.relations} - items.keys():
-            raise InputError(f"{source}: report {key}: entity {name} points at entity {min(missing)}, which is missing")
+            raise InputError(f"{source}: report {key}: entity {name} refers to entity {min(missing)}, which is missing")
         kept = tuple(relation for relation in entity.relations if relation[1] in graph)  # not to measurements
         graph[name] = entity._replace(relations=kept)
     return graph

@@ -67,7 +67,7 @@ def run(config: CompareConfig, show: bool = True) -> pd.DataFrame:
     a, b = (open_run(folder, read_metrics(folder)) for folder in (config.run_a, config.run_b))
     if a.task != b.task:
         raise InputError(
-            f"{a.folder} is a run of {a.task}, {b.folder} of {b.task}: only runs of one task can be compared"
+            f"{a.folder} is a run of {a.task}, {b.folder} of {b.task}: only runs of the same task can be compared"
         )
     matched = match_runs(a, b)
     differences = compare_runs(a, b, matched, config.resamples, config.seed)

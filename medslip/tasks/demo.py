@@ -40,9 +40,10 @@ class DemoConfig:
         corpus: Where to draw the phantoms.
         prepared: Where to prepare them for pre-training.
         output: Folder of the runs (pretrain/, zeroshot_cls/, ground/, finetune_seg/) and of their common run.html.
-        studies: Phantom studies to draw; about a quarter is held out. A few hundred may have too few masks to fine-tune on.
-        epochs: Of pre-training; None takes those of the packaged config.
-        seed: Of the phantoms and of pre-training.
+        studies: Phantom studies to draw; about a quarter are held out. A few hundred may contain too few masks for
+            fine-tuning.
+        epochs: Epochs of pre-training; None takes the packaged config's.
+        seed: Random seed of the phantoms and of pre-training.
     """
 
     corpus: Path = PHANTOM
@@ -101,7 +102,7 @@ def _pretrain(config: DemoConfig) -> Path:
     learned = read_metrics(output)["data"].get("fingerprint") if (output / "metrics.json").is_file() else None
     if learned not in (None, pretrain.fingerprint_of(wanted.data)) or changed_keys(output, wanted):
         raise InputError(
-            f"{output}: holds a run on other phantoms or with another config; remove it, or name another --output"
+            f"{output}: contains a run on other phantoms or with another config; remove it, or choose another --output"
         )
     if (output / "losses.png").is_file():
         print(f"{output}: already trained")

@@ -26,7 +26,7 @@ from medslip.tasks.zeroshot_cls import ZeroshotConfig, ZeroshotOptions
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateAllConfig(EvaluationConfig):
-    """Evaluate a model on all data sets that exist.
+    """Evaluate a model on all data sets whose paths exist.
 
     Attributes:
         classification: Name -> a data set to classify zero-shot. Those whose path does not exist are skipped and listed.
@@ -44,7 +44,9 @@ class EvaluateAllConfig(EvaluationConfig):
             raise InputError("classification, grounding: not given")
         for name in (*self.classification, *self.grounding):
             if Path(name).name != name or name == "..":
-                raise InputError(f"{name!r} cannot be a data set's name, because its run directory is named after it")
+                raise InputError(
+                    f"{name!r} cannot be the name of a data set, because its run directory is named after it"
+                )
 
 
 def run(config: EvaluateAllConfig, show: bool = True) -> Path:
@@ -68,7 +70,9 @@ def run(config: EvaluateAllConfig, show: bool = True) -> Path:
     ]
     if not any(entry.data.path.exists() for _, _, entry in steps):
         paths = ", ".join(dict.fromkeys(str(entry.data.path) for _, _, entry in steps))
-        raise InputError(f"no data set found: {paths}; name some, as in --config configs/evaluate_all/paper.yaml")
+        raise InputError(
+            f"no data set found: {paths}; give the paths of yours, as in --config configs/evaluate_all/paper.yaml"
+        )
     provenance = config.open().card.provenance
     begin(output, config)
     found: dict[tuple[str, str], Mapping[str, pd.DataFrame]] = {}
@@ -82,7 +86,7 @@ def run(config: EvaluateAllConfig, show: bool = True) -> Path:
             try:
                 tables = _evaluate(config, entry, folder)
                 found |= {(name, task): tables} if tables else {}
-                why = "" if tables else "classified, no labels to score against"
+                why = "" if tables else "classified; no labels to score against"
             except InputError as error:
                 state, why = "failed", str(error)
         rows.append({"data_set": name, "task": task, "state": state, "why": why, "run": str(folder)})

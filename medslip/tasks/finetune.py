@@ -111,7 +111,7 @@ class InitConfig:
 
     Attributes:
         weights: "medslip": from the checkpoint; "imagenet": torchvision's weights; "random": from scratch.
-        trunk: Which backbone; the checkpoint decides for "medslip".
+        trunk: Which backbone; for "medslip", that of the checkpoint.
         trunk_weights: For "imagenet": torchvision's name of the weights, or a file with a torchvision state dict.
     """
 
@@ -126,13 +126,13 @@ class FinetuneDataConfig:
 
     Attributes:
         train: Images to train on.
-        valid: Images that choose the best epoch; None sets valid_fraction of the training patients aside.
+        valid: Images on which the best epoch is chosen; None sets valid_fraction of the training patients aside.
         test: Images to test on; None sets test_fraction of the training patients aside.
         valid_fraction: Fraction of the patients, above 0, if there are no validation images.
         test_fraction: Fraction of the patients, above 0, if there are no test images.
         split_seed: Seed of the patient split.
         fraction: Fraction of the training images whose labels are used, such as 0.01, 0.1 or 1. Each seed draws its own
-            subsample, stratified by label; a smaller subsample is part of a larger one.
+            subsample, stratified by label; a smaller subsample is contained in a larger one.
         passes: Passes over the subsample per epoch; more for a small subsample.
         side: Side of the model's input in pixels, a multiple of 16.
         preload: Decode all images once and keep them in memory, an eighth larger than the side for random crops. Only for data
@@ -157,8 +157,8 @@ class FinetuneDataConfig:
         check_at_least(self, "data.", passes=1)
         if not (min(self.valid_fraction, self.test_fraction) > 0 and self.valid_fraction + self.test_fraction < 1):
             raise InputError(
-                f"data: valid_fraction {self.valid_fraction} and test_fraction {self.test_fraction} must be above 0 and leave "
-                "something to train on"
+                f"data: valid_fraction {self.valid_fraction} and test_fraction {self.test_fraction} must be above 0 and "
+                "their sum below 1"
             )
         if len({part.equalise for part in (self.train, self.valid, self.test) if part is not None}) > 1:
             raise InputError("data: equalise differs between train, valid and test; use the same value for all three")
@@ -170,7 +170,7 @@ class FinetuneConfig:
 
     Attributes:
         data: What to train and test on.
-        checkpoint: The pre-trained weights: ours, or the authors' .pth. With *, the newest file that matches.
+        checkpoint: The pre-trained weights: ours, or the authors' .pth. With *, the newest matching file.
         init: How the backbone is initialised.
         train: The training loop.
         optim: The optimiser; the paper's recipe is a constant learning rate of 1e-5.
@@ -209,8 +209,8 @@ class FinetuneSegConfig(FinetuneConfig):
     """Fine-tune for segmentation.
 
     Attributes:
-        finding: The class whose masks are segmented; not needed if the images have masks of one class.
-        bridge: Channels of the U-Net's bridge, a multiple of 16; the up-blocks have a half to a sixteenth of it.
+        finding: The class whose masks are segmented; not needed if all masks are of one class.
+        bridge: Channels of the U-Net's bridge, a multiple of 16; the up-blocks have 1/2 to 1/16 as many.
         choose_by: The validation score that chooses epoch and threshold: "dice", mean Dice over all images, as in the paper; or
             "dice_balanced", which weights images with and without a mask equally, for a finding so rare that predicting nothing
             has a high Dice.
@@ -307,7 +307,7 @@ def open_backbone(config: InitConfig, checkpoint: Path | None, side: int) -> Ini
     """
     if config.weights == "medslip":
         if checkpoint is None:
-            raise InputError("checkpoint: not given; name one, or set init.weights to imagenet or random")
+            raise InputError("checkpoint: not given; give one, or set init.weights to imagenet or random")
         checkpoint = newest(checkpoint)
         opened = _open_checkpoint(checkpoint)
         state = opened.model.image_encoder.trunk.state_dict()
@@ -390,8 +390,8 @@ class _Segmentation:
             if not marked.any() or (self.config.choose_by == "dice_balanced" and marked.all()):
                 which = "every one" if marked.any() else "none"
                 raise InputError(
-                    f"{table.name}: {which} of the {len(table)} images to {name} has a mask of {finding}; change the "
-                    "fractions, or take more images"
+                    f"{table.name}: {which} of the {len(table)} images of the {name} split has a mask of {finding}; "
+                    "change the fractions, or use more images"
                 )
             labelled[name] = replace(table, labels=one_class(finding, marked))
         return labelled
@@ -492,7 +492,7 @@ def _masks(table: ImageTable) -> pd.DataFrame:
 def _only_finding(table: ImageTable) -> str:
     classes = sorted(set(_masks(table)["class"]))
     if not classes:
-        raise InputError(f"{table.name}: none of the {len(table)} images to train has a mask")
+        raise InputError(f"{table.name}: none of the {len(table)} training images has a mask")
     if len(classes) > 1:
         raise InputError(f"finding: not given; {table.name} has masks of {', '.join(classes)}")
     return classes[0]
@@ -523,10 +523,10 @@ class _Classification:
         classes = splits["train"].classes
         for name, table in splits.items():
             if table.labels is None:
-                raise InputError(f"{table.name}: the images to {name} have no labels")
+                raise InputError(f"{table.name}: the images of the {name} split have no labels")
             if table.classes != classes:
                 raise InputError(
-                    f"{table.name}: has other classes to {name} than to train ({', '.join(table.classes)})"
+                    f"{table.name}: has other classes in the {name} split than in the train split ({', '.join(table.classes)})"
                 )
             check_scorable(table)
         return splits

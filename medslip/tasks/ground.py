@@ -56,19 +56,19 @@ class GroundOptions:
 
     Attributes:
         data: The images, which have boxes or masks.
-        validation: Other images, no patient of which is among the scored ones, that the thresholds are chosen on. None: a part
-            of the patients is set aside for that.
-        prior: Images whose boxes make the prior; None takes the validation images.
-        aside: Fraction of the patients that is set aside if there are no validation images, 0 to 1.
+        validation: Images, of patients other than the scored ones, on which the thresholds are chosen. None sets a fraction
+            of the patients aside for this.
+        prior: Images whose boxes are averaged for the baseline; None takes the validation images.
+        aside: Fraction of the patients to set aside without validation images, 0 to 1.
         layers: Decoder layers whose attention is averaged, from 0; empty for all.
         heads: Attention heads of these layers, from 0; empty for all.
         shifts: K: average the maps of K x K copies of an image, each shifted by a fraction of a patch, which resolves places
             within a patch; K x K + 1 times the work. 1 uses the unshifted image only.
         anatomy: Whether to multiply by the anatomy stream's map: its attention, weighted by the anatomies that the model pairs
             with the pathology in this image.
-        threshold: Of the model's map, 0 to 1, for IoU, Dice and boxes; None chooses the one with the best mean IoU on images
-            that are not scored.
-        box_iou: IoU, 0 to 1, at which a predicted box finds a true one.
+        threshold: Threshold of the model's map, 0 to 1, for IoU, Dice and boxes; None chooses the one with the best mean IoU
+            on the validation images.
+        box_iou: IoU, 0 to 1, from which a predicted box matches a true one.
     """
 
     data: DataSet
@@ -93,7 +93,7 @@ class GroundOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class GroundConfig(EvaluationConfig, GroundOptions):
-    """Compare where the model looks with where the findings are."""
+    """Ground findings zero-shot: compare attention maps with boxes or masks."""
 
     def __post_init__(self) -> None:
         EvaluationConfig.__post_init__(self)

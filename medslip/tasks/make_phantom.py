@@ -28,8 +28,8 @@ class MakePhantomConfig:
     """Draw a corpus of phantom chests with reports, RadGraph graphs, boxes and masks.
 
     Attributes:
-        output: Folder to write. It appears when everything has been written.
-        studies: Number of studies, each of one frontal image.
+        output: Output folder. It appears once everything has been written.
+        studies: Number of studies, with one frontal image each.
         valid_fraction: Fraction of the studies for validation.
         test_fraction: Fraction of the studies held out for testing.
         side: Pixels along each side of an image, 64 to 1024.
@@ -68,7 +68,7 @@ def run(config: MakePhantomConfig) -> Path:
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{output}: cannot make the folder ({error.strerror}); name another output") from None
+        raise InputError(f"{output}: cannot create the folder ({error.strerror}); choose another output") from None
     with folder_written_whole(output) as folder, _mapper(config.workers) as mapped:
         drawn = mapped(partial(_draw, folder, config.seed, config.side), enumerate(_splits(config)))
         write_tables(folder, tqdm(drawn, total=config.studies, desc="phantoms", unit=" studies", mininterval=1))
@@ -99,13 +99,13 @@ def _is_drawn(output: Path, description: dict[str, object]) -> bool:
     try:
         found = json.loads((output / DESCRIPTION).read_text())
     except (OSError, ValueError):
-        raise InputError(f"{output}: exists and is not a phantom corpus; name another output") from None
+        raise InputError(f"{output}: exists and is not a phantom corpus; choose another output") from None
     if not isinstance(found, dict) or found.get("version") != VERSION:
-        raise InputError(f"{output}: holds a corpus of another version; remove it, or name another folder")
+        raise InputError(f"{output}: contains a corpus of another version; remove it, or choose another folder")
     for key, wanted in description.items():
         if found.get(key) != wanted:
             raise InputError(
-                f"{output}: holds a corpus drawn with {key} {found.get(key)}, not {wanted}; remove it, or name another "
+                f"{output}: contains a corpus drawn with {key} {found.get(key)}, not {wanted}; remove it, or choose another "
                 "folder"
             )
     return True

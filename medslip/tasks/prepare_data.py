@@ -28,13 +28,13 @@ class PrepareConfig:
         valid_fraction: Fraction of the patients for validation, if the data set has no validation images of its own. If it has
             a test split, a fraction of the patients in its training split.
         test_fraction: Fraction of the patients for testing, if the data set has no splits.
-        seed: Of the split.
+        seed: Random seed of the split.
         exclude_patients: File of patients to leave out, one per line.
         exclude_images: File of image names, one per line, whose patients are left out, such as those that another data set
-            tests on. Suffixes do not count: a.png names a.jpg.
-        cache_size: Also store every image once as a square of this many pixels, in output/cache; the lists then name these.
-            None leaves the images where they are.
-        workers: Processes that fill the cache.
+            tests on. Suffixes are ignored: a.png also excludes a.jpg.
+        cache_size: Also store every image once as a square of this many pixels, in output/cache, which the lists then refer to.
+            None uses the original images.
+        workers: Processes that write the cache.
     """
 
     positional: ClassVar[tuple[str, ...]] = ("data.kind",)
@@ -53,7 +53,7 @@ class PrepareConfig:
         check_fractions(self.valid_fraction, self.test_fraction)
         check_cache(self.cache_size, self.workers)
         if self.data.equalise and self.cache_size is None:
-            raise InputError("data.equalise: preparation only lists the images; give a cache_size, or leave this out")
+            raise InputError("data.equalise: only cached images can be equalised; set cache_size, or leave this out")
 
 
 def run(config: PrepareConfig) -> PreparationSummary:

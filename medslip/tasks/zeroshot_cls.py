@@ -52,7 +52,7 @@ class ZeroshotOptions:
     def __post_init__(self) -> None:
         check_specificity(self.specificity)
         if self.validation is not None and self.validation.equalise != self.data.equalise:
-            raise InputError("validation.equalise: differs from data.equalise; treat both alike")
+            raise InputError("validation.equalise: differs from data.equalise; use the same value for both")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,7 +34,9 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         if self.negatives != "all" and self.negatives < 1:
-            raise InputError(f"loss.negatives: {self.negatives} is less than 1; without ProtoCL, set loss.alpha to 0")
+            raise InputError(
+                f"loss.negatives: {self.negatives} is less than 1; to train without ProtoCL, set loss.alpha to 0"
+            )
 
 
 @dataclass(frozen=True)

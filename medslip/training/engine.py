@@ -43,9 +43,9 @@ class TrainConfig:
         accumulate: Accumulation steps per optimiser step.
         precision: "bfloat16" computes under autocast; "auto" does so if the hardware supports it.
         channels_last: Memory format of images and convolutions; usually faster.
-        seed: Seed of everything random.
-        save_every: Also save the resumable state every so many optimiser steps; 0 saves only after each epoch.
-        log_every: Optimiser steps between two lines of the log.
+        seed: Random seed.
+        save_every: Also save the resumable state every this many optimiser steps; 0 saves only after each epoch.
+        log_every: Optimiser steps between lines of the log.
     """
 
     epochs: int = 100
@@ -113,13 +113,13 @@ class Trainer:
         if steps_per_epoch == 0:
             raise InputError(
                 f"train.batch_size: {config.batch_size} x {config.accumulate} accumulated x {self.processes.world_size} "
-                "processes is more than the training list has; make it smaller"
+                "processes is more images than the training list has; reduce it"
             )
         optimizer, state = make_optimizer(objective, self.optim), self.folder / "last.safetensors"
         progress = load_state(state, objective, optimizer) if resume else Progress(steps_per_epoch=steps_per_epoch)
         if progress.steps_per_epoch != steps_per_epoch:
             raise InputError(
-                f"{self.folder}: the run had {progress.steps_per_epoch} steps per epoch, now there are {steps_per_epoch}; "
+                f"{self.folder}: the run had {progress.steps_per_epoch} steps per epoch, but now there are {steps_per_epoch}; "
                 "resume with the same list, batch size, accumulation and processes"
             )
         wrapped, steps = self.processes.wrap(objective), config.epochs * steps_per_epoch
@@ -212,8 +212,8 @@ class Trainer:
 def _check_finite(total: float, step: int) -> None:
     if not math.isfinite(total):
         raise InputError(
-            f"the loss is {total} at step {step}; lower optim.learning_rate, or use train.precision float32, in another "
-            "run directory"
+            f"the loss is {total} at step {step}; start again, in another run directory, with a lower "
+            "optim.learning_rate or with train.precision float32"
         )
 
 

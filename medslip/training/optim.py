@@ -21,7 +21,7 @@ class OptimConfig:
         final_learning_rate: Learning rate at the last step.
         warmup_steps: Optimiser steps of linear warm-up.
         weight_decay: Weight decay of weights with two or more dimensions; biases, norms and temperatures have none.
-        clip_norm: Largest gradient norm; null does not clip.
+        clip_norm: Largest gradient norm; null turns clipping off.
     """
 
     learning_rate: float = 1e-4
@@ -35,7 +35,7 @@ class OptimConfig:
         check_at_least(self, "optim.", learning_rate=0, warmup_learning_rate=0, final_learning_rate=0)
         check_at_least(self, "optim.", warmup_steps=0, weight_decay=0)
         if self.clip_norm is not None and self.clip_norm <= 0:
-            raise InputError(f"optim.clip_norm: {self.clip_norm} is not above 0; null does not clip")
+            raise InputError(f"optim.clip_norm: {self.clip_norm} is not above 0; null turns clipping off")
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:

@@ -207,7 +207,7 @@ def test_free_text_is_accepted_from_another_place(tiny_checkpoint, tiny_bert, tm
 
 def test_free_text_without_a_recorded_encoder_is_bad_input(saved, card, tmp_path):
     save_checkpoint(tmp_path / "bare.safetensors", saved[1], replace(card, text=None))
-    with pytest.raises(InputError, match="does not say which text encoder"):
+    with pytest.raises(InputError, match="does not record which text encoder"):
         load_checkpoint(tmp_path / "bare.safetensors").encode_free_text(["covid-19"])
 
 

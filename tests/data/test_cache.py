@@ -88,7 +88,7 @@ def test_caching_a_cached_list_again_changes_nothing_and_another_size_is_refused
     build_cache(lists(prepared), prepared / "cache", 32, 0)
     assert decoded == []
     assert [path.read_bytes() for path in lists(prepared)] == content
-    with pytest.raises(InputError, match="of another size than 48"):
+    with pytest.raises(InputError, match="of a size other than 48"):
         build_cache(lists(prepared), prepared / "cache", 48, 0)
 
 

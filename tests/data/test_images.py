@@ -379,7 +379,7 @@ def test_a_deflated_file_that_inflates_beyond_measure_is_rejected(tmp_path, monk
     assert read_image(tmp_path / "a.dcm").shape == (600, 600)
     monkeypatch.setattr("medslip.data.dicom._MAX_INFLATED", 1 << 16)
     for read in (read_header, read_image):
-        with pytest.raises(InputError, match=r"a\.dcm: inflates to more than a radiograph can hold"):
+        with pytest.raises(InputError, match=r"a\.dcm: decompresses to more data than a radiograph can have"):
             read(tmp_path / "a.dcm")
 
 

@@ -62,7 +62,7 @@ def test_a_second_preparation_replaces_the_first_or_leaves_it_as_it_was(tmp_path
 
 def test_nothing_left_says_why(tmp_path: Path) -> None:
     store = LabelStoreWriter(tmp_path / "new" / "labels")
-    with pytest.raises(InputError, match="no image is left to prepare \\(3 images not found\\)"):
+    with pytest.raises(InputError, match="no images are left to prepare \\(3 images not found\\)"):
         write_prepared(tmp_path / "new", "test", store, pd.DataFrame({"path": []}), {"images not found": 3})
     assert not list(tmp_path.rglob("*.*"))
 

@@ -57,11 +57,11 @@ def test_a_name_that_may_be_two_files_is_refused(folder: Path, name: str, files:
     both = " or ".join(str(folder / file) for file in files)
     with pytest.raises(InputError) as caught:
         find_images(pd.Series(["a", name], [2, 3]), folder, SOURCE)
-    assert str(caught.value) == f"list.csv: line 3: image {name} may be {both}; name the folder of the right one"
+    assert str(caught.value) == f"list.csv: line 3: image {name} may be {both}; give the folder of the right one"
 
 
 def test_a_name_without_a_file_is_refused(folder: Path) -> None:
-    with pytest.raises(InputError, match=r"list\.csv: line 2: image d is not in .*; download it, or name its folder"):
+    with pytest.raises(InputError, match=r"list\.csv: line 2: image d is not in .*; download it, or give its folder"):
         find_images(pd.Series(["d"], [2]), folder, SOURCE)
 
 
@@ -70,7 +70,7 @@ def test_a_name_without_a_file_is_refused(folder: Path) -> None:
     [
         (["a", "b", "a"], r"list.csv: line 4: image a is listed twice, also in line 2"),
         (["a", "./x/../a"], r"list.csv: line 3: image a is listed twice, also in line 2"),
-        (["a", ""], r"list.csv: line 3: names no image"),
+        (["a", ""], r"list.csv: line 3: has no image path"),
     ],
 )
 def test_an_image_listed_twice_or_not_at_all_is_named(names: list[str], message: str) -> None:

@@ -191,7 +191,7 @@ def test_first_of_two_annotators() -> None:
         ({"tokens": "a", "label": "OBS-DP", "start_ix": "x", "relations": []}, "malformed"),
         ({"tokens": "a", "label": "OBS-DP", "start_ix": 0, "relations": ["9"]}, "malformed"),
         ({"tokens": "a", "label": "OBS-DP", "start_ix": 0, "relations": [["modify"]]}, "malformed"),
-        ({"tokens": "a", "label": "OBS-DP", "start_ix": 0, "relations": [["modify", "9"]]}, "points at entity 9"),
+        ({"tokens": "a", "label": "OBS-DP", "start_ix": 0, "relations": [["modify", "9"]]}, "refers to entity 9"),
         ("a", "not a JSON object"),
     ],
 )  # fmt: skip
@@ -263,5 +263,5 @@ def test_malformed_json_lines_are_named(tmp_path: Path, line: str, fault: str) -
 def test_json_lines_of_another_name_are_named(tmp_path: Path) -> None:
     """The message would not tell what is wrong."""
     (tmp_path / "graphs.json").write_text('{"dataset": "mimic-cxr", "doc_key": 0}\n{"dataset": "mimic-cxr"}\n')
-    with pytest.raises(InputError, match=r"JSON lines must be named \.jsonl"):
+    with pytest.raises(InputError, match=r"JSON lines must end in \.jsonl"):
         list(iter_graphs(tmp_path / "graphs.json"))

@@ -74,7 +74,7 @@ def test_demo_trains_again_for_other_phantoms_only(demonstrated, monkeypatch, ca
     cells = Path("data_file/phantom_prepared/labels/cells.bin")
     before = cells.read_bytes()
     cells.write_bytes(before[:-2])
-    with pytest.raises(InputError, match="holds a run on other phantoms"):
+    with pytest.raises(InputError, match="contains a run on other phantoms"):
         demo.run(SHORT)
     cells.write_bytes(before)
 
@@ -165,7 +165,7 @@ def test_only_a_small_demo_skips_fine_tuning_without_masks(studies, tmp_path, mo
         monkeypatch.setattr(demo, step, lambda config, checkpoint: tmp_path / "run")
 
     def fail(config, checkpoint):
-        raise InputError("none of the 3 images to test has a mask")
+        raise InputError("none of the 3 images of the test split has a mask")
 
     monkeypatch.setattr(demo, "_segment", fail)
     with contextlib.ExitStack() as stack:

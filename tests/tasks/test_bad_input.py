@@ -154,7 +154,7 @@ def test_class_that_no_image_has(corpus, refused, name):
     path.write_text(path.read_text().replace("positive", "negative"))
     error = refused("finetune_cls", *arguments)
     assert f"COVIDx CXR-4 ({name}.txt): class COVID-19 is present in none of the " in error
-    assert "take more images" in error
+    assert "use more images" in error
 
 
 def test_masks_that_are_all_empty(corpus, refused):
@@ -239,4 +239,4 @@ def test_image_that_is_cut_short_leaves_no_run_folder(corpus, refused):
     path = sorted((corpus / "covidx" / "train").iterdir())[0]
     path.write_bytes(path.read_bytes()[:600])
     error = refused("finetune_cls", *covidx(corpus), "--train.batch_size", 64)
-    assert f"{path}: damaged or cut short" in error
+    assert f"{path}: damaged or truncated" in error

@@ -106,7 +106,7 @@ def test_what_cannot_be_compared_is_refused_in_words(tmp_path):
         change(relabelled, lambda t: t.assign(label_mass=["0", *t["label_mass"][1:]]))
     cases = {
         "images/0.png has mass": relabelled,
-        "only runs of one task": classified(tmp_path / "c", 2, task="fine-tuned classification"),
+        "only runs of the same task": classified(tmp_path / "c", 2, task="fine-tuned classification"),
         "cannot compare runs of 'pretraining'": classified(tmp_path / "d", 2, task="pretraining"),
         "no image in common": change(classified(tmp_path / "e", 2), lambda t: t.assign(image=t["image"] + "x")),
         "no class in common": classified(tmp_path / "f", 2, classes=("nodule",)),

@@ -111,5 +111,5 @@ def test_one_path_of_the_yaml_can_be_changed_on_the_command_line():
 
 
 def test_a_name_that_is_no_folder_is_refused():
-    with pytest.raises(InputError, match="cannot be a data set's name"):
+    with pytest.raises(InputError, match="cannot be the name of a data set"):
         parse(EvaluateAllConfig, ["--checkpoint=x", "--classification", "{../x: {data: {kind: folder, path: x}}}"])

@@ -271,7 +271,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(cls, tmp_path, monkeypatch, s
             finetune.run(config, show=False)
     with pytest.raises(InputError, match="exists and is not empty"):
         finetune.run(config, show=False)
-    with pytest.raises(InputError, match=r"began with another train\.epochs"):
+    with pytest.raises(InputError, match=r"was started with another train\.epochs"):
         finetune.run(replace(config, train=replace(config.train, epochs=9), resume=True), show=False)
     finetune.run(replace(config, resume=True), show=False)
     for seed in (0, 1):
@@ -284,7 +284,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(cls, tmp_path, monkeypatch, s
 
 
 def test_there_must_be_something_to_resume(cls):
-    with pytest.raises(InputError, match="holds no run to resume"):
+    with pytest.raises(InputError, match="contains no run to resume"):
         finetune.run(replace(cls, resume=True), show=False)
     with pytest.raises(InputError, match="no --output is given"):
         finetune.run(replace(cls, output=None, resume=True), show=False)

@@ -42,7 +42,7 @@ def test_two_processes_write_what_one_writes(config: MakePhantomConfig, tmp_path
 
 def test_what_is_there_stays(config: MakePhantomConfig, tmp_path: Path) -> None:
     """Another seed would replace a corpus that models were trained on; a mistyped output would delete a user's files."""
-    with pytest.raises(InputError, match="drawn with seed 0, not 4; remove it, or name another folder"):
+    with pytest.raises(InputError, match="drawn with seed 0, not 4; remove it, or choose another folder"):
         run(replace(config, seed=4))
     assert (config.output / "findings.csv").is_file()
     (tmp_path / "new.partial").mkdir()
@@ -51,7 +51,7 @@ def test_what_is_there_stays(config: MakePhantomConfig, tmp_path: Path) -> None:
     run(replace(config, output=tmp_path / "new", studies=2))
     with pytest.raises(InputError, match="not a phantom corpus"):
         run(replace(config, output=thesis.parent))
-    with pytest.raises(InputError, match="cannot make the folder"):
+    with pytest.raises(InputError, match="cannot create the folder"):
         run(replace(config, output=thesis / "corpus"))
     assert thesis.read_text() == "years of work"
 

@@ -197,6 +197,6 @@ def test_a_run_is_resumed_as_it_began_or_not_at_all(config):
     changed = replace(
         config, train=replace(config.train, epochs=1), optim=replace(config.optim, learning_rate=1.0), resume=True
     )
-    with pytest.raises(InputError, match=r"began with another optim\.learning_rate"):
+    with pytest.raises(InputError, match=r"was started with another optim\.learning_rate"):
         run(changed)
     assert (config.output / "config.yaml").read_text() == before

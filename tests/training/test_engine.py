@@ -254,7 +254,7 @@ def test_seed_decides_everything_random(tmp_path):
 def test_resuming_with_other_batches_is_bad_input(tmp_path):
     """The saved step would be another place in the epoch."""
     fit(tmp_path, NOISY)
-    with pytest.raises(InputError, match="the run had 3 steps per epoch, now there are 6"):
+    with pytest.raises(InputError, match="the run had 3 steps per epoch, but now there are 6"):
         fit(tmp_path, NOISY, batch=4, resume=True)
 
 

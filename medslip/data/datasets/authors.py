@@ -38,8 +38,8 @@ class AuthorsFiles(DataSet):
 
     Attributes:
         path: The folder of these files.
-        images: Where the images are, if not where the lists say. MIMIC-CXR-JPG's own folder (the one that holds files/) will
-            do: the part of a listed path from files/ on is looked up in it.
+        images: Folder of the images, if the listed paths do not exist. It can be the folder of MIMIC-CXR-JPG that contains
+            files/: listed paths are then looked up from files/ on.
     """
 
     kind: ClassVar[str] = "authors"
@@ -69,7 +69,9 @@ class AuthorsFiles(DataSet):
                 study, patient = (f"s{match[2]}", f"p{match[1]}") if match else (f"row-{row}", "")
                 images.append({"path": image, "study": study, "patient": patient, "split": split, "row": row})
         if not images:
-            raise InputError(f"{self.path}: no listed image exists, first {missing[0]}; name their folder")
+            raise InputError(
+                f"{self.path}: none of the listed images exists, starting with {missing[0]}; give their folder (key images)"
+            )
         table = pd.DataFrame(images).sort_values("row", kind="stable")
         # A study is a row of the matrix, whatever the paths say.
         table["study"] = table.groupby("row")["study"].transform("first")
@@ -105,7 +107,7 @@ def open_matrix(path: Path) -> npt.NDArray[Any]:
     except FileNotFoundError:
         raise InputError(f"{path}: label matrix not found") from None
     except (ValueError, OSError, EOFError) as error:
-        raise InputError(f"{path}: not a complete .npy file ({error}); get it again") from None
+        raise InputError(f"{path}: not a complete .npy file ({error}); get a new copy") from None
     if matrix.ndim != 3 or matrix.shape[1:] != (A, P) or matrix.dtype.kind not in "fiu":
         raise InputError(f"{path}: has shape {matrix.shape} of {matrix.dtype}; studies x {A} x {P} numbers are needed")
     return matrix

@@ -102,13 +102,13 @@ class Coco(ListedDataSet):
         ):
             if (header.height, header.width) != (height, width):
                 raise InputError(
-                    f"{source}: {path} has {header.width} x {header.height} pixels, not {width} x {height}; correct it, as "
-                    "boxes and masks would be in the wrong place"
+                    f"{source}: {path} has {header.width} x {header.height} pixels, not {width} x {height}; correct it, or "
+                    "boxes and masks will be in the wrong place"
                 )
 
 
 def _read_coco(source: Path) -> dict[str, list[Any]]:
-    data = read_json(source, "name the COCO file, or its folder")
+    data = read_json(source, "give the COCO file, or its folder")
     keys = ("images", "annotations", "categories")
     if not isinstance(data, dict) or not all(isinstance(data.get(key), list) for key in keys):
         raise InputError(f"{source}: not COCO annotations: a JSON object with the lists {', '.join(keys)}")
@@ -129,7 +129,7 @@ def _annotation(
     where = f"{source}: annotation {entry.get('id')}"
     image, category = entry.get("image_id"), entry.get("category_id")
     if image not in size_of or category not in categories:
-        raise InputError(f"{where}: no image {image} or category {category} is listed")
+        raise InputError(f"{where}: image {image} or category {category} is not listed")
     height, width = size_of[image]
     box, segmentation = entry.get("bbox"), entry.get("segmentation")
     if class_key(categories[category]) == "nofinding":

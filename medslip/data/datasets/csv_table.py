@@ -118,7 +118,7 @@ class CsvTable(ListedDataSet):
             raise InputError(f"{self.path}: has no column 'split' to choose {self.split!r} from")
         chosen = known["split"].isin(self.splits)
         if not chosen.any():
-            raise InputError(f"{self.path}: no row is of the split {self.split!r}")
+            raise InputError(f"{self.path}: no row has split {self.split!r}")
         return chosen
 
     def _listed_findings(self, rows: pd.DataFrame) -> tuple[pd.DataFrame, npt.NDArray[np.bool_]]:
@@ -148,7 +148,7 @@ class CsvTable(ListedDataSet):
                 labels[name] = codes_of(rows[name], _CODES, self.path, "1, 0, -1 or empty")
         if not labels:
             raise InputError(
-                f"{self.path}: no column is named after a class; map columns to pathologies (key classes), or name the "
+                f"{self.path}: no column is named after a class; map columns to pathologies (key classes), or give the "
                 "column with the list of findings (key columns.findings)"
             )
         normal = np.zeros(len(rows), bool)

@@ -49,8 +49,8 @@ class Cxr14(DataSet):
         path: The publisher's folder, or the authors' CSV file.
         split: "train": the images of train_list; "test": those of test_list. None takes both.
         train_list: File of image names, one per line, in the folder or elsewhere.
-        test_list: Likewise. None: there is none.
-        list: Only these images, a file of names in the folder or elsewhere; ``split`` is then not looked at.
+        test_list: Likewise. None if there is none.
+        list: Only these images, a file of names in the folder or elsewhere; ``split`` is then ignored.
         images: The folder of the images, looked up by name in all subfolders. None takes the publisher's folder, or the paths
             of the authors' list, relative to its folder.
     """
@@ -104,7 +104,7 @@ class Cxr14(DataSet):
         lists = {"train": self.train_list} | ({"test": self.test_list} if self.test_list else {})
         missing = set(self.splits) - lists.keys()
         if self.split is not None and missing:
-            raise InputError(f"split: ChestX-ray14 has no list of {missing.pop()} images; name one (key list)")
+            raise InputError(f"split: ChestX-ray14 has no list of {missing.pop()} images; give one (key list)")
         return [(path, name) for name, path in lists.items() if name in self.splits]
 
     def _names(self, path: Path, split: str, table: pd.DataFrame, table_file: Path) -> tuple[pd.DataFrame, Path]:
@@ -145,10 +145,10 @@ def read_boxes(path: Path, names: list[str]) -> pd.DataFrame:
 
 def _read_entries(root: Path) -> tuple[Path, pd.DataFrame]:
     if not root.is_dir():
-        raise InputError(f"{root}: no such folder; give the folder that holds Data_Entry_2017_v2020.csv")
+        raise InputError(f"{root}: no such folder; give the folder that contains Data_Entry_2017_v2020.csv")
     found = sorted(root.glob("Data_Entry*.csv*"))
     if len(found) != 1:
-        raise InputError(f"{root}: holds {len(found)} files Data_Entry*.csv, one is needed")
+        raise InputError(f"{root}: contains {len(found)} files named Data_Entry*.csv; exactly one is needed")
     table = read_cells(found[0])
     sex = next((name for name in ("Patient Gender", "Patient Sex") if name in table.columns), None)
     missing = [name for name in _COLUMNS if name not in table.columns] + ([] if sex else ["Patient Gender"])

@@ -15,7 +15,7 @@ from medslip.errors import InputError
 
 @dataclass(frozen=True)
 class Folder(DataSet):
-    """Every image below a folder, sorted by path, without labels; DICOM files may lack a suffix.
+    """Every image below a folder, sorted by path, without labels; DICOM files need no suffix.
 
     Attributes:
         path: The folder.
@@ -29,5 +29,5 @@ class Folder(DataSet):
             raise InputError(f"{self.path}: no such folder of images")
         paths = sorted(path for path in files_below(self.path) if may_be_image(path))
         if not paths:
-            raise InputError(f"{self.path}: holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
+            raise InputError(f"{self.path}: contains no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
         return ImageTable(self.path.name, pd.DataFrame({"path": paths}))

@@ -80,7 +80,7 @@ class MimicCxr(DataSet):
     def triplets(self, table: ImageTable, left_out: Counter[str]) -> Iterator[tuple[str, Cells]]:
         """The triplets of the studies whose report has a graph, in the order of the graphs."""
         if self.graphs is None:
-            raise InputError("graphs: name RadGraph's file MIMIC-CXR_graphs.json (key graphs)")
+            raise InputError("graphs: not given; give RadGraph's file MIMIC-CXR_graphs.json (key graphs)")
         wanted = set(table.images["study"])
         rules = ReportRules.load(self.mapping)
         study_of = None if self.graph_keys is None else _read_keys(self.graph_keys)
@@ -133,8 +133,9 @@ def _study_of(key: str, graphs: Path) -> str:
     study = _study_name(key)
     if study is None:
         raise InputError(
-            f"{graphs}: report {key} names no study; expected p10/p10000032/s50414267.txt and the like. Graphs with other "
-            "keys, as of the radgraph package or RadGraph-XL, need a CSV file with columns key and study (key graph_keys)"
+            f"{graphs}: report {key} names no study; expected a key such as p10/p10000032/s50414267.txt. "
+            "Graphs with other keys, such as those of the radgraph package or RadGraph-XL, need a CSV file with columns key "
+            "and study (key graph_keys)"
         )
     return study
 
@@ -170,6 +171,6 @@ def _existing(images: pd.DataFrame, root: Path, left_out: Counter[str]) -> pd.Da
     missing = len(exists) - sum(exists)
     if missing * 2 > len(exists):
         first = images["path"].iloc[exists.index(False)]
-        raise InputError(f"{root}: {missing} of {len(exists)} image files are missing, {first} the first")
+        raise InputError(f"{root}: {missing} of {len(exists)} image files are missing, starting with {first}")
     left_out["images whose file is missing"] = missing
     return images[exists]

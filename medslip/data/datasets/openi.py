@@ -65,7 +65,7 @@ class OpenI(DataSet):
             left_out["reports without an image"] += not kept
             images += [{**image, "study": report.name, "patient": report.name, "tags": report.tags} for image in kept]
         if not images:
-            raise InputError(f"{self.images or self.path}: holds no image of a report in {self.path}")
+            raise InputError(f"{self.images or self.path}: contains no images of the reports in {self.path}")
         notes = (*coverage(tags), *(() if self.views else (_ALL_VIEWS,)))
         return ImageTable("OpenI", pd.DataFrame(images), left_out=left_out, notes=notes)
 
@@ -101,7 +101,7 @@ def iter_reports(folder: Path) -> Iterator[OpenIReport]:
     """
     files = sorted(folder.rglob("*.xml"), key=lambda path: (len(path.stem), path.stem))
     if not files:
-        raise InputError(f"{folder}: holds no OpenI report (ecgen-radiology/<n>.xml)")
+        raise InputError(f"{folder}: contains no OpenI reports (ecgen-radiology/<n>.xml)")
     for path in tqdm(files, desc="reports", unit="report", disable=None):
         try:
             root = ElementTree.parse(path).getroot()
@@ -109,7 +109,7 @@ def iter_reports(folder: Path) -> Iterator[OpenIReport]:
             raise InputError(f"{path}: not a complete XML file ({error})") from None
         name = root.find("uId")
         if name is None or not name.get("id"):
-            raise InputError(f"{path}: has no uId; is it an OpenI report?")
+            raise InputError(f"{path}: has no uId; check that it is an OpenI report")
         yield OpenIReport(
             name=str(name.get("id")),
             tags=tuple(term.text.strip() for term in root.iterfind("MeSH/major") if term.text),

@@ -21,7 +21,7 @@ from medslip.vocabulary import FINDINGS, pathology_index
 
 @dataclass(frozen=True)
 class Prepared(DataSet):
-    """A list that prepare_data wrote; an image has a class wherever in the image its study has it.
+    """A list that prepare_data wrote; an image has a class if its study has it at any location.
 
     Attributes:
         path: The list, such as test.csv.
@@ -44,4 +44,4 @@ class Prepared(DataSet):
 
     def triplets(self, table: ImageTable, left_out: Counter[str]) -> Iterator[tuple[str, Cells]]:
         """Nothing: the list is prepared."""
-        raise InputError(f"{self.path}: is prepared already; pre-train on it")
+        raise InputError(f"{self.path}: is already prepared; use it for pre-training")

@@ -95,7 +95,10 @@ def _published_boxes(rows: pd.DataFrame, source: Path) -> dict[str, list[Box]]:
     first = dict(zip(rows["name"][::-1], zip(rows.index[::-1], rows["target"][::-1], strict=True), strict=True))
     for line, name, *cells, target in rows[["name", "x", "y", "width", "height", "target"]].itertuples(name=None):
         if name in boxes and {target, first[name][1]} != {PRESENT}:
-            raise InputError(f"{source}: line {line}: {name} is in line {first[name][0]} too, and not as another box")
+            raise InputError(
+                f"{source}: line {line}: {name} is already in line {first[name][0]}; only rows with "
+                "different boxes may repeat an image"
+            )
         boxes.setdefault(name, [])
         if not set(cells) <= _NO_BOX:
             _add_box(boxes[name], name, cells, f"{source}: line {line}")

@@ -61,7 +61,9 @@ class SiimAcr(DataSet):
         if (line := first_line(wrong)) is not None:
             name = rows["ImageId"][line]
             first = rows.index[rows["ImageId"] == name][0]
-            raise InputError(f"{source}: line {line}: {name} is in line {first} too, and not as another mask")
+            raise InputError(
+                f"{source}: line {line}: {name} is already in line {first}; only rows with different masks may repeat an image"
+            )
         images = rows.drop_duplicates("ImageId")
         paths = find_images(images["ImageId"], self.images or self.path / _LAYOUTS[file], source)
         table = self._table(source, paths, images["ImageId"].tolist(), [""] * len(images))

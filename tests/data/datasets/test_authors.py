@@ -75,7 +75,7 @@ def test_missing_images_are_counted_and_all_missing_is_an_error(tmp_path: Path) 
     folder = write_files(tmp_path, matrix_of(2))
     next(folder.rglob("train0.jpg")).unlink()
     assert prepare(folder, tmp_path / "out", folder).left_out["images that do not exist"] == 1
-    with pytest.raises(InputError, match="no listed image exists"):
+    with pytest.raises(InputError, match="none of the listed images exists"):
         prepare(folder, tmp_path / "out2", tmp_path / "elsewhere")
 
 

@@ -101,7 +101,7 @@ def test_patients_must_be_known_or_said_to_be_unknown(tmp_path: Path) -> None:
     for image in data["images"]:
         del image["patient"]
     path.write_text(json.dumps(data))
-    with pytest.raises(InputError, match=r"names no patients.*add \"patient\" to the images"):
+    with pytest.raises(InputError, match=r"lists no patients.*add \"patient\" to the images"):
         Coco(path).read()
     assert Coco(path, path_pattern=r"(?P<patient>\d)\.png").read().patients == ["0", "1", "2"]
     assert Coco(path, patients="unknown").read().patients == [""] * 3
@@ -135,7 +135,7 @@ def test_a_bad_file_is_named(tmp_path: Path, old: str, new: str, message: str) -
         ({"segmentation": {"size": [6, 6], "counts": [36]}}, "the mask is not run lengths of 8 x 6 pixels"),
         ({"segmentation": {"size": [8, 6], "counts": [1, 2]}}, "the run lengths end at pixel 3"),
         ({"segmentation": [[1, 2, 3, 4]]}, "a polygon is not x, y of three or more points"),
-        ({"bbox": [1, 2, 3, 4], "image_id": 999}, "no image 999"),
+        ({"bbox": [1, 2, 3, 4], "image_id": 999}, "image 999"),
     ],
 )
 def test_a_bad_annotation_is_named(tmp_path: Path, change: dict[str, Any], words: str) -> None:
@@ -147,7 +147,7 @@ def test_a_bad_annotation_is_named(tmp_path: Path, change: dict[str, Any], words
 
 
 def test_a_folder_without_files_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"holds neither train\.json"):
+    with pytest.raises(InputError, match=r"contains none of train\.json"):
         Coco(tmp_path).read()
     with pytest.raises(InputError, match=r"test\.json: cannot be read"):
         Coco(tmp_path, split="test").read()

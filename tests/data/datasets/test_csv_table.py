@@ -61,7 +61,7 @@ def test_only_some_splits(tmp_path: Path) -> None:
     table = CsvTable(write(tmp_path, COLUMNS), split="valid").read()
     assert [path.name for path in table.paths] == ["c.png"]
     assert len(CsvTable(tmp_path / "table.csv", split="train+valid").read()) == 3
-    with pytest.raises(InputError, match="no row is of the split 'test'"):
+    with pytest.raises(InputError, match="no row has split 'test'"):
         CsvTable(tmp_path / "table.csv", split="test").read()
 
 
@@ -93,7 +93,7 @@ def test_patients_must_be_known_or_said_to_be_unknown(tmp_path: Path) -> None:
     for index, folder in enumerate(("p1/s1", "p1/s1", "p2/s3")):
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
         (tmp_path / f"{'abc'[index]}.png").rename(tmp_path / folder / f"{'abc'[index]}.png")
-    with pytest.raises(InputError, match=r"table\.csv: names no patients, .*columns\.patient.*path_pattern.*unknown"):
+    with pytest.raises(InputError, match=r"table\.csv: lists no patients, .*columns\.patient.*path_pattern.*unknown"):
         CsvTable(path).read()
     assert CsvTable(path, patients="unknown").read().patients == [""] * 3
     images = CsvTable(path, path_pattern=PATTERN).read().images

@@ -64,7 +64,7 @@ def test_views_choose_the_frontal_image(tmp_path: Path, text: str) -> None:
 
 def test_a_cut_report_and_a_wrong_folder_are_named(tmp_path: Path) -> None:
     reports, images = write_reports(tmp_path, "normal")
-    with pytest.raises(InputError, match="holds no OpenI report"):
+    with pytest.raises(InputError, match="contains no OpenI report"):
         next(iter_reports(images))
     whole = (reports / "1.xml").read_text()
     (reports / "1.xml").write_text(whole[:80])

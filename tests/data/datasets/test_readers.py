@@ -56,7 +56,7 @@ def test_kind_is_registered_under_its_own_name_and_every_option_is_explained(kin
 
 
 def test_an_unknown_kind_lists_those_that_there_are() -> None:
-    with pytest.raises(InputError, match=r"no such kind of data 'nih': one of authors, chexpert, .*siim_acr"):
+    with pytest.raises(InputError, match=r"unknown kind of data 'nih'; choose one of authors, chexpert, .*siim_acr"):
         data_set("nih")
 
 
@@ -117,7 +117,7 @@ def test_a_missing_image_is_named(corpus: Path, tmp_path: Path, kind: str) -> No
     [
         ("covidx", "covidx/test.txt", "listed twice, also in line 4"),
         ("cxr14", "cxr14/test_list.txt", "listed twice, also in line 4"),
-        ("siim_acr", "siim_acr/train-rle.csv", "is in line 4 too, and not as another mask"),
+        ("siim_acr", "siim_acr/train-rle.csv", "is already in line 4; only rows with different masks"),
         ("rsna", "rsna/stage_2_train_labels.csv", "has the same box twice"),
         ("csv", "findings.csv", "listed twice, also in line 4"),
     ],

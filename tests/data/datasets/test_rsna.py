@@ -55,13 +55,13 @@ def test_pictures_can_stand_for_the_dicom_files(tmp_path: Path) -> None:
         (["p1,,,,,0", "p2,1000,1,30,4,1"], r"labels.csv: line 3: the box .* lies outside the image of 1024 x 1024"),
         (["p2,-5,1,30,4,1"], r"line 2: the box .* lies outside"),
         (["p2,1,1,0,4,1"], r"line 2: the box .* is empty"),
-        (["p2,nan,1,5,4,1"], r"line 2: the box .* is empty or endless"),
+        (["p2,nan,1,5,4,1"], r"line 2: the box .* is empty or infinite"),
         (["p2,1,one,30,4,1"], r"line 2: the box .* is not four numbers"),
         (["p2,1,1,30,4,0"], r"line 2: p2 has label 0 and 1 boxes"),
         (["p2,,,,,1"], r"line 2: p2 has label 1 and 0 boxes"),
         (["p2,,,,,2"], r"line 2, column 'target': '2' is not 0 or 1"),
-        (["p1,,,,,0", "p1,,,,,0"], r"line 3: p1 is in line 2 too"),
-        (["p1,,,,,0", "p1,1,1,3,4,1"], r"line 3: p1 is in line 2 too"),
+        (["p1,,,,,0", "p1,,,,,0"], r"line 3: p1 is already in line 2"),
+        (["p1,,,,,0", "p1,1,1,3,4,1"], r"line 3: p1 is already in line 2"),
         (["p1,,,,,0", "p9,,,,,0"], r"line 3: image p9 is not in"),
     ],
 )
@@ -82,7 +82,7 @@ def test_authors_list(tmp_path: Path) -> None:
     assert [path.name for path in boxed.paths] == ["p2.dcm", "p1.dcm"]
     assert boxed.label_array.tolist() == [[1], [0]]
     assert boxed.findings_of(0)[0].boxes == ((1, 2, 3, 4), (5, 6, 7, 8))
-    with pytest.raises(InputError, match=r"authors.csv: line 2: image /their/disk/p2.dcm not found; name the folder"):
+    with pytest.raises(InputError, match=r"authors.csv: line 2: image /their/disk/p2.dcm not found; give the folder"):
         Rsna(tmp_path / "authors.csv").read()
 
 

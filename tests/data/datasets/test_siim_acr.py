@@ -87,8 +87,8 @@ def test_several_rows_of_an_image_are_one_mask_and_images_come_in_table_order(tm
     [
         (["a,-1", "b,40 9"], r"train-rle.csv: line 3: the run lengths end at pixel 49, outside the image of 8 x 6"),
         (["a,-1", "d,-1"], r"train-rle.csv: line 3: image d is not in"),
-        (["a,-1", "a,-1"], r"train-rle.csv: line 3: a is in line 2 too"),
-        (["a,1 2", "a,-1"], r"train-rle.csv: line 3: a is in line 2 too"),
+        (["a,-1", "a,-1"], r"train-rle.csv: line 3: a is already in line 2"),
+        (["a,1 2", "a,-1"], r"train-rle.csv: line 3: a is already in line 2"),
         (["a,1 2 3"], r"train-rle.csv: line 2: '1 2 3'"),
     ],
 )
