@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -13,6 +14,7 @@ from typing import Any, cast, get_args, get_origin, get_type_hints
 
 import jsonargparse
 import yaml
+from jsonargparse.typing import register_type
 
 from medslip.data.dataset import DataSet
 from medslip.data_options import has_data_set, is_table, summary, typed, untyped
@@ -26,6 +28,48 @@ PHANTOM = Path("data_file/phantom")
 
 PHANTOM_PREPARED = Path("data_file/phantom_prepared")
 """Where it is prepared for pre-training."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key that is given twice is an error, and only plain numbers are numbers: 007 and 12:30 are text."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Construct a mapping; a second value of a key would silently replace the first."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} is given twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_PLAIN_NUMBERS = {
+    "int": r"[-+]?(0|[1-9][0-9_]*)",
+    "float": r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+|[-+]?\.inf|\.nan",
+}
+_replaced = {f"tag:yaml.org,2002:{name}" for name in (*_PLAIN_NUMBERS, "timestamp")}
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _replaced]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _name, _pattern in _PLAIN_NUMBERS.items():
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(f"({_pattern})$"), list("-+.0123456789"))
+
+
+def _load(text: str) -> Any:
+    return yaml.load(text, _Loader)
+
+
+def _path(value: object) -> Path:
+    """A path; of digits alone, YAML takes it for a number."""
+    if not isinstance(value, str | int | Path) or isinstance(value, bool):
+        raise ValueError(f"not a path: {value!r}")
+    return Path(str(value))
+
+
+jsonargparse.set_loader("yaml", _load, (yaml.YAMLError,))
+register_type(Path, deserializer=_path, type_check=lambda value, _: isinstance(value, Path))
+
 
 _CONFIG_ERRORS = (InputError, jsonargparse.ArgumentError, TypeError, ValueError, OSError)
 
@@ -44,7 +88,7 @@ def parse(config_class: Callable[..., Any], arguments: Sequence[str], command: s
             cannot be read.
     """
     arguments = _joined(arguments, getattr(config_class, "positional", ()))
-    arguments = [_with_underscores(argument, config_class) for argument in arguments]
+    arguments = [_as_typed(_with_underscores(argument, config_class), config_class) for argument in arguments]
     _check_given_once(arguments, config_class)
 
     def build(given: Sequence[str]) -> Any:
@@ -128,7 +172,7 @@ def _loaded(text: str) -> Any:
     with suppress(OSError, UnicodeDecodeError):
         text = Path(text).read_text(encoding="utf-8")
     with suppress(yaml.YAMLError):
-        return yaml.safe_load(text)
+        return _load(text)
     return None
 
 
@@ -164,7 +208,7 @@ def phantom_config(
     """
     file = phantom_file(task)
     assert file is not None, task
-    values = _moved(yaml.safe_load(file.read_text(encoding="utf-8")), {PHANTOM: corpus, PHANTOM_PREPARED: prepared})
+    values = _moved(_load(file.read_text(encoding="utf-8")), {PHANTOM: corpus, PHANTOM_PREPARED: prepared})
     return replace(parse(config_class, ["--config", yaml.safe_dump(values, sort_keys=False)]), **changes)
 
 
@@ -229,6 +273,16 @@ def _with_underscores(argument: str, config_class: Callable[..., Any]) -> str:
     return f"--{'.'.join(parts)}{equals}{value}"
 
 
+def _as_typed(argument: str, config_class: Callable[..., Any]) -> str:
+    """--key=NAME: TEXT as a dictionary of one entry, quoted, so that YAML changes nothing in the text."""
+    key, _, value = argument.partition("=")
+    kinds = get_args(get_type_hints(config_class).get(key.removeprefix("--")))
+    name, colon, text = value.partition(":")
+    if not (str in kinds and any(get_origin(kind) is dict for kind in kinds) and colon) or value.startswith("{"):
+        return argument
+    return f"{key}={json.dumps({name.strip(): text.strip()}, ensure_ascii=False)}"
+
+
 def _check_values(values: Mapping[str, Any], config_class: Callable[..., Any], prefix: str = "") -> None:
     """Check for keys without a value and for groups of keys given as one value, which the parser accepts."""
     for key, kind in get_type_hints(config_class).items():
@@ -254,7 +308,7 @@ def _file_at_fault(build: Callable[[Sequence[str]], Any], arguments: Sequence[st
         except _CONFIG_ERRORS as alone:
             if str(alone) == str(error):
                 return file
-            keys = flat(yaml.safe_load(Path(file).read_text(encoding="utf-8")))
+            keys = flat(_load(Path(file).read_text(encoding="utf-8")))
             if not overridden and named in {key.split(".")[-1] for key in keys}:
                 return file
     return None
@@ -278,6 +332,7 @@ def _readable(message: str) -> str:
             r"Expected \1 or null. Got value:",
         ),
         (r' in "<unicode string>",', " at"),
+        (r"Problems parsing config:\s+(key .* is given twice)\s+at (line \d+).*", r"\1, the second time in \2"),
         (r"Unexpected config:.*", "Holds no keys; a config file is YAML with lines like output: FOLDER"),
     ):
         message = re.sub(pattern, words, message, flags=re.DOTALL)

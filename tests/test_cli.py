@@ -97,6 +97,37 @@ def test_a_key_may_be_typed_with_dashes_but_a_name_of_the_users_keeps_its_own(ra
     assert [each.names for each in ran] == [{"covid-19": "a-b", "covid_19": "c"}]
 
 
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [("nodule: a round shadow # of 3 cm", {"nodule": "a round shadow # of 3 cm"}),
+     ('nodule: a "round" & *sharp* shadow: small', {"nodule": 'a "round" & *sharp* shadow: small'}),
+     ('{"a b": "c # d", e: f}', {"a b": "c # d", "e": "f"})],
+)  # fmt: skip
+def test_free_text_is_taken_as_typed(typed, read):
+    """YAML would take a part of it for a comment, an anchor or quotes."""
+    arguments = ["--checkpoint", "a", "--data.kind", "folder", "--data.path", "b"]
+    assert parse(ZeroshotConfig, [*arguments, "--prompt", typed]).prompt == read
+
+
+@pytest.mark.parametrize("digits", ["0123", "123", "2024-01-01", "12:30", "007/1e3"])
+def test_a_path_of_digits_in_yaml_is_a_path(tmp_path, digits):
+    (tmp_path / "c.yaml").write_text(f"checkpoint: a\noutput: {digits}\ndata: {{kind: folder, path: {digits}}}\n")
+    parsed = parse(ZeroshotConfig, ["--config", str(tmp_path / "c.yaml")])
+    assert (parsed.output, parsed.data.path) == (Path(digits), Path(digits))
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "line"),
+    [("checkpoint: a\nseed: 1\nseed: 2\n", "seed", 3), ("data:\n  kind: folder\nseed: 1\ndata:\n  path: b\n", "data", 4),
+     ("data:\n  path: a\n  path: b\n", "path", 3)],
+)  # fmt: skip
+def test_a_key_given_twice_in_yaml_is_an_error(tmp_path, text, key, line):
+    """The first block would be lost without a word."""
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(InputError, match=rf"c\.yaml: key '{key}' is given twice, the second time in line {line}$"):
+        parse(ZeroshotConfig, ["--config", str(tmp_path / "c.yaml")])
+
+
 def test_a_prompt_of_its_own_may_have_dashes():
     arguments = ["--checkpoint", "x", "--data.kind", "folder", "--data.path", "x", "--batch-size", "3"]
     parsed = parse(ZeroshotConfig, [*arguments, "--prompt.covid-19=ground-glass opacities"])

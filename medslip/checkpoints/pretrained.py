@@ -112,6 +112,11 @@ class Checkpoint:
                 f"free text: the checkpoint was trained with {own.encoder} (SHA-256 {own.sha256[:12]}...), "
                 f"{found.config.encoder} has other weights ({found.identity.sha256[:12]}...)"
             )
+        if own.tokenizer not in ("", found.identity.tokenizer):
+            raise InputError(
+                f"free text: the checkpoint was trained with {own.encoder}; the tokenizer of {found.config.encoder} "
+                "has another vocabulary or other settings"
+            )
         return found.encode(texts)
 
 

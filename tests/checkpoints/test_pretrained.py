@@ -26,7 +26,7 @@ def card():
             "resnet18", width=24, decoder_layers=1, decoder_heads=3, feed_forward=12, dropout=0.3, similarity="dot"
         ),
         Preprocessing(48, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)),
-        TextIdentity("some/bert", "ab" * 32, False, 64),
+        TextIdentity("some/bert", "ab" * 32, False, 64, "cd" * 32),
         load_prompts(),
         {"epoch": 3, "validation": {"auroc": 0.75}},
     )
@@ -74,7 +74,8 @@ def test_side_car_repeats_the_card_and_nothing_else_is_left(saved, card):
     assert data["format"] == "medslip-checkpoint"
     assert data["model"]["width"] == 24
     assert data["transform"]["side"] == 48
-    assert data["text"] == {"encoder": "some/bert", "sha256": "ab" * 32, "sep": False, "max_tokens": 64}
+    identity = {"encoder": "some/bert", "sha256": "ab" * 32, "sep": False, "max_tokens": 64, "tokenizer": "cd" * 32}
+    assert data["text"] == identity
     assert len(data["prompts"]["pathology"]) == 75
     assert {entry.name for entry in path.parent.iterdir()} == {"best.safetensors", "best.json"}
 

@@ -79,6 +79,41 @@ def test_identity_follows_the_weights_not_the_folder(tiny_bert, tmp_path):
     assert other.identity.sha256 != first.sha256
 
 
+def test_identity_covers_the_tokenizer(tiny_bert, tmp_path):
+    """Words in another order in the vocabulary are other words to the same weights."""
+    shutil.copytree(tiny_bert, tmp_path / "order")
+    words = BertTokenizerFast.from_pretrained(tiny_bert).get_vocab()
+    words["a"], words["b"] = words["b"], words["a"]
+    file = tmp_path / "vocab.txt"
+    file.write_text("\n".join(sorted(words, key=words.get)))
+    BertTokenizerFast(str(file)).save_pretrained(tmp_path / "order")
+    BertTokenizerFast.from_pretrained(tiny_bert, do_lower_case=False).save_pretrained(tmp_path / "case")
+    shutil.copy(tiny_bert / "model.safetensors", tmp_path / "case")
+    shutil.copy(tiny_bert / "config.json", tmp_path / "case")
+    plain = encoder(tiny_bert).identity
+    assert encoder(tiny_bert).identity == plain
+    for name in ("order", "case"):
+        other = encoder(tmp_path / name).identity
+        assert other.sha256 == plain.sha256
+        assert other.tokenizer != plain.tokenizer
+
+
+def test_an_encoder_without_its_vocabulary_is_bad_input(tiny_bert, tmp_path):
+    """Every word would be unknown, and every query the same."""
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(tiny_bert / name, tmp_path / name)
+    with pytest.raises(InputError, match=r"text\.encoder: "):
+        encoder(tmp_path).encode(["effusion", "nodule"])
+
+
+def test_texts_that_the_tokenizer_cannot_tell_apart_are_bad_input(tiny_bert):
+    of = encoder(tiny_bert, max_tokens=6)
+    assert len(of.encode(["a b", "A  B", "a c"])) == 3  # case and blanks make no difference
+    for texts in (["ab 1", "ab 2"], ["a b c d e f", "a b c d e g"]):
+        with pytest.raises(InputError, match="are the same to its tokenizer"):
+            of.encode(texts)
+
+
 def test_identity_of_an_encoder_saved_without_pooler_is_stable(tiny_bert, tmp_path):
     """Masked language models have none, so it is random at each load; free text would never be accepted."""
     config = BertConfig(vocab_size=57, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
