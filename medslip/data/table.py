@@ -222,6 +222,24 @@ def check_shared(splits: Mapping[str, ImageTable]) -> None:
                     )
 
 
+def check_classes(table: ImageTable, classes: Sequence[str], which: str) -> None:
+    """Check that a table has labels of the given classes.
+
+    Args:
+        table: The images.
+        classes: The classes needed.
+        which: What the images are, for the message: "test".
+
+    Raises:
+        InputError: It has no labels, or those of other classes.
+    """
+    if table.labels is None:
+        raise InputError(f"{table.name}: the {which} images have no labels")
+    if table.classes != classes:
+        has, needed = ", ".join(table.classes), ", ".join(classes)
+        raise InputError(f"{table.name}: the {which} images have the classes {has} instead of {needed}")
+
+
 def check_scorable(table: ImageTable) -> None:
     """Check that at least one class is both present and absent somewhere; the scores skip single classes that are not.
 

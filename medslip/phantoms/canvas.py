@@ -146,10 +146,10 @@ def smooth_minimum(a: Field, b: Field, width: float) -> Field:
     return np.minimum(a, b) - overlap * overlap * np.float32(0.25 / width)
 
 
-def curve(*corners: Point, steps: int = 8) -> Points:
-    """A smooth line through the corners (Catmull-Rom), with ``steps`` points between neighbours."""
+def curve(*corners: Point) -> Points:
+    """A smooth line through the corners (Catmull-Rom), with 8 points between neighbours."""
     points = np.asarray([corners[0], *corners, corners[-1]], np.float32)
-    t = np.linspace(0, 1, steps, dtype=np.float32)[:, None]
+    t = np.linspace(0, 1, 8, dtype=np.float32)[:, None]
     pieces = []
     for a, b, c, d in zip(points, points[1:], points[2:], points[3:], strict=False):
         pieces.append(0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3))

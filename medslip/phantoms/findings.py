@@ -74,9 +74,9 @@ KINDS: Mapping[str, Kind] = {name: _kind(name, entry) for name, entry in CATALOG
 """Name -> kind, in the order of placing."""
 
 
-def choose(rng: Generator, normal_fraction: float = 0.22) -> list[Plan]:
+def choose(rng: Generator) -> list[Plan]:
     """The findings of a study: none, or one to four that leave one another visible."""
-    if rng.random() < normal_fraction:
+    if rng.random() < 0.22:
         return []
     wanted = int(rng.choice((1, 2, 3, 4), p=(0.26, 0.36, 0.28, 0.10)))
     kinds = list(KINDS.values())

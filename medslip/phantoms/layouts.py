@@ -115,10 +115,9 @@ def run_lengths(mask: Mask) -> list[int]:
 
 def _write_mimic(corpus: Path, studies: pd.DataFrame) -> None:
     """MIMIC-CXR-JPG, and RadGraph's file for it."""
+    described = {"AP": "CHEST (PORTABLE AP)", "PA": "CHEST (PA AND LAT)"}
     metadata = studies[["dicom_id", "subject_id", "study_id"]].assign(
-        PerformedProcedureStepDescription=studies["view"].map(
-            {"AP": "CHEST (PORTABLE AP)", "PA": "CHEST (PA AND LAT)"}
-        ),
+        PerformedProcedureStepDescription=studies["view"].map(described),
         ViewPosition=studies["view"],
         Rows=studies["pixels"],
         Columns=studies["pixels"],
@@ -166,15 +165,14 @@ def _write_cxr14(folder: Path, studies: pd.DataFrame, findings: pd.DataFrame) ->
     entries = studies.assign(
         labels=studies["cxr14"].map(labels).fillna("No Finding"),
         number=studies["subject_id"] - 10_000_000 + 1,
-        height=studies["pixels"],
-        across=(0.14 * 2500 / studies["pixels"]).round(3),
-        down=(0.14 * 2500 / studies["pixels"]).round(3),
+        spacing=(0.14 * 2500 / studies["pixels"]).round(3),
     )
+    size = ["pixels", "pixels", "spacing", "spacing"]  # across and down
     header = (
         "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
         "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]"
     )
-    columns = ["cxr14", "labels", "follow_up", "number", "age", "sex", "view", "pixels", "height", "across", "down"]
+    columns = ["cxr14", "labels", "follow_up", "number", "age", "sex", "view", *size]
     _write_csv(folder / "Data_Entry_2017_v2020.csv", header, entries[columns])
     # The publisher has boxes for these classes (and for pneumonia) only, and spells one of them differently there.
     boxed = ("Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumothorax")

@@ -143,15 +143,9 @@ def _finding(plan: Plan, mask: Mask) -> Finding:
     return Finding(plan.kind, plan.site, mask, (x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1))
 
 
-def write_contact_sheet(path: Path, seed: int, columns: int = 6, tile: int = 192) -> None:
-    """Write a picture of what phantoms look like: a row of normal ones, then one of each kind of finding, with its box.
-
-    Args:
-        path: The picture.
-        seed: Of the corpus.
-        columns: Phantoms per row.
-        tile: Pixels along each side of a phantom.
-    """
+def write_contact_sheet(path: Path, seed: int) -> None:
+    """Write a picture of what phantoms look like: a row of normal ones, then one of each kind of finding, with its box."""
+    columns, tile = 6, 192  # phantoms per row, and pixels along each side of one
     kinds = [None] * columns + list(KINDS.values())
     sheet = Image.new("RGB", (columns * tile, -(-len(kinds) // columns) * tile))
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)

@@ -70,9 +70,7 @@ def run(config: DemoConfig) -> None:
     runs = [checkpoint.parent, _classify(config, checkpoint)]
     print(f"5/6  Ground the findings of held-out phantoms: {config.output / 'ground'}")
     runs.append(_ground(config, checkpoint))
-    print(
-        f"6/6  Fine-tune for segmentation on phantoms that pre-training did not see: {config.output / 'finetune_seg'}"
-    )
+    print(f"6/6  Fine-tune for segmentation on phantoms unseen in pre-training: {config.output / 'finetune_seg'}")
     try:
         runs.append(_segment(config, checkpoint))
     except InputError as error:
@@ -150,12 +148,8 @@ def _segment(config: DemoConfig, checkpoint: Path) -> Path:
 def _is_done(folder: Path, wanted: object, checkpoint: Path) -> bool:
     """Whether an earlier demo finished this run with these weights; if not, what it left of a run is removed."""
     done = folder / "metrics.json"
-    if (
-        done.is_file()
-        and done.stat().st_mtime >= checkpoint.stat().st_mtime
-        and read_metrics(folder)["version"] == METRICS_VERSION
-        and not changed_keys(folder, wanted)
-    ):
+    newer = done.is_file() and done.stat().st_mtime >= checkpoint.stat().st_mtime
+    if newer and read_metrics(folder)["version"] == METRICS_VERSION and not changed_keys(folder, wanted):
         print(f"{folder}: already done")
         return True
     _discard(folder)
@@ -192,10 +186,9 @@ def draw_predictions(path: Path, corpus: Path, checkpoint: Path, columns: int = 
     maps = ground.maps(Predictor.load(checkpoint), [image for image, _ in chosen], config, queries)
     tiles = []
     for k, ((image, finding), of_image) in enumerate(zip(chosen, maps, strict=True)):
-        pixels = read_image(image)
-        found, probability = of_image[k]
-        heat = found.heat_map(*pixels.shape)
-        tiles.append(Tile(pixels, f"{finding.label}: {probability:.2f}", heat, list(finding.boxes)))
+        pixels, (found, probability) = read_image(image), of_image[k]
+        title = f"{finding.label}: {probability:.2f}"
+        tiles.append(Tile(pixels, title, found.heat_map(*pixels.shape), list(finding.boxes)))
     overview(path, tiles, columns)
 
 

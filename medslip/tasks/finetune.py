@@ -47,7 +47,7 @@ from medslip.data.loading import (
 from medslip.data.preprocessing import Preprocessing, roomy
 from medslip.data.splits import split_patients
 from medslip.data.subsample import Indices, check_fraction, choose_subsamples
-from medslip.data.table import ImageTable, check_scorable, check_shared, one_class
+from medslip.data.table import ImageTable, check_classes, check_scorable, check_shared, one_class
 from medslip.errors import InputError, check_at_least
 from medslip.evaluation.bootstrap import count_patients, patient_index
 from medslip.evaluation.classification import MEAN, class_rows, mean_auroc, score
@@ -520,15 +520,9 @@ class _Classification:
 
     def targets(self, splits: Splits) -> Splits:
         """Check that all splits have labels of the same classes."""
-        classes = splits["train"].classes
-        for name, table in splits.items():
-            if table.labels is None:
-                raise InputError(f"{table.name}: the images of the {name} split have no labels")
-            if table.classes != classes:
-                raise InputError(
-                    f"{table.name}: has other classes in the {name} split than in the train split ({', '.join(table.classes)})"
-                )
-            check_scorable(table)
+        for name, which in (("train", "training"), ("valid", "validation"), ("test", "test")):
+            check_classes(splits[name], splits["train"].classes, which)
+            check_scorable(splits[name])
         return splits
 
     def source(self, table: ImageTable, split: str) -> Source:

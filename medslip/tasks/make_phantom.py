@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from medslip.errors import InputError
+from medslip.errors import InputError, check_at_least
 from medslip.files import folder_written_whole
 from medslip.phantoms.layouts import StudyRows, write_study, write_tables
 from medslip.phantoms.study import draw_study, patient_of, write_contact_sheet
@@ -47,13 +47,7 @@ class MakePhantomConfig:
 
 
 def run(config: MakePhantomConfig) -> Path:
-    """Draw the corpus, unless it is there already.
-
-    Args:
-        config: What to draw.
-
-    Returns:
-        The corpus folder.
+    """Draw the corpus, unless it is there already; returns its folder.
 
     Raises:
         InputError: A value is out of range, or the folder holds something else.
@@ -80,20 +74,13 @@ def run(config: MakePhantomConfig) -> Path:
 def _check(config: MakePhantomConfig) -> None:
     if not 64 <= config.side <= 1024:
         raise InputError(f"side {config.side}: must be 64 to 1024 pixels")
-    if config.studies < 1 or config.workers < 1:
-        raise InputError("studies and workers must be at least 1")
-    if config.seed < 0:
-        raise InputError(f"seed {config.seed}: must not be negative")
+    check_at_least(config, studies=1, workers=1, seed=0)
     if min(config.valid_fraction, config.test_fraction) < 0 or config.valid_fraction + config.test_fraction >= 1:
         raise InputError("valid_fraction and test_fraction must not be negative, and their sum must be below 1")
 
 
 def _is_drawn(output: Path, description: dict[str, object]) -> bool:
-    """Whether the corpus is there already; nothing else that is there is ever removed.
-
-    Raises:
-        InputError: The folder holds something else.
-    """
+    """Whether the corpus is there already; raises InputError if something else is, which is never removed."""
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return False
     try:
@@ -104,9 +91,9 @@ def _is_drawn(output: Path, description: dict[str, object]) -> bool:
         raise InputError(f"{output}: contains a corpus of another version; remove it, or choose another folder")
     for key, wanted in description.items():
         if found.get(key) != wanted:
+            drawn_with = f"{key} {found.get(key)}, not {wanted}"
             raise InputError(
-                f"{output}: contains a corpus drawn with {key} {found.get(key)}, not {wanted}; remove it, or choose another "
-                "folder"
+                f"{output}: contains a corpus drawn with {drawn_with}; remove it, or choose another folder"
             )
     return True
 

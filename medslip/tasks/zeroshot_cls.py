@@ -13,7 +13,7 @@ import pandas as pd
 
 from medslip.data.dataset import DataSet
 from medslip.data.datasets.cxr14 import Cxr14
-from medslip.data.table import ImageTable, check_shared
+from medslip.data.table import ImageTable, check_classes, check_shared
 from medslip.errors import InputError
 from medslip.evaluation.classifier import Predictions, draw, evaluate, prediction_table
 from medslip.evaluation.tables import show_tables, write_csv
@@ -194,11 +194,7 @@ def _read_validation(images: ImageTable, config: ZeroshotConfig) -> ImageTable |
     if images.labels is None:
         raise InputError(f"validation: {images.name} has no labels, so nothing is scored; leave validation out")
     validation = config.validation.read()
-    if validation.labels is None:
-        raise InputError(f"{validation.name}: the validation images have no labels")
-    if validation.classes != images.classes:
-        has, needed = ", ".join(validation.classes), ", ".join(images.classes)
-        raise InputError(f"{validation.name}: the validation images have the classes {has} instead of {needed}")
+    check_classes(validation, images.classes, "validation")
     check_shared({"validation": validation, "data": images})
     return validation
 
