@@ -42,14 +42,13 @@ def check_cache(size: int | None, workers: int) -> None:
 def build_cache(lists: Sequence[Path], folder: Path, size: int, workers: int, equalise: bool = False) -> None:
     """Store every image of some lists as a small square and let the lists name these.
 
-    An image is squashed to size x size (bilinear, antialiased), as for evaluation, and stored as 8-bit PNG,
-    without further loss. Choose a size above the training side, as random crops are cut from it. A file's
-    name in the cache tells its source, the source's length and time, and the size: what is there already is
-    used, so an interrupted run goes on where it was. A list that names cached images of this size is left as
-    it is. Lists change only after every image is stored.
+    Images are squashed to size x size as for evaluation, and stored as 8-bit PNG. Choose a size above the training side, as
+    random crops are cut from it. A file's name in the cache depends on its source, the source's length and time, and the
+    size, so that an interrupted run continues where it was. Lists change only after every image is stored; one that names
+    cached images of this size stays as it is.
 
     Args:
-        lists: List files; see records.py. Rewritten.
+        lists: List files, which are rewritten.
         folder: Where the cached images go.
         size: Side of the cached images in pixels.
         workers: Worker processes; 0 works in this one.

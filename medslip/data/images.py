@@ -41,10 +41,9 @@ def read_image(path: Path, at_least: int | None = None) -> Grey:
     Args:
         path: The file. Its content decides the format; a suffix .dcm, .dicom or .ima is only consulted where the content
             does not say.
-        at_least: A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as both sides keep this many
-            pixels. The decoder averages blocks of pixels: an approximation, about twice as fast for a large
-            radiograph. Pass twice the side that you need, and the result differs by a few grey levels at most.
-            None reads at full size. Other formats are always read at full size.
+        at_least: A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, about twice as fast, as long as both sides keep this
+            many pixels. With twice the side that you need, the result differs by a few grey levels at most. None, and
+            formats other than JPEG: full size.
 
     Returns:
         H x W grey values, uint8.

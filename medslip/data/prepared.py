@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -48,7 +49,7 @@ class PreparationSummary:
     cells_mean: float
     cells_median: float
     cells_max: int
-    pairs: list[dict[str, str | int]]
+    pairs: list[dict[Any, Any]]
     left_out: dict[str, int]
     notes: tuple[str, ...] = ()
 
@@ -122,18 +123,11 @@ def summarise(
 ) -> PreparationSummary:
     """Count what a store holds; the other arguments are attributes of the summary."""
     sizes, counts = store.sizes(), store.counts()
-    both = counts.sum(axis=0).ravel()
-    order = [cell for cell in np.argsort(-both, kind="stable")[:FREQUENT_PAIRS].tolist() if both[cell]]
     absent, present = counts.reshape(2, -1)
-    pairs: list[dict[str, str | int]] = [
-        {
-            "anatomy": ANATOMIES[cell // len(PATHOLOGIES)],
-            "pathology": PATHOLOGIES[cell % len(PATHOLOGIES)],
-            "present": int(present[cell]),
-            "absent": int(absent[cell]),
-        }
-        for cell in order
-    ]
+    anatomies, pathologies = np.repeat(ANATOMIES, len(PATHOLOGIES)), np.tile(PATHOLOGIES, len(ANATOMIES))
+    pairs = pd.DataFrame({"anatomy": anatomies, "pathology": pathologies, "present": present, "absent": absent})
+    pairs = pairs.iloc[np.argsort(-(present + absent), kind="stable")[:FREQUENT_PAIRS]]
+    pairs = pairs[(pairs["present"] > 0) | (pairs["absent"] > 0)]
     return PreparationSummary(
         source=source,
         studies=len(store),
@@ -143,7 +137,7 @@ def summarise(
         cells_mean=float(sizes.mean()),
         cells_median=float(np.median(sizes)),
         cells_max=int(sizes.max()),
-        pairs=pairs,
+        pairs=pairs.to_dict("records"),
         left_out=dict(left_out),
         notes=notes,
     )

@@ -139,6 +139,26 @@ def check_unique(names: pd.Series, source: Path | str) -> None:
         seen[spelt] = int(str(line))
 
 
+def check_repeats(names: pd.Series, wrong: pd.Series, source: Path, what: str) -> None:
+    """Check that a list repeats an image only to give another of its boxes or masks.
+
+    Args:
+        names: Image names; the index holds line numbers.
+        wrong: Which rows may not be a repetition.
+        source: The list, for messages.
+        what: What each row has, "boxes" or "masks".
+
+    Raises:
+        InputError: Naming the image and both lines.
+    """
+    if (line := first_line(wrong & names.duplicated())) is not None:
+        first = names.index[names == names[line]][0]
+        raise InputError(
+            f"{source}: line {line}: {names[line]} is already in line {first}; only rows with different {what} may repeat an "
+            "image"
+        )
+
+
 def check_files(paths: pd.Series, source: Path | str, what: str = "image", advice: str = "") -> None:
     """Check that listed files exist, before hours are spent on those that do.
 

@@ -68,14 +68,12 @@ class Cxr14(DataSet):
         if self.path.is_file():
             return _read_authors_list(self.path, self.images)
         table_file, table = _read_entries(self.path)
+        labels = pd.DataFrame(_labels(table["Finding Labels"], table_file), columns=list(CXR14_CLASSES))
         lists = [self._names(path, split, table, table_file) for path, split in self._lists()]
         names = pd.concat([rows for rows, _ in lists])
-        folder = self.images or self.path
-        paths = [path for rows, source in lists for path in find_images(rows["name"], folder, source)]
+        paths = [path for rows, file in lists for path in find_images(rows["name"], self.images or self.path, file)]
         position = pd.Index(table["Image Index"]).get_indexer(names["name"])
-        labels = _labels(table["Finding Labels"], table_file)[position]
-        rows = table.iloc[position]
-        files = " and ".join(source.name for _, source in lists)
+        rows, labels = table.iloc[position], labels.iloc[position]
         images = pd.DataFrame(
             {
                 "path": paths,
@@ -85,18 +83,13 @@ class Cxr14(DataSet):
                 "sex": rows["sex"].tolist(),
                 "age": rows["Patient Age"].map(years).to_numpy(float),
                 "split": names["split"].tolist(),
-                "normal": (labels == ABSENT).all(axis=1),
-                "height": BOX_FRAME,
-                "width": BOX_FRAME,
+                "normal": (labels == ABSENT).all(axis=1).tolist(),
             }
-        )
+        ).assign(height=BOX_FRAME, width=BOX_FRAME)
         boxes = self.path / BOX_FILE
-        return ImageTable(
-            f"NIH ChestX-ray14 ({files})",
-            images,
-            pd.DataFrame(labels, columns=list(CXR14_CLASSES)),
-            read_boxes(boxes, names["name"].tolist()) if boxes.exists() else None,
-        )
+        findings = read_boxes(boxes, names["name"].tolist()) if boxes.exists() else None
+        files = " and ".join(source.name for _, source in lists)
+        return ImageTable(f"NIH ChestX-ray14 ({files})", images, labels, findings)
 
     def _lists(self) -> Sequence[tuple[Path, str]]:
         if self.list is not None:
@@ -181,18 +174,12 @@ def _read_authors_list(source: Path, images: Path | None) -> ImageTable:
         paths = listed_images(names, source.parent, source)
     else:
         paths = find_images(names.map(lambda name: PurePosixPath(name).name), images, source)
-    return ImageTable(
-        f"NIH ChestX-ray14 ({source.name})",
-        pd.DataFrame(
-            {
-                "path": paths.tolist(),
-                # The publisher's file names begin with the patient: 00000061_012.png.
-                "patient": [_patient_of(name) for name in names],
-                "study": [PurePosixPath(name).stem for name in names],
-            }
-        ),
-        pd.DataFrame(np.stack(labels, axis=1), columns=list(CXR14_CLASSES)),
-    )
+    # The publisher's file names begin with the patient: 00000061_012.png.
+    stems = [PurePosixPath(name).stem for name in names]
+    patients = [_patient_of(stem) for stem in stems]
+    listed = pd.DataFrame({"path": paths.tolist(), "patient": patients, "study": stems})
+    marked = pd.DataFrame(np.stack(labels, axis=1), columns=list(CXR14_CLASSES))
+    return ImageTable(f"NIH ChestX-ray14 ({source.name})", listed, marked)
 
 
 def _label_columns(header: list[str]) -> list[int]:
@@ -204,6 +191,6 @@ def _label_columns(header: list[str]) -> list[int]:
     return found if len(found) == len(keys) else list(range(len(header) - len(keys), len(header)))
 
 
-def _patient_of(name: str) -> str:
-    number = PurePosixPath(name).stem.split("_")[0]
+def _patient_of(stem: str) -> str:
+    number = stem.split("_")[0]
     return str(int(number)) if number.isdigit() else ""

@@ -65,16 +65,11 @@ class MimicCxr(DataSet):
                 "release"
             )
         left_out: Counter[str] = Counter()
-        images = _existing(_with_paths(self._of_views(images, left_out), self.path), self.path, left_out)
-        table = pd.DataFrame(
-            {
-                "path": images["path"],
-                "patient": "p" + images["subject_id"],
-                "study": "s" + images["study_id"],
-                "view": images["ViewPosition"],
-                "split": images["split"],
-            }
-        )
+        images = self._of_views(images, left_out).rename(columns={"ViewPosition": "view"})
+        images["patient"], images["study"] = "p" + images["subject_id"], "s" + images["study_id"]
+        parts = [images["patient"].str[:3], images["patient"], images["study"], images["dicom_id"]]
+        images["path"] = [os.path.join(self.path, "files", *names) + ".jpg" for names in zip(*parts, strict=True)]
+        table = _existing(images, self.path, left_out)[["path", "patient", "study", "view", "split"]]
         return ImageTable("MIMIC-CXR-JPG", table, left_out=left_out)
 
     def triplets(self, table: ImageTable, left_out: Counter[str]) -> Iterator[tuple[str, Cells]]:
@@ -85,9 +80,8 @@ class MimicCxr(DataSet):
         rules = ReportRules.load(self.mapping)
         study_of = None if self.graph_keys is None else _read_keys(self.graph_keys)
         done: set[str] = set()
-        for key, graph in tqdm(
-            iter_graphs(self.graphs), total=len(wanted), desc="graphs", unit=" reports", mininterval=1
-        ):
+        graphs = iter_graphs(self.graphs)
+        for key, graph in tqdm(graphs, total=len(wanted), desc="graphs", unit=" reports", mininterval=1):
             study = _study_of(key, self.graphs) if study_of is None else study_of.get(key)
             if study is None:
                 left_out["graphs whose key is not in the table of keys"] += 1
@@ -98,8 +92,7 @@ class MimicCxr(DataSet):
                 left_out["graphs of studies without an image to use"] += 1
                 continue
             done.add(study)
-            cells = label_cells(graph, rules)
-            if cells:
+            if cells := label_cells(graph, rules):
                 yield study, cells
             else:
                 left_out["studies whose graph mentions no finding"] += 1
@@ -157,12 +150,6 @@ def _read_keys(path: Path) -> dict[str, str]:
                 "with a study such as 50414267 or s50414267"
             )
     return dict(zip(rows["key"], studies, strict=True))
-
-
-def _with_paths(images: pd.DataFrame, root: Path) -> pd.DataFrame:
-    patient = "p" + images["subject_id"]
-    folder = os.path.join(root, "files", "") + patient.str[:3] + os.sep + patient + os.sep + "s" + images["study_id"]
-    return images.assign(path=folder + os.sep + images["dicom_id"] + ".jpg")
 
 
 def _existing(images: pd.DataFrame, root: Path, left_out: Counter[str]) -> pd.DataFrame:

@@ -6,6 +6,7 @@ img_path, boxes ("x;y;w;h|x;y;w;h" or nan), classes. Boxes are in a 1024 x 1024 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
@@ -16,6 +17,7 @@ from medslip.data.dataset import DataSet
 from medslip.data.images import read_headers
 from medslip.data.reading import (
     Box,
+    check_repeats,
     check_unique,
     codes_of,
     find_images,
@@ -63,7 +65,12 @@ class Rsna(DataSet):
         rows = read_cells(source, _COLUMNS if published else _AUTHORS_COLUMNS)
         rows = rows.rename(columns={"ID": "name", "patientId": "name", "Target": "target", "classes": "target"})
         rows["target"] = codes_of(rows["target"], _TARGETS, source, "0 or 1")
-        boxes = _published_boxes(rows, source) if published else _authors_boxes(rows, source)
+        boxes: dict[str, list[Box]] = {name: [] for name in rows["name"]}
+        for line, name, cells in _published_boxes(rows, source) if published else _authors_boxes(rows, source):
+            box = read_box(cells, f"{source}: line {line}", BOX_FRAME, BOX_FRAME)
+            if box in boxes[name]:
+                raise InputError(f"{source}: line {line}: {name} has the same box twice")
+            boxes[name].append(box)
         images = rows.drop_duplicates("name") if published else rows
         for line, name, target in zip(images.index, images["name"], images["target"], strict=True):
             if bool(boxes[name]) != (target == PRESENT):
@@ -89,37 +96,25 @@ class Rsna(DataSet):
         )
 
 
-def _published_boxes(rows: pd.DataFrame, source: Path) -> dict[str, list[Box]]:
-    """Image -> boxes, from one row per box."""
-    boxes: dict[str, list[Box]] = {}
-    first = dict(zip(rows["name"][::-1], zip(rows.index[::-1], rows["target"][::-1], strict=True), strict=True))
-    for line, name, *cells, target in rows[["name", "x", "y", "width", "height", "target"]].itertuples(name=None):
-        if name in boxes and {target, first[name][1]} != {PRESENT}:
-            raise InputError(
-                f"{source}: line {line}: {name} is already in line {first[name][0]}; only rows with "
-                "different boxes may repeat an image"
-            )
-        boxes.setdefault(name, [])
+_Boxes = Iterator[tuple[int, str, Sequence[str]]]
+"""Line, image, and the four cells of a box."""
+
+
+def _published_boxes(rows: pd.DataFrame, source: Path) -> _Boxes:
+    """The boxes of a list with one row per box."""
+    first = rows.groupby("name")["target"].transform("first")
+    check_repeats(rows["name"], (rows["target"] != PRESENT) | (first != PRESENT), source, "boxes")
+    for line, name, *cells in rows[["name", "x", "y", "width", "height"]].itertuples(name=None):
         if not set(cells) <= _NO_BOX:
-            _add_box(boxes[name], name, cells, f"{source}: line {line}")
-    return boxes
+            yield line, name, cells
 
 
-def _authors_boxes(rows: pd.DataFrame, source: Path) -> dict[str, list[Box]]:
-    """Image -> boxes, from one row per image."""
+def _authors_boxes(rows: pd.DataFrame, source: Path) -> _Boxes:
+    """The boxes of a list with one row per image."""
     check_unique(rows["name"], source)
-    boxes: dict[str, list[Box]] = {name: [] for name in rows["name"]}
-    for line, name, text in zip(rows.index, rows["name"], rows["boxes"], strict=True):
+    for line, name, text in rows[["name", "boxes"]].itertuples(name=None):
         for part in [] if text in _NO_BOX else text.split("|"):
             cells = part.split(";")
             if len(cells) != 4:
                 raise InputError(f"{source}: line {line}: the box {part!r} is not of the form x;y;w;h")
-            _add_box(boxes[name], name, cells, f"{source}: line {line}")
-    return boxes
-
-
-def _add_box(boxes: list[Box], name: str, cells: list[str], where: str) -> None:
-    box = read_box(cells, where, BOX_FRAME, BOX_FRAME)
-    if box in boxes:
-        raise InputError(f"{where}: {name} has the same box twice")
-    boxes.append(box)
+            yield line, name, cells

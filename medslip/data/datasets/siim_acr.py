@@ -18,7 +18,7 @@ from tqdm import tqdm
 from medslip.data.dataset import DataSet
 from medslip.data.images import read_headers
 from medslip.data.masks import Runs, check_mask_size, read_mask
-from medslip.data.reading import check_files, find_images, first_line, header_columns, listed_images, read_cells
+from medslip.data.reading import check_files, check_repeats, find_images, header_columns, listed_images, read_cells
 from medslip.data.table import FINDING_COLUMNS, ImageTable, one_class
 from medslip.errors import InputError
 
@@ -57,22 +57,18 @@ class SiimAcr(DataSet):
         rows = read_cells(source, ("ImageId", "EncodedPixels"))
         rows["EncodedPixels"] = rows["EncodedPixels"].str.strip()
         empty = rows["EncodedPixels"].eq(NO_MASK).groupby(rows["ImageId"]).transform("any")
-        wrong = rows.duplicated() | (rows.duplicated("ImageId") & empty)
-        if (line := first_line(wrong)) is not None:
-            name = rows["ImageId"][line]
-            first = rows.index[rows["ImageId"] == name][0]
-            raise InputError(
-                f"{source}: line {line}: {name} is already in line {first}; only rows with different masks may repeat an image"
-            )
+        check_repeats(rows["ImageId"], rows.duplicated() | empty, source, "masks")
         images = rows.drop_duplicates("ImageId")
         paths = find_images(images["ImageId"], self.images or self.path / _LAYOUTS[file], source)
         table = self._table(source, paths, images["ImageId"].tolist(), [""] * len(images))
-        row_of = {name: row for row, name in enumerate(images["ImageId"])}
-        masks = [
-            (row_of[name], parse_runs(text, *table.frame(row_of[name]), f"{source}: line {line}"))
-            for line, name, text in zip(rows.index, rows["ImageId"], rows["EncodedPixels"], strict=True)
-        ]
-        return _with_masks(table, [(row, runs) for row, runs in masks if len(runs)])
+        masks = []
+        for row, (line, text) in zip(
+            pd.factorize(rows["ImageId"])[0].tolist(), rows["EncodedPixels"].items(), strict=True
+        ):
+            runs = parse_runs(text, *table.frame(row), f"{source}: line {line}")
+            if len(runs):
+                masks.append((row, runs))
+        return _with_masks(table, masks)
 
     def _pictures(self) -> ImageTable:
         source = self.path
@@ -82,7 +78,7 @@ class SiimAcr(DataSet):
         masks = self.masks or source.parent / "masks"
         paths = listed_images(rows["image_path"], self.images or source.parent, source)
         files = paths.map(lambda path: str(_mask_of(Path(path), masks)))
-        check_files(files, source, "mask")
+        check_files(files, source, "masks")
         patients = rows["patient"].str.strip().tolist() if "patient" in rows.columns else [""] * len(rows)
         table = self._table(source, paths, rows["image_path"].tolist(), patients)
         marked: list[tuple[int, Any]] = []
