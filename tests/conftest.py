@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from medslip.checkpoints import Card, save_checkpoint
-from medslip.data.manifest import write_list
+from medslip.data.prepared import write_list
 from medslip.data.preprocessing import Preprocessing
 from medslip.labels import LabelStoreWriter
 from medslip.model.medslip import MeDSLIP, ModelConfig

@@ -13,7 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from medslip.data.images import read_image
-from medslip.data.manifest import read_list, write_list
+from medslip.data.prepared import read_list, write_list
 from medslip.data.preprocessing import equalise as equalised
 from medslip.data.preprocessing import squash
 from medslip.data.table import ImageTable

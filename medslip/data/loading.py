@@ -18,7 +18,7 @@ from tqdm import tqdm
 from medslip.data.augmentation import Augment
 from medslip.data.images import read_image
 from medslip.data.preprocessing import equalise, squash, squash_mask
-from medslip.data.subsample import Indices
+from medslip.data.splits import Indices
 from medslip.data.table import ImageTable
 from medslip.errors import InputError
 from medslip.labels import LabelStore

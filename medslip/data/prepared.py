@@ -1,4 +1,4 @@
-"""The prepared data set: a folder with a label store, a list per split, and a summary of what was made."""
+"""The prepared data set: a folder with a label store, a list of images per split, and a summary of what was made."""
 
 from __future__ import annotations
 
@@ -11,15 +11,56 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medslip.data.manifest import write_list
+from medslip.data.reading import check_columns, check_unique, first_line, read_cells
 from medslip.data.splits import SPLITS
+from medslip.data.table import ImageTable
 from medslip.errors import InputError
-from medslip.files import to_json, write_text
+from medslip.files import to_json, write_text, written_whole
 from medslip.labels import LabelStore, LabelStoreWriter
 from medslip.vocabulary import ANATOMIES, PATHOLOGIES
 
+COLUMNS = ("image", "study", "patient", "view", "sex", "age", "row")
+"""Columns of a list. `image` is a path, relative to the list's folder or absolute; view, sex and age may be empty."""
+
 FREQUENT_PAIRS = 20
 """How many of the most frequent (anatomy, pathology) pairs a summary names."""
+
+
+def write_list(path: Path, images: pd.DataFrame) -> None:
+    """Write a list, whole or not at all.
+
+    Args:
+        path: The CSV file.
+        images: The columns COLUMNS, one row per image; missing columns are left empty.
+    """
+    with written_whole(path) as partial:
+        images.reindex(columns=list(COLUMNS)).to_csv(partial, index=False)
+
+
+def read_list(path: Path) -> ImageTable:
+    """Read a list.
+
+    Returns:
+        An image table with two more columns: ``row``, the study's row in the label store (-1 if there is none), and ``line``.
+
+    Raises:
+        InputError: The file is missing, empty, lacks a column, names an image twice, or has a row that is not a number.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: list not found; make it with prepare_data.py")
+    cells = read_cells(path)
+    check_columns(cells.columns.tolist(), ("image", "study", "patient", "row"), path)
+    row = pd.to_numeric(cells["row"].replace("", "-1"), errors="coerce")
+    if (line := first_line(row.isna() | (row % 1 != 0))) is not None:
+        raise InputError(f"{path}: line {line}: row {cells['row'][line]!r} is not a whole number")
+    check_unique(cells["image"], path)
+    cells = cells.reindex(columns=list(COLUMNS), fill_value="")
+    age = pd.to_numeric(cells["age"], errors="coerce").astype(float)
+    paths = [str(path.parent / name) for name in cells["image"]]
+    images = cells.drop(columns="image").assign(path=paths, age=age, row=row.astype("int64"), line=cells.index)
+    name = f"{path.resolve().parent.name} ({path.name})"
+    return ImageTable(name, images, source=str(path))
 
 
 @dataclass(frozen=True)

@@ -45,8 +45,7 @@ from medslip.data.loading import (
     training_loader,
 )
 from medslip.data.preprocessing import Preprocessing, roomy
-from medslip.data.splits import split_patients
-from medslip.data.subsample import Indices, check_fraction, choose_subsamples
+from medslip.data.splits import Indices, check_fraction, choose_subsamples, split_patients
 from medslip.data.table import ImageTable, check_classes, check_scorable, check_shared, one_class
 from medslip.errors import InputError, check_at_least
 from medslip.evaluation.bootstrap import count_patients, patient_index

@@ -26,7 +26,7 @@ from medslip.data.loading import (
     preload,
     training_loader,
 )
-from medslip.data.manifest import read_list
+from medslip.data.prepared import read_list
 from medslip.data.preprocessing import Preprocessing, roomy
 from medslip.data.reading import check_files
 from medslip.data.table import ImageTable

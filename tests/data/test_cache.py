@@ -10,7 +10,7 @@ from PIL import Image
 from medslip.data import cache
 from medslip.data.cache import build_cache
 from medslip.data.images import read_image
-from medslip.data.manifest import read_list, write_list
+from medslip.data.prepared import read_list, write_list
 from medslip.data.preprocessing import squash
 from medslip.errors import InputError
 

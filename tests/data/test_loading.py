@@ -33,8 +33,8 @@ from medslip.data.loading import (
     preload,
     training_loader,
 )
-from medslip.data.manifest import read_list
 from medslip.data.masks import runs_of
+from medslip.data.prepared import read_list
 from medslip.data.preprocessing import equalise, squash
 from medslip.data.table import FINDING_COLUMNS, ImageTable
 from medslip.errors import InputError

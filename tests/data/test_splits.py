@@ -1,16 +1,25 @@
-"""Splits and exclusions: without them, a patient could be trained and tested on."""
+"""Splits, exclusions and subsamples: without them, a patient could be trained and tested on."""
 
 from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medslip.data.splits import check_fractions, read_exclusion, set_aside, split_name, split_of, split_patients
+from medslip.data.splits import (
+    check_fractions,
+    choose_subsample,
+    read_exclusion,
+    set_aside,
+    split_name,
+    split_of,
+    split_patients,
+)
 from medslip.data.table import ImageTable
 from medslip.errors import InputError
 
@@ -114,3 +123,43 @@ def test_patients_are_not_split_wherever_their_images_are_stored(
     assert sum(map(len, owners)) == len(set.union(*owners))
     assert sorted(index for indices in found[0].values() for index in indices) == list(range(80))
     assert all(other == found[0] for other in found[1:])
+
+
+strata = st.lists(st.sampled_from("abc"), min_size=1, max_size=300)
+fractions = st.floats(0.001, 1)
+seeds = st.integers(0, 1000)
+
+
+@given(strata, fractions, fractions, seeds)
+@settings(max_examples=60, deadline=None)
+def test_a_smaller_subsample_is_part_of_a_larger_one(labels, one, other, seed):
+    """Otherwise results at 1 % and 10 % would also differ by the luck of the images, or a run not be repeatable."""
+    small, large = sorted((one, other))
+    assert set(choose_subsample(labels, small, seed)) <= set(choose_subsample(labels, large, seed))
+
+
+@given(strata, fractions, seeds)
+@settings(max_examples=60, deadline=None)
+def test_the_number_is_the_fraction_of_the_whole_and_of_each_stratum(labels, fraction, seed):
+    chosen = choose_subsample(labels, fraction, seed)
+    number = max(1, round(fraction * len(labels)))
+    assert len(chosen) == len(set(chosen)) == number
+    assert (np.diff(chosen) > 0).all()
+    taken, sizes = Counter(labels[index] for index in chosen), Counter(labels)
+    for name, size in sizes.items():
+        share = size / len(labels)
+        # Within 1 of its own share of the cut, and the cut within one image per stratum of the number.
+        assert abs(taken[name] - number * share) <= 1 + len(sizes) * share + 1e-9
+
+
+def test_fraction_1_is_everything_and_seeds_differ():
+    labels = ["marked", "empty"] * 100
+    assert np.array_equal(choose_subsample(labels, 1.0, 0), np.arange(200))
+    assert not np.array_equal(choose_subsample(labels, 0.1, 0), choose_subsample(labels, 0.1, 1))
+    assert Counter(labels[index] for index in choose_subsample(labels, 0.1, 0)) == {"marked": 10, "empty": 10}
+
+
+@pytest.mark.parametrize("fraction", [0.0, -0.1, 1.01, float("nan")])
+def test_a_fraction_out_of_range_is_an_error(fraction):
+    with pytest.raises(InputError, match=r"data\.fraction: .* is not above 0 and at most 1"):
+        choose_subsample(["a"], fraction, 0)

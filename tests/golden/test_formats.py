@@ -19,7 +19,7 @@ from torch import Tensor
 
 from medslip.checkpoints import load_checkpoint, load_finetuned, load_state
 from medslip.config import parse
-from medslip.data.manifest import read_list
+from medslip.data.prepared import read_list
 from medslip.labels import LabelStore
 from medslip.model.medslip import MeDSLIP
 from medslip.tasks.finetune_seg import FinetuneSegConfig

@@ -10,8 +10,7 @@ from PIL import Image
 
 from medslip.data.datasets.csv_table import Columns, CsvTable
 from medslip.data.datasets.cxr14 import Cxr14
-from medslip.data.manifest import read_list
-from medslip.data.prepared import PreparationSummary
+from medslip.data.prepared import PreparationSummary, read_list
 from medslip.data.table import ImageTable
 from medslip.errors import InputError
 from medslip.labels import LabelStore

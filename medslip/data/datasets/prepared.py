@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from medslip.data.dataset import DataSet
-from medslip.data.manifest import read_list
+from medslip.data.prepared import read_list
 from medslip.data.table import ImageTable
 from medslip.errors import InputError
 from medslip.labels import Cells, LabelStore

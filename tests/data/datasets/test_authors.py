@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from medslip.data.datasets import authors
 from medslip.data.datasets.authors import MATRIX_FILE, AuthorsFiles, open_matrix
-from medslip.data.manifest import read_list
-from medslip.data.prepared import PreparationSummary
+from medslip.data.prepared import PreparationSummary, read_list
 from medslip.errors import InputError
 from medslip.labels import LabelStore
 from medslip.tasks.prepare_data import PrepareConfig, run

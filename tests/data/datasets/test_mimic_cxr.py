@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from medslip.data.datasets.mimic_cxr import MimicCxr
-from medslip.data.manifest import read_list
-from medslip.data.prepared import PreparationSummary
+from medslip.data.prepared import PreparationSummary, read_list
 from medslip.data.table import ImageTable
 from medslip.errors import InputError
 from medslip.labels import LabelStore

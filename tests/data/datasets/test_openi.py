@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from medslip.data.datasets.openi import OpenI, iter_reports
-from medslip.data.manifest import read_list
+from medslip.data.prepared import read_list
 from medslip.errors import InputError
 from medslip.tasks.prepare_data import PrepareConfig, run
 
