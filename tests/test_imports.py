@@ -1,4 +1,4 @@
-"""The house's two rules, read off the sources: imports go one way, and each heavy dependency has few owners."""
+"""Two rules, checked in the sources: imports go one way, and each heavy dependency is imported by few modules."""
 
 import ast
 from pathlib import Path
@@ -19,9 +19,9 @@ LEVELS = (
     {"tasks"},
     {"cli"},
 )
-"""Rooms from the ground up; a room may import from the levels below it, and from itself."""
+"""From the bottom up; a package may import from the levels below its own, and from itself."""
 
-LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
+LEVEL = {package: level for level, packages in enumerate(LEVELS) for package in packages}
 
 OWNERS = {
     "transformers": ("model/text_encoder.py",),
@@ -50,32 +50,32 @@ def imported(path: Path) -> set[str]:
     return names
 
 
-def room_of(path: Path) -> str:
+def package_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def test_every_room_has_a_level():
-    """A room that this file does not know would escape the rule."""
-    assert {room_of(path) for path in FILES} - {"__init__"} <= LEVEL.keys()
+def test_every_package_has_a_level():
+    """A package that this file does not know would escape the rule."""
+    assert {package_of(path) for path in FILES} - {"__init__"} <= LEVEL.keys()
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_go_one_way(path):
     """Data that knew of training, or a model that knew of data, could not be used, tested or read alone."""
-    room = room_of(path)
-    if room == "__init__":
-        return  # the public door opens every room
+    package = package_of(path)
+    if package == "__init__":
+        return  # the public API
     for name in imported(path):
         parts = name.split(".")
-        if parts[0] != "medslip" or parts[1] == room:
+        if parts[0] != "medslip" or parts[1] == package:
             continue
-        assert LEVEL[parts[1]] < LEVEL[room], f"{room} imports {name}"
+        assert LEVEL[parts[1]] < LEVEL[package], f"{package} imports {name}"
 
 
 def test_only_the_demo_and_make_phantom_know_phantoms():
-    """The product would work on drawn chests in some way of their own, and not as it works on real data."""
+    """Otherwise phantoms could be handled in a way of their own, unlike real data."""
     users = {path for path in FILES if any(name.startswith("medslip.phantoms") for name in imported(path))}
-    files = {user.relative_to(PACKAGE).as_posix() for user in users if room_of(user) != "phantoms"}
+    files = {user.relative_to(PACKAGE).as_posix() for user in users if package_of(user) != "phantoms"}
     assert files <= {"tasks/demo.py", "tasks/make_phantom.py"}
 
 
