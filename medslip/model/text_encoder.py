@@ -145,8 +145,8 @@ class TextEncoder:
 
     def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, without [CLS] and [SEP]; checks that the texts differ to the encoder."""
-        room, unknown = self.config.max_tokens - 1 - self.config.sep, self._tokenizer.unk_token_id
-        tokens = [self._tokenizer(text, add_special_tokens=False)["input_ids"][:room] for text in texts]
+        length, unknown = self.config.max_tokens - 1 - self.config.sep, self._tokenizer.unk_token_id
+        tokens = [self._tokenizer(text, add_special_tokens=False)["input_ids"][:length] for text in texts]
         pieces = [piece for ids in tokens for piece in ids]
         if 2 * pieces.count(unknown) > len(pieces):
             raise InputError(

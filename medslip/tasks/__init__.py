@@ -1,1 +1,1 @@
-"""One file a task: a config dataclass and run(config); the only place where the rooms are wired together."""
+"""One file per task: a config dataclass and run(config). Only tasks connect data, model, training and evaluation."""
