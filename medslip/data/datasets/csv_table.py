@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -34,8 +35,8 @@ class Columns:
 
     Attributes:
         image: Image paths.
-        findings: A separated list of findings ("Edema|Effusion"). None: one column per class, with 1, 0, and -1 or empty for
-            unknown.
+        findings: A list of findings, separated ("Edema|Effusion") or as Python and JSON write it ("['Edema', 'Effusion']").
+            None: one column per class, with 1, 0, and -1 or empty for unknown.
         patient: Patients.
         study: Studies. Without one, every image is a study.
         split: Splits (train, valid, test).
@@ -125,7 +126,13 @@ class CsvTable(ListedDataSet):
         """Labels and "no finding" from lists of findings: a class that is not listed is absent; an empty list is unknown."""
         listed = []
         for line, text in rows[str(self.columns.findings)].items():
-            findings = [word for word in (part.strip() for part in text.split(self.separator)) if word]
+            parts = text.split(self.separator)
+            if text.strip().startswith("["):
+                try:
+                    parts = [str(part) for part in ast.literal_eval(text.strip())]
+                except (ValueError, SyntaxError):
+                    raise InputError(f"{self.path}: line {line}: {text!r} is not a complete list of texts") from None
+            findings = [part.strip() for part in parts if part.strip()]
             if self.no_finding in findings and len(findings) > 1:
                 raise InputError(f"{self.path}: line {line}: {self.no_finding!r} is listed with other findings")
             listed.append(findings)

@@ -57,6 +57,15 @@ def test_a_list_of_findings_leaves_unlisted_classes_absent_and_an_empty_list_unk
     assert not table.images["split"].any()
 
 
+@pytest.mark.parametrize("pair", ["\"['Effusion', 'Edema']\"", '"[""Effusion"", ""Edema""]"'])
+def test_lists_as_python_and_json_write_them_are_the_same(tmp_path: Path, pair: str) -> None:
+    """Brackets and quotes would become part of the class names, and every positive a negative."""
+    table = read(write(tmp_path, f"file,findings\na.png,{pair}\nb.png,['No Finding']\nc.png,[]\n"), columns=LISTED)
+    assert table.classes == ("Effusion", "Edema")
+    assert table.label_array.tolist() == [[1, 1], [0, 0], [-1, -1]]
+    assert table.images["normal"].tolist() == [False, True, False]
+
+
 def test_only_some_splits(tmp_path: Path) -> None:
     table = CsvTable(write(tmp_path, COLUMNS), split="valid").read()
     assert [path.name for path in table.paths] == ["c.png"]
@@ -130,6 +139,7 @@ def test_a_bad_pattern_is_named(tmp_path: Path, pattern: str, message: str) -> N
         ("path,mass\na.png,1\n", {}, r"no column 'image' for the image path"),
         ("image,mass\n", {}, r"the table has no rows"),
         ("file,findings\na.png,Edema|No Finding\n", {"columns": LISTED}, r"line 2: 'No Finding' is listed with"),
+        ("file,findings\na.png,['Edema'\n", {"columns": LISTED}, r"line 2: .* is not a complete list"),
     ],
 )
 def test_bad_tables_are_refused_in_one_line(tmp_path: Path, text: str, options: dict[str, Any], message: str) -> None:
