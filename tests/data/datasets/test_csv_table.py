@@ -13,15 +13,15 @@ from medslip.data.datasets.csv_table import Columns, CsvTable
 from medslip.data.table import ImageTable
 from medslip.errors import InputError
 
-COLUMNS = """image,patient,split,sex,age,effusion,Lung Opacity,note
-a.png,p1,train,Female,61,1,0,1 word
-b.png,p1,train,F,61,0,-1,none
-c.png,p2,validate,M,,,1,none
+COLUMNS = """image,patient,split,sex,age,effusion,Lung Opacity,No Finding,covid,shadow,glow,note
+a.png,p1,train,Female,058Y,1,0,0,1,1,1,1 word
+b.png,p1,train,Unknown,61,0,-1,1,0,1,0,none
+c.png,p2,validate,male,unknown,,1,,0,0,1,none
 """
-LIST = """file,patient,findings
-a.png,p1,Edema|Effusion
-b.png,p2,No Finding
-c.png,p3,
+LIST = """file,patient,split,findings
+a.png,p1,train,Edema|Effusion
+b.png,p2,test,No Finding
+c.png,p3,test,
 """
 LISTED = Columns(image="file", findings="findings")
 
@@ -38,23 +38,33 @@ def read(path: Path, **options: Any) -> ImageTable:
 
 
 def test_one_column_per_class(tmp_path: Path) -> None:
-    table = CsvTable(write(tmp_path, COLUMNS)).read()
-    assert table.classes == ("effusion", "Lung Opacity")
-    assert table.label_array.tolist() == [[1, 0], [0, -1], [-1, 1]]
+    """ "Unknown" as a sex of its own, or a lost DICOM age, would falsify the scores by subgroup."""
+    path, classes = write(tmp_path, COLUMNS), {"covid": "opacity", "shadow": ""}
+    table = CsvTable(path, classes=classes).read()
+    assert table.classes == ("effusion", "Lung Opacity", "covid", "glow")
+    assert table.label_array.tolist() == [[1, 0, 1, 1], [0, -1, 0, 0], [-1, 1, 0, 1]]
     assert table.patients == ["p1", "p1", "p2"]
-    assert table.images["sex"].tolist() == ["F", "F", "M"]
-    np.testing.assert_array_equal(table.images["age"], [61, 61, np.nan])
+    assert table.images["sex"].tolist() == ["F", "", "M"]
+    np.testing.assert_array_equal(table.images["age"], [58, 61, np.nan])
     assert table.images["split"].tolist() == ["train", "train", "valid"]
     assert table.images["study"].tolist() == ["a.png", "b.png", "c.png"]
-    assert not table.images["normal"].any()
+    assert table.images["normal"].tolist() == [False, True, False]
+    assert CsvTable(path, classes=classes, split="valid").read().paths == table.paths[2:]
+    assert CsvTable(path, classes=classes, split="train+valid").read().paths == table.paths
+    with pytest.raises(InputError, match="no row has split 'test'"):
+        CsvTable(path, split="test").read()
 
 
 def test_a_list_of_findings_leaves_unlisted_classes_absent_and_an_empty_list_unknown(tmp_path: Path) -> None:
-    table = read(write(tmp_path, LIST), columns=LISTED)
+    """A finding that a split happens to lack would leave it with other classes than the other splits."""
+    path = write(tmp_path, LIST)
+    table = read(path, columns=LISTED)
     assert table.classes == ("Effusion", "Edema")
     assert table.label_array.tolist() == [[1, 1], [0, 0], [-1, -1]]
     assert table.images["normal"].tolist() == [False, True, False]
-    assert not table.images["split"].any()
+    test = read(path, columns=LISTED, split="test")
+    assert test.classes == table.classes
+    assert test.label_array.tolist() == [[0, 0], [-1, -1]]
 
 
 @pytest.mark.parametrize("pair", ["\"['Effusion', 'Edema']\"", '"[""Effusion"", ""Edema""]"'])
@@ -64,25 +74,6 @@ def test_lists_as_python_and_json_write_them_are_the_same(tmp_path: Path, pair: 
     assert table.classes == ("Effusion", "Edema")
     assert table.label_array.tolist() == [[1, 1], [0, 0], [-1, -1]]
     assert table.images["normal"].tolist() == [False, True, False]
-
-
-def test_only_some_splits(tmp_path: Path) -> None:
-    table = CsvTable(write(tmp_path, COLUMNS), split="valid").read()
-    assert [path.name for path in table.paths] == ["c.png"]
-    assert len(CsvTable(tmp_path / "table.csv", split="train+valid").read()) == 3
-    with pytest.raises(InputError, match="no row has split 'test'"):
-        CsvTable(tmp_path / "table.csv", split="test").read()
-
-
-def test_a_no_finding_column_is_no_class(tmp_path: Path) -> None:
-    table = read(write(tmp_path, "image,No Finding,mass\na.png,1,0\nb.png,0,1\n"))
-    assert table.classes == ("mass",)
-    assert table.images["normal"].tolist() == [True, False]
-
-
-def test_mapped_and_unknown_classes_are_taken_and_emptied_ones_left_out(tmp_path: Path) -> None:
-    path = write(tmp_path, "image,covid,mass,shadow,glow,words\na.png,1,0,1,1,good\n")
-    assert read(path, classes={"covid": "opacity", "shadow": ""}).classes == ("covid", "mass", "glow")
 
 
 def test_rows_without_text_are_skipped_and_lines_counted_as_an_editor_does(tmp_path: Path) -> None:
@@ -111,21 +102,11 @@ def test_patients_must_be_known_or_said_to_be_unknown(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pattern", "message"),
-    [
-        ("(", "not a regular expression"),
-        ("(p)", r"must have a group"),
-        ("(?P<patient>q)", r"line 2: .* does not match 'a"),
-    ],
-)
-def test_a_bad_pattern_is_named(tmp_path: Path, pattern: str, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        read(write(tmp_path, "image,mass\na.png,1\n"), path_pattern=pattern)
-
-
-@pytest.mark.parametrize(
     ("text", "options", "message"),
     [
+        ("image,mass\na.png,1\n", {"path_pattern": "("}, "not a regular expression"),
+        ("image,mass\na.png,1\n", {"path_pattern": "(p)"}, "must have a group"),
+        ("image,mass\na.png,1\n", {"path_pattern": "(?P<patient>q)"}, "line 2: .* does not match 'a"),
         ("image,mass\na.png,2\n", {}, r"line 2, column 'mass': '2' is not 1, 0, -1 or empty"),
         ("image,words\na.png,good\n", {}, r"no column is named after a class"),
         ("image,mass\na.png,1\n./a.png,0\n", {}, r"line 3: image .*a\.png is listed twice"),
@@ -146,21 +127,6 @@ def test_bad_tables_are_refused_in_one_line(tmp_path: Path, text: str, options: 
     with pytest.raises(InputError, match=message) as caught:
         read(write(tmp_path, text), **options)
     assert "\n" not in str(caught.value)
-
-
-def test_the_classes_of_a_list_are_those_of_the_whole_table(tmp_path: Path) -> None:
-    """A finding that a split happens to lack would leave it with other classes than the other splits."""
-    text = "file,split,findings\na.png,train,Edema|Mass\nb.png,test,Edema\nc.png,test,\n"
-    images = read(write(tmp_path, text), columns=LISTED, split="test")
-    assert images.classes == ("Mass", "Edema")
-    assert images.label_array.tolist() == [[0, 1], [-1, -1]]
-
-
-def test_sexes_and_ages_are_read_as_hospitals_write_them_and_nonsense_is_no_group(tmp_path: Path) -> None:
-    """ "Unknown" as a sex of its own, or a lost DICOM age, would falsify the scores by subgroup."""
-    images = read(write(tmp_path, "image,mass,sex,age\na.png,1,Unknown,058Y\nb.png,0,male,unknown\n")).images
-    assert images["sex"].tolist() == ["", "M"]
-    np.testing.assert_array_equal(images["age"], [58, np.nan])
 
 
 def test_real_small_set(shared: Path) -> None:

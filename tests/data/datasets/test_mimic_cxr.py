@@ -75,7 +75,7 @@ def lists(folder: Path) -> dict[str, ImageTable]:
 
 
 def test_frontal_images_of_reported_studies(root: Path, tmp_path: Path) -> None:
-    """Lists, rows and labels would not fit together."""
+    """Lists, rows and labels would not fit together, or images vanish without a word."""
     summary = prepare(root, root / "graphs.json", tmp_path / "out")
     found = lists(tmp_path / "out")
     assert {name: len(part) for name, part in found.items()} == {"train": 2, "valid": 1, "test": 1}
@@ -92,11 +92,6 @@ def test_frontal_images_of_reported_studies(root: Path, tmp_path: Path) -> None:
         assert all(part.paths[index].is_file() for index in range(len(part)))
         store.check(part.images["row"].tolist(), part.images["study"].tolist(), part.source)
     assert (summary.studies, summary.present, summary.absent) == (3, 2, 1)
-
-
-def test_summary_says_what_was_left_out(root: Path, tmp_path: Path) -> None:
-    """Images would vanish without a word."""
-    summary = prepare(root, root / "graphs.json", tmp_path / "out")
     assert {reason: count for reason, count in summary.left_out.items() if count} == {
         "images of view LATERAL": 1,
         "images of view (unnamed)": 1,
@@ -104,12 +99,22 @@ def test_summary_says_what_was_left_out(root: Path, tmp_path: Path) -> None:
         "studies without a graph": 1,
     }
     assert json.loads((tmp_path / "out/summary.json").read_text())["left_out"] == summary.left_out
+    prepare(root, root / "graphs.json", tmp_path / "lateral", views=("LATERAL",))
+    assert {name: list(part.images["view"]) for name, part in lists(tmp_path / "lateral").items()} == {
+        "train": ["LATERAL"]
+    }
 
 
-def test_views_are_a_choice(root: Path, tmp_path: Path) -> None:
-    """Lateral views could not be asked for."""
-    prepare(root, root / "graphs.json", tmp_path / "out", views=("LATERAL",))
-    assert {name: list(part.images["view"]) for name, part in lists(tmp_path / "out").items()} == {"train": ["LATERAL"]}
+def test_a_few_missing_images_are_counted_and_most_refused(root: Path, tmp_path: Path) -> None:
+    """One file that was not downloaded would stop everything; a wrong folder prepare the few that happen to be there."""
+    files = sorted(root.rglob("*.jpg"))
+    files[2].unlink()
+    summary = prepare(root, root / "graphs.json", tmp_path / "some")
+    assert summary.left_out["images whose file is missing"] == 1
+    assert summary.images["train"] == 1
+    for file in files[:2] + files[3:5]:
+        file.unlink()
+    refused(root, tmp_path / "out", r"4 of 5 image files are missing, starting with .*d1\.jpg")
 
 
 def test_mapping_is_a_choice(root: Path, tmp_path: Path) -> None:
@@ -181,14 +186,6 @@ def test_graphs_of_the_shared_case(shared: Path, tmp_path: Path, name: str, grap
     assert sum(summary.images.values()) == graphs
 
 
-def test_a_few_missing_images_are_counted(root: Path, tmp_path: Path) -> None:
-    """One file that was not downloaded would stop everything, or fail in training."""
-    (root / "files/p10/p10000001/s50000001/d3.jpg").unlink()
-    summary = prepare(root, root / "graphs.json", tmp_path / "out")
-    assert summary.left_out["images whose file is missing"] == 1
-    assert summary.images["train"] == 1
-
-
 def prepare(root: Path, graphs: Path, output: Path, **options: Any) -> PreparationSummary:
     return run(PrepareConfig(MimicCxr(root, graphs=graphs, **options), output))
 
@@ -198,13 +195,6 @@ def refused(root: Path, output: Path, match: str, graphs: Path | None = None) ->
         prepare(root, graphs or root / "graphs.json", output)
     assert "\n" not in str(caught.value)
     assert not output.exists() or not list(output.iterdir())
-
-
-def test_most_images_missing_is_refused(root: Path, tmp_path: Path) -> None:
-    """A wrong folder would prepare the few images that happen to be there."""
-    for file in sorted(root.rglob("*.jpg"))[:5]:
-        file.unlink()
-    refused(root, tmp_path / "out", r"4 of 5 image files are missing, starting with .*d1\.jpg")
 
 
 @pytest.mark.parametrize(
@@ -221,17 +211,20 @@ def test_bad_tables_are_refused(root: Path, tmp_path: Path, images: Any, message
     refused(root, tmp_path / "out", message)
 
 
-def test_incomplete_tables_are_refused(root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (gzip.compress(b"dicom_id,split\nd1,train\n"), r"metadata\.csv\.gz: line 3: image d2 is not in .*split"),
+        (gzip.compress(b"dicom_id,part\nd1,train\n"), "has no column 'split'"),
+        (gzip.compress(b"dicom_id,split\n" + b"d1,train\n" * 99)[:-12], r"split\.csv\.gz: not a table in CSV form"),
+        (None, r"has neither .*split\.csv\.gz nor .*split\.csv"),
+    ],
+)
+def test_incomplete_tables_are_refused(root: Path, tmp_path: Path, content: bytes | None, message: str) -> None:
     """Tables of two releases, without a column, cut short or absent would end in a traceback."""
     split = root / "mimic-cxr-2.0.0-split.csv.gz"
-    split.write_bytes(gzip.compress(b"dicom_id,split\nd1,train\n"))
-    refused(root, tmp_path / "out", r"metadata\.csv\.gz: line 3: image d2 is not in .*split")
-    split.write_bytes(gzip.compress(b"dicom_id,part\nd1,train\n"))
-    refused(root, tmp_path / "out", "has no column 'split'")
-    split.write_bytes(gzip.compress(b"dicom_id,split\n" + b"d1,train\n" * 99)[:-12])
-    refused(root, tmp_path / "out", r"split\.csv\.gz: not a table in CSV form")
-    split.unlink()
-    refused(root, tmp_path / "out", r"has neither .*split\.csv\.gz nor .*split\.csv")
+    split.unlink() if content is None else split.write_bytes(content)
+    refused(root, tmp_path / "out", message)
 
 
 @pytest.mark.parametrize(
