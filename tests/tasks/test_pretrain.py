@@ -4,6 +4,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,12 @@ from medslip.model.weights import read_tensors
 from medslip.tasks.pretrain import PretrainConfig, PretrainDataConfig, run
 from medslip.training.engine import TrainConfig, Trainer, read_log
 from medslip.training.optim import OptimConfig
+
+
+def arguments(config: PretrainConfig) -> dict[str, Any]:
+    """What a user would write in a file for that data set and encoder."""
+    data = {name: str(getattr(config.data, name)) for name in ("train", "valid", "labels")}
+    return {"data": data | {"side": 32, "workers": 0}, "text": {"encoder": config.text.encoder, "max_tokens": 32}}
 
 
 @pytest.fixture
@@ -88,14 +95,9 @@ def test_resumed_run_equals_an_unbroken_one(config, monkeypatch, tmp_path):
 
 def test_two_processes_train_under_torchrun(config, tmp_path):
     """The launch that the README names must work, and give one run folder with a checkpoint that loads."""
-    arguments = {
-        "data": {"train": str(config.data.train), "valid": str(config.data.valid), "labels": str(config.data.labels)},
-        "text": {"encoder": config.text.encoder, "max_tokens": 32},
-        "model": {"trunk": "resnet18", "width": 32, "decoder_layers": 1, "feed_forward": 32},
-        "train": {"epochs": 2, "batch_size": 4},
-    }
-    arguments["data"] |= {"side": 32, "workers": 0}
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(arguments))
+    model = {"trunk": "resnet18", "width": 32, "decoder_layers": 1, "feed_forward": 32}
+    given = {**arguments(config), "model": model, "train": {"epochs": 1, "batch_size": 4}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(given))
     script = Path(__file__).parents[2] / "scripts" / "pretrain.py"
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", str(script)]
     command += ["--config", str(tmp_path / "config.yaml"), "--output", str(tmp_path / "ddp"), "--device", "cpu"]
@@ -118,16 +120,7 @@ def test_two_processes_train_under_torchrun(config, tmp_path):
     ],
 )
 def test_bad_input_is_one_line_and_status_2(config, tmp_path, capsys, change, words):
-    (tmp_path / "good.yaml").write_text(
-        yaml.safe_dump(
-            {
-                "data": {name: str(getattr(config.data, name)) for name in ("train", "valid", "labels")}
-                | {"side": 32, "workers": 0},
-                "text": {"encoder": config.text.encoder, "max_tokens": 32},
-                "output": str(tmp_path / "never"),
-            }
-        )
-    )
+    (tmp_path / "good.yaml").write_text(yaml.safe_dump({**arguments(config), "output": str(tmp_path / "never")}))
     status = run_task("pretrain", ["--config", str(tmp_path / "good.yaml"), *change])
     error = capsys.readouterr().err
     assert status == 2
@@ -137,36 +130,26 @@ def test_bad_input_is_one_line_and_status_2(config, tmp_path, capsys, change, wo
     assert not (tmp_path / "never").exists()
 
 
-def _run_with_list(config, tmp_path, change):
-    """Pre-train on the training list with one line changed."""
-    lines = config.data.train.read_text().splitlines()
+@pytest.mark.parametrize(
+    ("image", "study", "message"),
+    [
+        ("nowhere.png", "", r"train\.csv: line 4: image .*nowhere\.png not found"),
+        ("cut.png", "", r"train\.csv: line 4: .*cut\.png"),
+        ("", "other", "line 4 is study other, but row"),
+    ],
+)
+def test_a_bad_line_is_named_and_leaves_no_half_written_run(config, tmp_path, image, study, message):
+    """A missing or truncated image, and the list of another preparation."""
+    lines = [line.split(",") for line in config.data.train.read_text().splitlines()]
     folder = config.data.train.parent
-    lines = [lines[0], *(f"{folder}/{line}" for line in lines[1:])]
-    lines[3] = change(lines[3])
-    (tmp_path / "train.csv").write_text("\n".join(lines) + "\n")
-    run(replace(config, data=replace(config.data, train=tmp_path / "train.csv")))
-
-
-def test_a_missing_image_is_named_with_its_line_before_training(config, tmp_path):
-    with pytest.raises(InputError, match=r"train\.csv: line 4: image .*nowhere\.png not found"):
-        _run_with_list(config, tmp_path, lambda line: "nowhere.png" + line[line.index(",") :])
+    (tmp_path / "cut.png").write_bytes((folder / lines[3][0]).read_bytes()[:300])
+    for cells in lines[1:]:
+        cells[0] = str(folder / cells[0])
+    lines[3][:2] = [image or lines[3][0], study or lines[3][1]]
+    (tmp_path / "train.csv").write_text("\n".join(map(",".join, lines)) + "\n")
+    with pytest.raises(InputError, match=message):
+        run(replace(config, data=replace(config.data, train=tmp_path / "train.csv")))
     assert not config.output.exists()
-
-
-def test_a_truncated_image_is_named_and_leaves_no_half_written_run(config, tmp_path):
-    def cut(line):
-        source = Path(line.split(",")[0])
-        (tmp_path / "cut.png").write_bytes(source.read_bytes()[:300])
-        return str(tmp_path / "cut.png") + line[line.index(",") :]
-
-    with pytest.raises(InputError, match=r"train\.csv: line 4: .*cut\.png"):
-        _run_with_list(config, tmp_path, cut)
-    assert not config.output.exists()
-
-
-def test_a_list_of_another_preparation_is_refused(config, tmp_path):
-    with pytest.raises(InputError, match="line 4 is study other, but row"):
-        _run_with_list(config, tmp_path, lambda line: ",".join([line.split(",")[0], "other", *line.split(",")[2:]]))
 
 
 def test_patients_of_both_lists_are_told(config, tmp_path, capsys):
@@ -181,22 +164,18 @@ def test_patients_of_both_lists_are_told(config, tmp_path, capsys):
     assert f"are also in {config.data.train}, first {cells[2]}; the validation scores" in capsys.readouterr().out
 
 
-def test_a_start_that_was_stopped_does_not_lock_the_folder(config):
-    """Ctrl-C in the first epoch leaves a config and a log: the same command must work again."""
+def test_a_stopped_start_does_not_lock_the_folder_and_a_run_is_resumed_as_it_began(config):
+    """Ctrl-C in the first epoch leaves a config and a log: the same command must work again.
+
+    Another learning rate would make neither the old run nor a new one, under the name of both.
+    """
+    config = replace(config, train=replace(config.train, epochs=1))
     (config.output / "tensorboard").mkdir(parents=True)
     (config.output / "config.yaml").write_text("train: {}\n")
     (config.output / "log.jsonl").write_text("")
-    run(replace(config, train=replace(config.train, epochs=1)))
+    run(config)
     assert (config.output / "best.safetensors").is_file()
-
-
-def test_a_run_is_resumed_as_it_began_or_not_at_all(config):
-    """Another learning rate would make neither the old run nor a new one, under the name of both."""
-    run(replace(config, train=replace(config.train, epochs=1)))
     before = (config.output / "config.yaml").read_text()
-    changed = replace(
-        config, train=replace(config.train, epochs=1), optim=replace(config.optim, learning_rate=1.0), resume=True
-    )
     with pytest.raises(InputError, match=r"was started with another optim\.learning_rate"):
-        run(changed)
+        run(replace(config, optim=replace(config.optim, learning_rate=1.0), resume=True))
     assert (config.output / "config.yaml").read_text() == before
