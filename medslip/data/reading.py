@@ -16,10 +16,11 @@ import numpy.typing as npt
 import pandas as pd
 from tqdm import tqdm
 
+from medslip.data.dicom import DICOM_SUFFIXES
 from medslip.data.images import Header, is_dicom, years
 from medslip.errors import InputError
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".dcm", ".dicom"})
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"}) | DICOM_SUFFIXES
 
 _PARSING = (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError)
 _UNPACKING = (EOFError, OSError, BadZipFile, zlib_error)
@@ -239,8 +240,10 @@ def files_below(folder: Path) -> Iterator[Path]:
 
 
 def may_be_image(path: Path) -> bool:
-    """By its suffix; a file without one, as in archives of DICOM files, by its content."""
-    return path.suffix.lower() in IMAGE_SUFFIXES or (not path.suffix and path.stat().st_size > 0 and is_dicom(path))
+    """By its suffix; a file with another suffix or none, as in archives of DICOM files, by its content. A DICOMDIR is not."""
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return True
+    return path.name.upper() != "DICOMDIR" and path.is_file() and path.stat().st_size > 0 and is_dicom(path)
 
 
 def first_line(wrong: pd.Series) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -40,12 +41,16 @@ def test_a_folder_of_images_is_read_as_archives_and_finder_windows_leave_it(tmp_
     (tmp_path / "mine").mkdir()
     (tmp_path / "elsewhere").mkdir()
     write_dicom(tmp_path / "mine" / "IM0001", np.zeros((4, 4), np.uint8), Header("p", "F", 50, "PA", 4, 4), uid_of("a"))
+    for name in ("1.2.840.5", "DICOMDIR", "c.IMA"):
+        shutil.copy(tmp_path / "mine" / "IM0001", tmp_path / "mine" / name)
     for name in ("mine/a.png", "mine/._a.png", "mine/README", "mine/empty", "elsewhere/b.jpg"):
         (tmp_path / name).write_text("" if name.endswith("empty") else "words")
     (tmp_path / "mine" / "linked").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "mine" / "above").symlink_to(tmp_path / "mine")
-    found = [path.relative_to(tmp_path).as_posix() for path in Folder(tmp_path / "mine").read().paths]
-    assert found == ["mine/IM0001", "mine/a.png", "mine/linked/b.jpg"]
+    table = Folder(tmp_path / "mine").read()
+    found = [path.relative_to(tmp_path).as_posix() for path in table.paths]
+    assert found == ["mine/1.2.840.5", "mine/IM0001", "mine/a.png", "mine/c.IMA", "mine/linked/b.jpg"]
+    assert table.left_out == {f"files that are not images ({name})": 1 for name in ("DICOMDIR", "README", "empty")}
     assert find_images(pd.Series(["b"], [2]), tmp_path / "mine", SOURCE).tolist() == [
         str(tmp_path / "mine" / "linked" / "b.jpg")
     ]

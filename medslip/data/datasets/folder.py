@@ -27,7 +27,11 @@ class Folder(DataSet):
         """The images."""
         if not self.path.is_dir():
             raise InputError(f"{self.path}: no such folder of images")
-        paths = sorted(path for path in files_below(self.path) if may_be_image(path))
+        files = pd.Series(sorted(files_below(self.path)), dtype=object)
+        is_image = files.map(may_be_image).astype(bool)
+        others = files[~is_image].map(lambda path: path.suffix or path.name)
+        left_out = {f"files that are not images ({what})": count for what, count in others.value_counts().items()}
+        paths = files[is_image].tolist()
         if not paths:
             raise InputError(f"{self.path}: contains no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-        return ImageTable(self.path.name, pd.DataFrame({"path": paths}))
+        return ImageTable(self.path.name, pd.DataFrame({"path": paths}), left_out=left_out)

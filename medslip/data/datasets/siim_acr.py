@@ -16,6 +16,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from medslip.data.dataset import DataSet
+from medslip.data.dicom import DICOM_SUFFIXES
 from medslip.data.images import read_headers
 from medslip.data.masks import Runs, check_mask_size, read_mask
 from medslip.data.reading import check_files, check_repeats, find_images, header_columns, listed_images, read_cells
@@ -105,7 +106,7 @@ def _with_masks(table: ImageTable, masks: list[tuple[int, Any]]) -> ImageTable:
 
 def _mask_of(image: Path, masks: Path) -> Path:
     """The mask of the image's own name; DICOM images have PNG masks."""
-    return masks / (f"{image.stem}.png" if image.suffix.lower() in (".dcm", ".dicom") else image.name)
+    return masks / (f"{image.stem}.png" if image.suffix.lower() in DICOM_SUFFIXES else image.name)
 
 
 def parse_runs(text: str, height: int, width: int, where: str = "run lengths") -> Runs:
