@@ -75,6 +75,12 @@ class Run:
             table["class"].unique().tolist() if self.task == GROUNDING else [str(self.metrics["data"].get("finding"))]
         )
 
+    @property
+    def scored(self) -> set[str]:
+        """The classes and means in its metrics.json; none in that of all seeds, which has no rows of classes."""
+        rows = [row for row in self.metrics.get("scores", ()) if isinstance(row, Mapping)]
+        return {str(row["class"]) for row in rows if "class" in row}
+
     def of_classes(self, seed: int | None, classes: Sequence[str]) -> pd.DataFrame:
         """A seed's predictions, without findings of other classes."""
         table = self.predictions[seed]
@@ -331,8 +337,7 @@ def compare_runs(a: Run, b: Run, matched: Matched, resamples: int = 1000, seed: 
     if a.task in CLASSIFICATION:
         labels = _labels(pairs[0][0], a.task, classes).to_numpy(np.int8)
         probabilities = [(one[classes].to_numpy(), other[classes].to_numpy()) for one, other in pairs]
-        means = [{str(row["class"]) for row in run.metrics.get("scores", [])} for run in (a, b)]
-        leave_out = [name for name in classes if f"{MEAN} without {name}" in means[0] & means[1]]
+        leave_out = [name for name in classes if f"{MEAN} without {name}" in a.scored & b.scored]
         return compare_classifiers(classes, labels, probabilities, patients, leave_out, resamples, seed)
     # Models with other patches may divide the findings elsewhere: a finding is larger if both runs say so.
     first, second = pairs[0]

@@ -130,7 +130,8 @@ def test_seeds_are_paired_by_number(tmp_path):
         folder = tmp_path / name
         for seed in seeds:
             classified(folder / f"seed_{seed}", seed, task="fine-tuned classification", seed=seed)
-        about = {"format": "medslip-metrics", "task": "fine-tuned classification", "seeds": seeds}
+        scores = [{"score": "auroc", "mean": 0.5, **{f"seed_{seed}": 0.5 for seed in seeds}}]
+        about = {"format": "medslip-metrics", "task": "fine-tuned classification", "seeds": seeds, "scores": scores}
         (folder / "metrics.json").write_text(json.dumps(about))
     differences, metrics = compared(tmp_path / "a", tmp_path / "b", tmp_path / "out")
     assert (metrics["seeds"], metrics["seeds_only_a"], metrics["seeds_only_b"]) == ([1, 2], [0], [5])
