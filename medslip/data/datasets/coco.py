@@ -20,6 +20,7 @@ from medslip.labels import PRESENT
 from medslip.vocabulary import class_key
 
 _KNOWN = ("patient", "study", "view", "sex", "age")
+_IMAGE_KEYS: Mapping[str, Any] = {"id": int | str, "file_name": str, "height": int | float, "width": int | float}
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class Coco(ListedDataSet):
         files = self.split_files(".json") if self.path.is_dir() else {"": self.path}
         tables = [self._read(file, split) for split, file in files.items()]
         images = pd.concat([images for images, *_ in tables])
-        images = images.sort_values("id", kind="stable") if images["id"].is_unique else images
+        comparable = images["id"].is_unique and images["id"].map(type).nunique() == 1
+        images = images.sort_values("id", kind="stable") if comparable else images
         check_unique(images.set_axis(range(1, len(images) + 1))["path"], self.path)
         row_of = {key: row for row, key in enumerate(zip(images["file"], images["id"], strict=True))}
         found = [
@@ -61,9 +63,10 @@ class Coco(ListedDataSet):
         marked = findings[~is_normal]
         labels[marked["image"].to_numpy(int), marked["class"].map(column).to_numpy(int)] = PRESENT
         normal = np.isin(np.arange(len(images)), findings["image"][is_normal])
-        name = self.path.stem if self.path.is_file() else self.path.resolve().parent.name
+        folder = self.path.resolve()
+        name = folder.parent.name if folder.name == "coco" else folder.stem
         return ImageTable(
-            f"{name} ({self.split})" if self.split else name,
+            f"{name} ({self.split})" if self.split and folder.is_dir() else name,
             images.drop(columns=["id", "file"]).assign(normal=normal),
             pd.DataFrame(labels, columns=classes),
             marked.reset_index(drop=True),
@@ -72,24 +75,30 @@ class Coco(ListedDataSet):
     def _read(self, source: Path, split: str) -> tuple[pd.DataFrame, list[str], list[tuple[Any, ...]]]:
         """The images of a file, its categories, and image id, class, box and mask of its annotations."""
         data = _read_coco(source)
-        images = pd.DataFrame(data["images"], index=range(1, len(data["images"]) + 1))
-        for key in ("id", "file_name", "height", "width"):
-            if key not in images or images[key].isna().any():
-                raise InputError(f"{source}: an image has no {key!r}")
+        images = pd.DataFrame(data["images"], index=range(1, len(data["images"]) + 1), dtype=object)
+        for key, kind in _IMAGE_KEYS.items():
+            usable = [isinstance(value, kind) and not pd.isna(value) for value in images.get(key, [None])]
+            if not all(usable):
+                raise InputError(f"{source}: an image has no {key!r}, or none that can be used")
         if not images["id"].is_unique:
             raise InputError(f"{source}: two images have the id {images['id'][images['id'].duplicated()].iat[0]}")
         folder = self.images or _folder_of(source, str(images["file_name"].iat[0]))
-        known = {key: images[key] for key in _KNOWN if key in images}
+        # As text, as one file may have numbers where another has text, and patients are compared.
+        known = {key: images[key].fillna("").map(str).str.strip() for key in _KNOWN if key in images}
         columns = {"path": images["file_name"], **known, **images[["id", "height", "width"]]}
         table = self.identified(pd.DataFrame(columns), 'add "patient" to the images')
         table["path"] = table["path"].map(lambda name: str(folder / name))
         table = table.assign(split=split, file=str(source))
         if "sex" in table:
-            table["sex"] = sexes_of(table["sex"].fillna(""))
+            table["sex"] = sexes_of(table["sex"])
         if "age" in table:
-            table["age"] = table["age"].map(lambda age: years(str(age)))
+            table["age"] = table["age"].map(years)
         check_files(table["path"], source)
         self._check_sizes(table, source)
+        if not all(
+            {"id", "name"} <= entry.keys() and isinstance(entry["id"], int | str) for entry in data["categories"]
+        ):
+            raise InputError(f"{source}: a category has no 'id' or no 'name'")
         categories = {entry["id"]: str(entry["name"]) for entry in data["categories"]}
         size_of = {image: (int(h), int(w)) for image, h, w in images[["id", "height", "width"]].itertuples(index=False)}
         annotations = [_annotation(entry, categories, size_of, source) for entry in data["annotations"]]
@@ -112,6 +121,8 @@ def _read_coco(source: Path) -> dict[str, list[Any]]:
     keys = ("images", "annotations", "categories")
     if not isinstance(data, dict) or not all(isinstance(data.get(key), list) for key in keys):
         raise InputError(f"{source}: not COCO annotations: a JSON object with the lists {', '.join(keys)}")
+    if not all(isinstance(entry, dict) for key in keys for entry in data[key]):
+        raise InputError(f"{source}: an entry of {', '.join(keys)} is not a JSON object")
     if not data["images"]:
         raise InputError(f"{source}: lists no image")
     return data
@@ -128,7 +139,9 @@ def _annotation(
     """Image id, class, x, y, width, height and mask."""
     where = f"{source}: annotation {entry.get('id')}"
     image, category = entry.get("image_id"), entry.get("category_id")
-    if image not in size_of or category not in categories:
+    if not all(isinstance(key, int | str) for key in (image, category)) or (
+        image not in size_of or category not in categories
+    ):
         raise InputError(f"{where}: image {image} or category {category} is not listed")
     height, width = size_of[image]
     box, segmentation = entry.get("bbox"), entry.get("segmentation")
@@ -136,23 +149,37 @@ def _annotation(
         return image, categories[category], *(np.nan,) * 4, None
     if not box and not segmentation:
         raise InputError(f"{where}: has neither a box nor a mask")
-    sides = read_box(box, where, height, width) if box and len(box) == 4 else (np.nan,) * 4
+    if box and not (isinstance(box, list) and len(box) == 4 and _are_numbers(box)):
+        raise InputError(f"{where}: the box {box} is not four numbers: x, y, width, height")
+    sides = read_box(box, where, height, width) if box else (np.nan,) * 4
     return image, categories[category], *sides, _mask(segmentation, height, width, where) if segmentation else None
 
 
 def _mask(segmentation: Any, height: int, width: int, where: str) -> Runs:
     """Run lengths of polygons, or of run lengths in either form."""
     if isinstance(segmentation, list):
-        if not all(isinstance(part, list) and len(part) >= 6 and len(part) % 2 == 0 for part in segmentation):
+        parts = [part for part in segmentation if isinstance(part, list) and _are_numbers(part)]
+        if len(parts) < len(segmentation) or not all(len(part) >= 6 and len(part) % 2 == 0 for part in parts):
             raise InputError(f"{where}: a polygon is not x, y of three or more points")
         return runs_of(np.logical_or.reduce([_fill(polygon, height, width) for polygon in segmentation]))
-    counts = segmentation.get("counts") if isinstance(segmentation, dict) else None
+    given = segmentation if isinstance(segmentation, dict) else {}
+    counts = given.get("counts")
     runs = decompress(counts) if isinstance(counts, str) else counts
-    if not isinstance(runs, list) or list(segmentation.get("size", ())) != [height, width] or min(runs, default=0) < 0:
+    if (
+        not isinstance(runs, list)
+        or not all(isinstance(run, int) and run >= 0 for run in runs)
+        or given.get("size") != [height, width]
+    ):
         raise InputError(f"{where}: the mask is not run lengths of {height} x {width} pixels")
     if sum(runs) != height * width:
         raise InputError(f"{where}: the run lengths end at pixel {sum(runs)}, not at the end of the image")
+    if not any(runs[1::2]):
+        raise InputError(f"{where}: the mask is empty; draw what the finding covers, or remove the annotation")
     return np.array(runs[: len(runs) // 2 * 2], np.int32)
+
+
+def _are_numbers(values: Sequence[Any]) -> bool:
+    return all(isinstance(value, int | float) and np.isfinite(value) for value in values)
 
 
 def _fill(polygon: Sequence[float], height: int, width: int) -> Mask:

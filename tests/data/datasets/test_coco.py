@@ -16,7 +16,7 @@ from PIL import Image
 
 from medslip.data.datasets.coco import Coco, decompress
 from medslip.data.masks import paint_runs, runs_of
-from medslip.data.table import Finding
+from medslip.data.table import Finding, check_shared
 from medslip.errors import InputError
 from medslip.tasks.prepare_data import PrepareConfig, run
 
@@ -107,6 +107,20 @@ def test_patients_must_be_known_or_said_to_be_unknown(tmp_path: Path) -> None:
     assert Coco(path, patients="unknown").read().patients == [""] * 3
 
 
+def test_patients_are_compared_as_text(tmp_path: Path) -> None:
+    """A patient written as a number in one file and as text in another would be trained and tested on."""
+    for split, first, patients in (("train", 0, [7, 8, None]), ("test", 3, ["7", "9", "9"])):
+        path = write(tmp_path, split, first, [])
+        data = json.loads(path.read_text())
+        for image, patient in zip(data["images"], patients, strict=True):
+            image["patient"] = patient
+        path.write_text(json.dumps(data))
+    splits = {split: Coco(tmp_path, split=split).read() for split in ("train", "test")}
+    assert splits["train"].patients == ["7", "8", ""]
+    with pytest.raises(InputError, match="patient 7 is in train and in test"):
+        check_shared(splits)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -114,6 +128,10 @@ def test_patients_must_be_known_or_said_to_be_unknown(tmp_path: Path) -> None:
         ('"id": 1, "file_name"', '"id": 0, "file_name"', "two images have the id 0"),
         ('"file_name": "1.png"', '"file_name": "0.png"', r"image .*0\.png is listed twice"),
         ('"height"', '"tall"', "an image has no 'height'"),
+        ('"height": 8', '"height": "tall"', "an image has no 'height', or none that can be used"),
+        ('"file_name": "1.png"', '"file_name": 1', "an image has no 'file_name', or none that can be used"),
+        ('"name": "No finding"', '"title": "No finding"', "a category has no 'id' or no 'name'"),
+        ('"annotations": [', '"annotations": [7, ', "an entry of images, annotations, categories is not a JSON object"),
         ('"categories"', '"kinds"', "not COCO annotations"),
         ('{"images"', '{"images', "not a complete JSON file"),
     ],
@@ -131,7 +149,15 @@ def test_a_bad_file_is_named(tmp_path: Path, old: str, new: str, message: str) -
     [
         ({"bbox": [5, 2, 4, 4]}, "the box 5, 2, 4, 4 (x, y, width, height) lies outside the image of 6 x 8 pixels"),
         ({"bbox": [2, 2, 0, 4]}, "the box 2, 2, 0, 4 is empty"),
+        ({"bbox": [2, 2, 4]}, "the box [2, 2, 4] is not four numbers"),
+        ({"bbox": [2, 2, 4, None]}, "the box [2, 2, 4, None] is not four numbers"),
+        ({"bbox": 5}, "the box 5 is not four numbers"),
         ({}, "has neither a box nor a mask"),
+        ({"segmentation": {"counts": RUNS}}, "the mask is not run lengths of 8 x 6 pixels"),
+        ({"segmentation": {"size": [8, 6], "counts": ["1", "47"]}}, "the mask is not run lengths of 8 x 6 pixels"),
+        ({"segmentation": {"size": [8, 6], "counts": [48]}}, "the mask is empty"),
+        ({"segmentation": [[1, 2, 3, 4, 5, "6"]]}, "a polygon is not x, y of three or more points"),
+        ({"bbox": [1, 2, 3, 4], "category_id": [1]}, "category [1] is not listed"),
         ({"segmentation": {"size": [6, 6], "counts": [36]}}, "the mask is not run lengths of 8 x 6 pixels"),
         ({"segmentation": {"size": [8, 6], "counts": [1, 2]}}, "the run lengths end at pixel 3"),
         ({"segmentation": [[1, 2, 3, 4]]}, "a polygon is not x, y of three or more points"),
