@@ -75,6 +75,8 @@ class AuthorsFiles(DataSet):
         table = pd.DataFrame(images).sort_values("row", kind="stable")
         # A study is a row of the matrix, whatever the paths say.
         table["study"] = table.groupby("row")["study"].transform("first")
+        repeated = table.groupby("study")["row"].transform("nunique") > 1
+        table["study"] = table["study"].where(~repeated, "row-" + table["row"].astype(str))
         left_out = {"images that do not exist": len(missing)}
         return ImageTable("the authors' prepared files", table, left_out=left_out)
 

@@ -70,6 +70,20 @@ def test_lists_keep_rows_studies_and_patients(tmp_path: Path, monkeypatch: pytes
     store.check(train.images["row"], train.images["study"], train.source)
 
 
+def test_images_of_one_study_keep_their_own_rows(tmp_path: Path) -> None:
+    """An image would be trained on the labels of another row."""
+    folder = write_files(tmp_path, matrix_of(2))
+    names = [f"files/p10/p10000009/s59999999/{index}.jpg" for index in range(2)]
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    (folder / "train.json").write_text(json.dumps({names[0]: {"labels_id": 1}, names[1]: {"labels_id": 4}}))
+    prepare(folder, tmp_path / "out", folder)
+    train = read_list(tmp_path / "out" / "train.csv")
+    assert dict(zip((path.stem for path in train.paths), train.images["row"], strict=True)) == {"0": 1, "1": 4}
+    LabelStore(tmp_path / "out" / "labels").check(train.images["row"], train.images["study"], train.source)
+
+
 def test_missing_images_are_counted_and_all_missing_is_an_error(tmp_path: Path) -> None:
     folder = write_files(tmp_path, matrix_of(2))
     next(folder.rglob("train0.jpg")).unlink()
