@@ -54,7 +54,7 @@ class OpenI(DataSet):
         for report in iter_reports(self.path):
             tags.update(report.tags)
             kept = []
-            for key in map(_image_key, report.images):
+            for key in dict.fromkeys(map(_image_key, report.images)):
                 view = "" if view_of is None else view_of.get(key, "")
                 if key not in files:
                     left_out["images that are not in the folder"] += 1

@@ -62,6 +62,14 @@ def test_views_choose_the_frontal_image(tmp_path: Path, text: str) -> None:
         OpenI(reports, images=images, views=tmp_path / "views.csv").read()
 
 
+def test_an_image_that_a_report_names_twice_is_read_once(tmp_path: Path) -> None:
+    """A list with an image twice cannot be trained on."""
+    reports, images = write_reports(tmp_path, "normal")
+    text = (reports / "1.xml").read_text()
+    (reports / "1.xml").write_text(text.replace("</eCitation>", '<parentImage id="CXR1_IM-1-1001"/></eCitation>'))
+    assert len(OpenI(reports, images=images).read()) == 2
+
+
 def test_a_cut_report_and_a_wrong_folder_are_named(tmp_path: Path) -> None:
     reports, images = write_reports(tmp_path, "normal")
     with pytest.raises(InputError, match="contains no OpenI report"):
