@@ -94,7 +94,7 @@ class ImageTable:
 
     @property
     def patients(self) -> list[str]:
-        """N patient names, empty where unknown."""
+        """The n patient names, empty where unknown."""
         return self.images["patient"].tolist()
 
     @property
@@ -190,7 +190,7 @@ class ImageTable:
 
     def frame(self, index: int) -> tuple[int, int]:
         """Height and width, in pixels, that an image's boxes and masks are given in."""
-        height, width = self.images[["height", "width"]].to_numpy(int)[index].tolist()
+        height, width = self.images[["height", "width"]].iloc[index].astype(int).tolist()
         return height, width
 
 
