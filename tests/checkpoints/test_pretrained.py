@@ -156,6 +156,7 @@ def test_weights_of_another_shape_are_named(saved, change, words):
         ({"format": "other"}, "other of version 1"),
         ({"model": {"trunk": "resnet18", "depth": 3}}, "depth"),
         ({"model": {"width": 30}}, "width"),
+        ({"model": None}, "description cannot be read"),
         ({"transform": {"side": 48}}, "image transform"),
         ({"prompts": {"pathology": []}}, "anatomy"),
     ],
