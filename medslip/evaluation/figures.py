@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,10 @@ LOSS_PARTS = {
     "protocl_anatomy": ("ProtoCL, anatomy", ORANGE, "--"),
     "icl": ("ICL", GREEN, "-"),
 }
-"""Key of a training entry -> its name in the legend, colour and line style."""
+"""Key of a training entry -> its name in the legend, colour and line style; further terms get one of _FURTHER."""
+
+_FURTHER = (RED, SKY, "black")
+_NO_LOSS = frozenset({"kind", "step", "time", "total", "learning_rate"})
 
 
 @contextmanager
@@ -243,7 +247,7 @@ def _interval(panel: Axes, found: Estimate, row: float, colour: str, marker: str
 
 
 History = Sequence[Mapping[str, float]]
-"""The entries of a training log, in order. Keys that are missing, None or NaN are not drawn; other keys are ignored."""
+"""The entries of a training log, in order. Values that are missing, None or NaN are not drawn."""
 
 
 def loss_curves(path: Path, history: History) -> None:
@@ -251,14 +255,17 @@ def loss_curves(path: Path, history: History) -> None:
 
     Args:
         path: The PNG to write.
-        history: A training entry has ``step``, ``total`` and the keys of LOSS_PARTS; a validation entry has ``step``,
+        history: A training entry has ``step``, ``total`` and the loss terms by name; a validation entry has ``step``,
             ``validation_total`` and ``validation_auroc`` (mean over classes).
     """
+    terms = dict.fromkeys(key for entry in history if "total" in entry for key in entry if key not in _NO_LOSS)
+    further = (key for key in terms if key not in LOSS_PARTS)
+    lines = LOSS_PARTS | {key: (words(key), colour, "-") for key, colour in zip(further, cycle(_FURTHER), strict=False)}
     with _figure(path, 11, 3.6) as figure:
         titles = ("Total loss", "Parts of the training loss", "Zero-shot mean AUROC, validation")
         total, parts, scores = _course_panels(figure, titles)
         _total_loss(total, history)
-        for key, (name, colour, style) in LOSS_PARTS.items():
+        for key, (name, colour, style) in lines.items():
             _line(parts, _series(history, key), name, colour, style)
         if parts.lines:
             parts.legend()

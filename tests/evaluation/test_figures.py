@@ -74,7 +74,7 @@ def test_differences_are_drawn_with_undefined_ones(tmp_path):
 
 
 def entry(step: int) -> dict[str, float]:
-    return {"step": step, "total": 3.0 - step / 50, "lr": 1e-4, **dict.fromkeys(LOSS_PARTS, 0.5)}
+    return {"step": step, "total": 3.0 - step / 50, "learning_rate": 1e-4, **dict.fromkeys(LOSS_PARTS, 0.5)}
 
 
 @pytest.mark.parametrize(
@@ -91,6 +91,14 @@ def test_loss_curves_are_drawn_from_any_part_of_a_log(history, tmp_path):
     assert_picture(tmp_path / "loss.png", (400, 1200))
     finetuning_curves(tmp_path / "losses.png", history, "validation_auroc", "Mean AUROC")
     assert_picture(tmp_path / "losses.png", (400, 1000))
+
+
+def test_a_further_loss_term_is_drawn(tmp_path):
+    """A loss that was added to the criterion would be missing in losses.png."""
+    history = list(map(entry, range(9)))
+    loss_curves(tmp_path / "without.png", history)
+    loss_curves(tmp_path / "with.png", [one | {"icl_existence": one["step"] / 9} for one in history])
+    assert (tmp_path / "without.png").read_bytes() != (tmp_path / "with.png").read_bytes()
 
 
 def test_overview_lays_the_heat_map_where_it_is_hot_and_the_box_where_it_belongs(tmp_path):
