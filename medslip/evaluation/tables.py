@@ -37,6 +37,7 @@ WORDS = {
     "dice_balanced": "balanced Dice",
     "difference": "B - A",
     "ece": "ECE",
+    "empty_mask_accuracy": "empty-mask accuracy",
     "f1": "F1",
     "icl": "ICL",
     "iou": "IoU",

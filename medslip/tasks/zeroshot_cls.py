@@ -121,6 +121,8 @@ def run(config: ZeroshotConfig, show: bool = True) -> dict[str, pd.DataFrame] | 
     config, output = config.resolved("zeroshot_cls")
     weights = config.open()
     images = config.data.read()
+    for reason, count in images.left_out.items() if show else ():
+        print(f"{images.name}: left out {count:,} {reason}")
     queries = build_queries(images, config)
     others = _read_validation(images, config)
     predictor = config.predictor(weights, config.data.equalise)
