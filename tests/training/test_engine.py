@@ -267,7 +267,9 @@ def test_too_few_images_for_one_step_are_bad_input(tmp_path):
 def test_loss_that_is_no_number_ends_the_run_and_is_not_saved(tmp_path, log_every, save_every):
     """A state of NaN would be resumed from, and never recover."""
     config = exact(epochs=3, log_every=log_every, save_every=save_every)
-    with pytest.raises(InputError, match=r"the loss is (nan|inf) at step \d; start again, .*lower optim\.learning_rate"):
+    with pytest.raises(
+        InputError, match=r"the loss is (nan|inf) at step \d; start again, .*lower optim\.learning_rate"
+    ):
         fit(tmp_path, config, poison=(1, 0))
     tensors, metadata = read_tensors(tmp_path / "last.safetensors")
     assert all(tensor.isfinite().all() for tensor in tensors.values())
