@@ -150,7 +150,7 @@ class Matched:
         classes: The common classes.
         only_a: Images of run A alone.
         only_b: Images of run B alone.
-        patients: One name per row; run B's where run A has none.
+        patients: One name per row, "" where unknown; run B's where run A has none.
     """
 
     pairs: list[Pair]
@@ -159,6 +159,12 @@ class Matched:
     only_a: list[str]
     only_b: list[str]
     patients: list[str]
+
+    @property
+    def units(self) -> list[str]:
+        """What is resampled: each row's patient, or its image where the patient is unknown."""
+        images = self.pairs[0][0]["image"]
+        return [patient or image for patient, image in zip(self.patients, images, strict=True)]
 
 
 def match_runs(a: Run, b: Run) -> Matched:
@@ -346,7 +352,7 @@ def compare_runs(a: Run, b: Run, matched: Matched, resamples: int = 1000, seed: 
     scores = [tuple(group_scores(run, groups, ["model"]) for run in pair) for pair in pairs]
     keys = [(size, name, score) for size, name in groups for score in CASE_SCORES]
     values = [(one.to_numpy(), other.to_numpy()) for one, other in scores]
-    return compare_cases(keys, values, patients, resamples, seed)
+    return compare_cases(keys, values, matched.units, resamples, seed)
 
 
 def _means(

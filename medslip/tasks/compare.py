@@ -77,7 +77,7 @@ def run(config: CompareConfig, show: bool = True) -> pd.DataFrame:
     difference_plot(output / "differences.png", panels)
     data = {
         "images": matched.pairs[0][0]["image"].nunique(),
-        "patients": count_patients(patient_index(matched.patients)),
+        "patients": count_patients(patient_index(matched.units)),
         "images_only_a": matched.only_a,
         "images_only_b": matched.only_b,
         "classes_only_a": [name for name in a.classes if name not in matched.classes],

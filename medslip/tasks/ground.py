@@ -122,7 +122,7 @@ class Case:
     Attributes:
         index: The image's row in its table.
         path: The image's file.
-        patient: Its patient; the file's path where unknown.
+        patient: Its patient; the file's path where unknown, so that an image's findings are resampled together.
         frame: Height and width that its boxes are given in.
         finding: Where the finding is.
         found: The model's map.
@@ -206,7 +206,7 @@ def run(config: GroundConfig, show: bool = True) -> dict[str, pd.DataFrame]:
         "tuning_images": len(splits.tuning),
         "frame": frames.pop() if len(frames) == 1 else None,
     }
-    settings = bootstrap_settings(config.resamples, config.seed, cases["patient"]) | {
+    settings = bootstrap_settings(config.resamples, config.seed, splits.scored.patients) | {
         "thresholds": thresholds,
         "patches": patches,
         **{name: getattr(config, name) for name in ("box_iou", "shifts", "layers", "heads", "anatomy")},
@@ -381,6 +381,7 @@ def prediction_table(cases: pd.DataFrame) -> pd.DataFrame:
     columns += [f"{name}_{key}" for name in MAPS for key in (*CASE_SCORES, "box_confidences", "box_found")]
     table = cases[columns].copy()
     table.insert(0, "image", cases["path"].astype(str))
+    table["patient"] = table["patient"].where(table["patient"] != table["image"], "")
     for column in table.filter(regex="_box_(confidences|found)$"):
         table[column] = cases[column].map(lambda values: " ".join(f"{float(value):.6g}" for value in values))
     return table.assign(**metadata_columns(cases))

@@ -138,11 +138,11 @@ def test_seeds_are_paired_by_number(tmp_path):
     assert all(entry["difference"]["value"] == 0 and entry["by_seed"] == [0, 0] for entry in differences)
 
 
-def grounded(folder: Path, findings: list[tuple[str, str, float, int]]) -> Path:
+def grounded(folder: Path, findings: list[tuple[str, str, float, int]], patients: bool = False) -> Path:
     """A run of grounding: image, class, score, larger than a patch."""
     scores = ("pointing", "pointing_patch", "pixel_auroc", "contrast_to_noise", "iou", "dice")
     rows = [
-        {"image": image, "patient": image, "class": name, "larger_than_a_patch": larger}
+        {"image": image, "patient": image if patients else "", "class": name, "larger_than_a_patch": larger}
         | {f"model_{score}": value for score in scores}
         for image, name, value, larger in findings
     ]
@@ -168,6 +168,7 @@ def test_findings_are_paired_by_image_and_class(tmp_path):
         ("smaller", "all findings"): (1, 1.0),
     }
     assert metrics["data"]["classes_only_a"] == ["edema"]
+    assert (metrics["bootstrap"]["unit"], metrics["data"]["patients"]) == ("image", 2), "no patient is known"
 
 
 def test_a_finding_that_one_run_does_not_know_of_is_refused(tmp_path):
@@ -210,7 +211,7 @@ def test_every_image_of_a_patient_twice_changes_no_interval(tmp_path, kind):
         if kind == "classification":
             classified(folder, seed)
         elif kind == "grounding":
-            grounded(folder, [(f"{index}.png", "mass", value, 1) for index, value in enumerate(values)])
+            grounded(folder, [(f"{index}.png", "mass", value, 1) for index, value in enumerate(values)], True)
         else:
             segmented(folder, values, [9, 0] * 6, patients=True)
     once, _ = compared(*folders, tmp_path / "once")

@@ -242,6 +242,21 @@ def test_findings_of_one_patient_are_resampled_together(config, corpus, tmp_path
     assert metrics["data"]["patients"] == scores["patient"].nunique()
 
 
+def test_an_unknown_patient_stays_unknown(config, corpus, tmp_path):
+    """An image's path would be written as its patient, and intervals over images be called intervals over patients."""
+    shared = shutil.copytree(corpus, tmp_path / "corpus")
+    data = json.loads((shared / "coco" / "test.json").read_text())
+    for image in data["images"]:
+        del image["patient"]
+    (shared / "coco" / "test.json").write_text(json.dumps(data))
+    ground.run(replace(config, data=Coco(shared / "coco", split="test", patients="unknown")), show=False)
+    table = pd.read_csv(config.output / "predictions.csv")
+    assert table["patient"].isna().all()
+    metrics = json.loads((config.output / "metrics.json").read_text())
+    assert metrics["bootstrap"]["unit"] == "image"
+    assert metrics["data"]["patients"] == table["image"].nunique()
+
+
 def test_larger_findings_are_grouped_by_the_metadata_of_their_own_images(config, corpus, monkeypatch):
     """The pointing game of one group would be that of other images."""
     monkeypatch.setattr(subgroups, "LEAST", 1)
