@@ -15,6 +15,7 @@ from medslip.data.dataset import DataSet
 from medslip.data.datasets.cxr14 import Cxr14
 from medslip.data.table import ImageTable, check_classes, check_shared
 from medslip.errors import InputError
+from medslip.evaluation.bootstrap import count_patients, patient_index
 from medslip.evaluation.classifier import Predictions, draw, evaluate, prediction_table
 from medslip.evaluation.tables import show_tables, write_csv
 from medslip.labels import UNKNOWN
@@ -135,7 +136,13 @@ def run(config: ZeroshotConfig, show: bool = True) -> dict[str, pd.DataFrame] | 
     begin(output, config)
     table = prediction_table(images.images, queries.classes, probabilities, queries.labels(images))
     write_csv(table, output / "predictions.csv")
-    data = {"name": images.name, "kind": config.data.kind, "path": str(config.data.path)}
+    data = {
+        "name": images.name,
+        "kind": config.data.kind,
+        "path": str(config.data.path),
+        "images": len(images),
+        "patients": count_patients(patient_index(images.patients)),
+    }
     settings: dict[str, Any] = {
         "checkpoint": str(config.checkpoint),
         "provenance": weights.card.provenance,
@@ -156,7 +163,7 @@ def run(config: ZeroshotConfig, show: bool = True) -> dict[str, pd.DataFrame] | 
     settings |= bootstrap_settings(config.resamples, config.seed, images.patients)
     if validation is not None:
         settings |= {"specificity": config.specificity, "validation_data": validation.about()}
-    page = finish(output, TASK, data | test.about(), tables, settings, str(predictor.device))
+    page = finish(output, TASK, data, tables, settings, str(predictor.device))
     if show:
         show_tables(tables)
         if validation is None:

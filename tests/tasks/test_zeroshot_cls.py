@@ -123,6 +123,7 @@ def test_folder_gives_predictions_of_every_finding_without_scores(config, folder
     assert len(predictions) == 12
     np.testing.assert_allclose(predictions["edema"], expected(config, "edema"), rtol=1e-4)
     assert metrics["data"]["kind"] == "folder"
+    assert metrics["data"]["images"] == 12
     assert "scores" not in metrics
     shown = capsys.readouterr().out
     assert "no labels to score against" in shown
