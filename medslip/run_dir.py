@@ -30,7 +30,7 @@ RUNS = Path("runs")
 """Where runs go unless the user says otherwise."""
 
 _BEGUN = frozenset({"config.yaml", "log.jsonl", "tensorboard"})
-"""All that a run leaves which was stopped before its first save: nothing to resume, nothing to lose."""
+"""All that is left of a run that was stopped before its first save: nothing to resume, nothing to lose."""
 
 _FREE_TO_CHANGE = frozenset({"resume", "device", "data.workers", "train.save_every", "train.log_every"})
 """Keys that may change when a run is resumed, because they change no number."""
@@ -104,7 +104,7 @@ def begin(folder: Path, config: Any, resume: bool = False) -> Path:
 
 
 def discard_beginning(folder: Path) -> None:
-    """Remove what a run left that was stopped before its first save; leave anything else."""
+    """Remove what is left of a run that was stopped before its first save; leave anything else."""
     if folder.is_dir() and not {path.name for path in folder.iterdir()} - _BEGUN:
         shutil.rmtree(folder)
 

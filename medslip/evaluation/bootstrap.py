@@ -122,19 +122,18 @@ class Resampled:
         return found
 
 
-def estimate(value: float, drawn: Floats, carriers: int, level: float = 0.95) -> Estimate:
-    """A number with its percentile interval.
+def estimate(value: float, drawn: Floats, carriers: int) -> Estimate:
+    """A number with its 95 % percentile interval.
 
     Args:
         value: The number.
         drawn: Its value in each resample; NaN where it is not defined.
         carriers: Number of patients that it rests on; fewer than two give no interval.
-        level: Coverage of the interval.
     """
     defined = drawn[~np.isnan(drawn)]
     if math.isnan(value) or carriers < 2 or not len(defined):
         return Estimate(value)
-    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(defined, [0.025, 0.975])
     return Estimate(value, float(low), float(high), len(defined), len(drawn) - len(defined))
 
 

@@ -1,4 +1,4 @@
-"""A baseline: logistic regression on thumbnails, which see no more of an image than its blurred layout."""
+"""A baseline: logistic regression on thumbnails, which show no more of an image than its blurred layout."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ class _Members:
             self._at = len(self._buffer)
 
     def _take(self, expected: str, problem: str) -> str:
-        """Move behind the next character, which must be one of those expected, and return it."""
+        """Move past the next character, which must be one of those expected, and return it."""
         character = self._next_character()
         if character not in expected:
             raise self._error(problem)
@@ -111,7 +111,7 @@ class _Members:
                 raise self._truncated()
 
     def _value(self) -> Any:
-        """Decode the JSON value at the current position, and move behind it."""
+        """Decode the JSON value at the current position, and move past it."""
         while True:
             try:
                 value, self._at = self._decode(self._buffer, self._at)

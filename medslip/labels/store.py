@@ -1,8 +1,8 @@
 """The label matrix of a study: what its report says about each (anatomy, pathology) pair, sparse on disk, dense in use.
 
 Cells are 1 present, 0 absent, -1 not mentioned. A study mentions about 5 to 20 of its 51 x 75 cells, so the store keeps
-only those, two bytes per cell, with an index of where each study begins. Both are memory-mapped: opening a store of 220 k
-studies reads almost nothing, and processes share its pages.
+only those, two bytes per cell, with an index of where each study begins. Both are memory-mapped, so that processes share their
+pages. Opening a store reads it once, a few megabytes for 220 k studies, to check its checksums.
 """
 
 from __future__ import annotations
