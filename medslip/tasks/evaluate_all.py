@@ -141,6 +141,10 @@ def combine(found: Mapping[tuple[str, str], Mapping[str, pd.DataFrame]]) -> dict
     return {key: pd.concat(tables, ignore_index=True) for key, tables in parts.items() if tables}
 
 
+_RESULTS = ["data_set", "task", "findings", "class", "map", "score", "value", "low", "high", "n"]
+"""The columns of results.csv."""
+
+
 def results_table(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """results.csv: one row per score of every class and mean.
 
@@ -157,7 +161,7 @@ def results_table(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
                 if isinstance(found, Estimate):
                     values = {"value": found.value, "low": found.low, "high": found.high}
                     rows.append({**about, "score": score, **values, "n": n})
-    results = pd.DataFrame(rows)
+    results = pd.DataFrame(rows, columns=_RESULTS)
     return results[results["map"] != ABOVE_PRIOR]
 
 

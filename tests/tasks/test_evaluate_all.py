@@ -13,7 +13,7 @@ from medslip.cli import run_task
 from medslip.config import parse, phantom_config
 from medslip.errors import InputError
 from medslip.tasks import ground, zeroshot_cls
-from medslip.tasks.evaluate_all import EvaluateAllConfig, run
+from medslip.tasks.evaluate_all import EvaluateAllConfig, combine, results_table, run
 
 CONFIG = Path(__file__).parents[2] / "configs" / "evaluate_all" / "paper.yaml"
 
@@ -69,6 +69,13 @@ def test_every_layout_is_in_one_table_beside_its_own_run(config, no_figures, cap
     assert (together["classification"][0]["data_set"], together["grounding"][0]["data_set"]) == ("cxr14", "phantom")
     places = estimates_of(output)
     assert len([place for place in places if "model - prior" not in place]) == len(table)
+
+
+def test_data_sets_without_labels_alone_give_an_empty_table():
+    """A run over folders of images would end in a traceback, after all were classified."""
+    assert list(results_table(combine({}))) == [
+        "data_set", "task", "findings", "class", "map", "score", "value", "low", "high", "n",
+    ]  # fmt: skip
 
 
 def test_what_is_missing_is_named_and_what_is_broken_does_not_stop_the_others(config, no_figures, tmp_path, capsys):
