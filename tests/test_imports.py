@@ -61,7 +61,7 @@ def test_every_package_has_a_level():
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_go_one_way(path):
-    """Data that knew of training, or a model that knew of data, could not be used, tested or read alone."""
+    """Data that depend on training, or a model that depends on data, could not be used, tested or read alone."""
     package = package_of(path)
     if package == "__init__":
         return  # the public API
@@ -72,7 +72,7 @@ def test_imports_go_one_way(path):
         assert LEVEL[parts[1]] < LEVEL[package], f"{package} imports {name}"
 
 
-def test_only_the_demo_and_make_phantom_know_phantoms():
+def test_only_the_demo_and_make_phantom_import_phantoms():
     """Otherwise phantoms could be handled in a way of their own, unlike real data."""
     users = {path for path in FILES if any(name.startswith("medslip.phantoms") for name in imported(path))}
     files = {user.relative_to(PACKAGE).as_posix() for user in users if package_of(user) != "phantoms"}
