@@ -73,7 +73,8 @@ class TextEncoder:
         width: T, the encoder's hidden width.
 
     Raises:
-        InputError: The encoder is neither on this machine nor can be downloaded, or its weights fail the checksum.
+        InputError: The encoder is neither on this machine nor can be downloaded, its weights fail the checksum, or it is not a
+            BERT.
     """
 
     def __init__(self, config: TextConfig) -> None:
@@ -98,6 +99,10 @@ class TextEncoder:
                 f"text.encoder: {config.encoder!r} is not on this machine and could not be downloaded; give a local "
                 f"directory, or package:NAME of an installed package that contains one ({reason})"
             ) from None
+        if None in (self._tokenizer.cls_token_id, self._tokenizer.sep_token_id, self._tokenizer.pad_token_id):
+            raise InputError(
+                f"text.encoder: {config.encoder}: its tokenizer has no [CLS], [SEP] or [PAD]; give a BERT, which has them"
+            )
         self.width: int = self._bert.config.hidden_size
         longest: int = self._bert.config.max_position_embeddings
         if not 2 <= config.max_tokens <= longest:

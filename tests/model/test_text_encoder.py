@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
+from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast, PreTrainedTokenizerFast
 
 from medslip.errors import InputError
 from medslip.model.text_encoder import TextConfig, TextEncoder
@@ -65,6 +65,15 @@ def test_embedding_is_the_last_hidden_state_at_cls(tiny_bert):
     with torch.inference_mode():
         hidden = of._bert(**of._tokenizer(["a bc"], return_tensors="pt")).last_hidden_state
     torch.testing.assert_close(of.encode(["a bc"]), hidden[:, 0])
+
+
+def test_an_encoder_without_cls_is_bad_input(tiny_bert, tmp_path):
+    """A model such as GPT-2 would end in a traceback."""
+    folder = shutil.copytree(tiny_bert, tmp_path / "other")
+    plain = BertTokenizerFast.from_pretrained(tiny_bert).backend_tokenizer
+    PreTrainedTokenizerFast(tokenizer_object=plain, unk_token="[UNK]").save_pretrained(folder)
+    with pytest.raises(InputError, match=r"other: its tokenizer has no \[CLS\]"):
+        encoder(folder)
 
 
 def test_identity_follows_the_weights_not_the_folder(tiny_bert, tmp_path):
