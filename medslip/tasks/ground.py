@@ -260,8 +260,9 @@ def look(predictor: Predictor, images: ImageTable, config: GroundConfig) -> list
     column = dict(zip(classes, map(pathology_index, pathologies), strict=True))
     queried = sorted(set(column.values()))
     cases: list[Case] = []
-    for index, found in enumerate(maps(predictor, images.paths, config, queried)):
-        path, patient = images.paths[index], images.patients[index] or str(images.paths[index])
+    paths, names, patients = images.paths, images.images["path"].astype(str).tolist(), images.patients
+    for index, found in enumerate(maps(predictor, paths, config, queried)):
+        path, patient = paths[index], patients[index] or names[index]
         for finding in images.findings_of(index):
             of_finding = found[queried.index(column[finding.label])]
             cases.append(Case(index, path, patient, images.frame(index), finding, *of_finding))

@@ -83,9 +83,10 @@ class SiimAcr(DataSet):
         patients = rows["patient"].str.strip().tolist() if "patient" in rows.columns else [""] * len(rows)
         table = self._table(source, paths, rows["image_path"].tolist(), patients)
         marked: list[tuple[int, Any]] = []
-        for row, file in enumerate(tqdm(files, desc="masks", unit="image", leave=False, disable=None)):
+        pairs = zip(table.paths, files, strict=True)
+        for row, (path, file) in enumerate(tqdm(pairs, "masks", len(table), unit="image", leave=False, disable=None)):
             mask = read_mask(Path(file))
-            check_mask_size(Path(file), mask.shape, table.paths[row], table.frame(row))
+            check_mask_size(Path(file), mask.shape, path, table.frame(row))
             if mask.any():
                 marked.append((row, Path(file)))
         return _with_masks(table, marked)
