@@ -89,6 +89,8 @@ class GroundOptions:
             raise InputError(f"threshold: {self.threshold} is outside 0..1")
         if not 0 < self.box_iou <= 1:
             raise InputError(f"box_iou: {self.box_iou} is not above 0 and at most 1")
+        if self.validation is not None and self.validation.equalise != self.data.equalise:
+            raise InputError("validation.equalise: differs from data.equalise; use the same value for both")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -134,6 +134,7 @@ def test_boxes_of_publishers_layouts_are_grounded(config, corpus, layout, classe
         (["--threshold", "1.5"], "threshold: 1.5 is outside 0..1"),
         (["--box_iou", "0"], "box_iou"),
         (["--aside", "1"], "aside: 1.0 is not between 0 and 1"),
+        (["--validation.kind=rsna", "--validation.equalise=true"], "validation.equalise: differs from data.equalise"),
         (["--data.path", "nowhere"], "nowhere: cannot be read"),
     ],
 )
