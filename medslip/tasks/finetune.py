@@ -385,7 +385,8 @@ class _Segmentation:
         finding = self.config.finding or _only_finding(splits["train"])
         labelled = {}
         for name, table in splits.items():
-            marked = np.isin(np.arange(len(table)), _masks(table).query("`class` == @finding")["image"])
+            masks = _masks(table, finding)
+            marked = np.isin(np.arange(len(table)), masks["image"])
             if not marked.any() or (self.config.choose_by == "dice_balanced" and marked.all()):
                 which = "every one" if marked.any() else "none"
                 raise InputError(
@@ -482,10 +483,18 @@ _PREDICTED = 0.6
 """Colour of predicted pixels, on the scale of heat maps."""
 
 
-def _masks(table: ImageTable) -> pd.DataFrame:
+def _masks(table: ImageTable, finding: str | None = None) -> pd.DataFrame:
+    """The masks of a finding, or of any."""
     if table.findings is None:
         raise InputError(f"{table.name}: has no masks to segment")
-    return table.findings[table.findings["mask"].notna()]
+    findings = table.findings if finding is None else table.findings[table.findings["class"] == finding]
+    is_box = findings["mask"].isna()
+    if finding is not None and is_box.any():
+        image = table.paths[findings["image"][is_box].iat[0]]
+        raise InputError(
+            f"{table.name}: {image} has a box of {finding} without a mask; give it one, or leave the image out"
+        )
+    return findings[~is_box]
 
 
 def _only_finding(table: ImageTable) -> str:

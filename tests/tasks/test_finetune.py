@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -427,6 +428,19 @@ def test_a_published_checkpoint_needs_no_text_encoder(tmp_path):
     backbone = open_backbone(InitConfig(), tmp_path / "published.pth", 224)
     assert backbone.name == "resnet50"
     assert (backbone.trunk().conv1.weight == 3).all()
+
+
+def test_a_finding_with_a_box_alone_cannot_be_segmented(seg, corpus, tmp_path):
+    """The image would count as one without the finding."""
+    shutil.copytree(corpus, tmp_path / "corpus")
+    file = tmp_path / "corpus" / "valid.json"
+    content = json.loads(file.read_text())
+    found = content["annotations"][0]
+    content["annotations"][0] = {**found, "segmentation": None, "bbox": [0, 0, 8, 8]}
+    file.write_text(json.dumps(content))
+    data = replace(seg.data, train=Coco(tmp_path / "corpus", split="valid+test"))
+    with pytest.raises(InputError, match=rf"{found['image_id']}\.png has a box of effusion without a mask"):
+        finetune.run(replace(seg, data=data))
 
 
 @pytest.mark.parametrize(
