@@ -122,14 +122,16 @@ def _build(config_class: Callable[..., Any], arguments: Sequence[str], command: 
     options = typed(hint, given)
     parser = _parser(options, command)
     # The entries of a dictionary of configs with data sets are built one by one, each with the options of its kind.
-    tables = {
-        key: {
-            str(entry): _build(get_args(kind)[1], [f"--config={yaml.safe_dump(keys)}"], f"{key}.{entry}")
-            for entry, keys in (given.get(key) or {}).items()
-        }
-        for key, kind in get_type_hints(hint).items()
-        if is_table(kind)
-    }
+    tables: dict[str, dict[str, Any]] = {}
+    for key, kind in get_type_hints(hint).items():
+        if is_table(kind):
+            entries = given.get(key) or {}
+            if not isinstance(entries, Mapping):
+                raise InputError(f"{key}: is a group of keys and cannot be set to {entries!r}")
+            tables[key] = {
+                str(entry): _build(get_args(kind)[1], [f"--config={yaml.safe_dump(keys)}"], f"{key}.{entry}")
+                for entry, keys in entries.items()
+            }
     parsed = parser.parse_args([each for each in arguments if re.split("[.=]", each[2:])[0] not in tables])
     _check_values(parsed.as_dict(), options)
     values = {
@@ -308,7 +310,7 @@ def _file_at_fault(build: Callable[[Sequence[str]], Any], arguments: Sequence[st
         except _CONFIG_ERRORS as alone:
             if str(alone) == str(error):
                 return file
-            keys = flat(_load(Path(file).read_text(encoding="utf-8")))
+            keys = flat(_loaded(file))
             if not overridden and named in {key.split(".")[-1] for key in keys}:
                 return file
     return None

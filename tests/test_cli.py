@@ -234,6 +234,11 @@ def test_the_file_is_named_where_it_is_at_fault(tmp_path, text, arguments, start
     assert str(raised.value).replace(str(tmp_path / "a.yaml"), "FILE").startswith(start)
 
 
+def test_yaml_on_the_command_line_is_not_looked_for_as_a_file():
+    with pytest.raises(InputError, match=r"^medslip: number: -1 is less than 0"):
+        parse(Needy, ["--config", "{number: 1}", "--path", "b", "--number", "-1"])
+
+
 def test_missing_yaml_is_named(ran, capsys, tmp_path):
     assert main(["toy", "--config", str(tmp_path / "none.yaml")]) == 2
     assert "none.yaml" in one_line(capsys)

@@ -117,6 +117,11 @@ def test_one_path_of_the_yaml_can_be_changed_on_the_command_line():
     assert config.grounding["rsna"].data.path == Path("data_file/rsna")
 
 
+def test_data_sets_must_have_names():
+    with pytest.raises(InputError, match="classification: is a group of keys and cannot be set to '3'"):
+        parse(EvaluateAllConfig, ["--checkpoint=x", "--classification", "3"])
+
+
 def test_a_name_that_is_no_folder_is_refused():
     with pytest.raises(InputError, match="cannot be the name of a data set"):
         parse(EvaluateAllConfig, ["--checkpoint=x", "--classification", "{../x: {data: {kind: folder, path: x}}}"])
