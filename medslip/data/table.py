@@ -211,14 +211,15 @@ def check_shared(splits: Mapping[str, ImageTable]) -> None:
     owners: dict[tuple[str, str], tuple[str, Path]] = {}
     for split, table in splits.items():
         for path, patient in zip(table.paths, table.patients, strict=True):
-            for what in (("image", os.path.normpath(path)), ("patient", patient)):
-                if not what[1]:
+            for what, key in (("image", os.path.abspath(path)), ("patient", patient)):
+                if not key:
                     continue
-                owner, first = owners.setdefault(what, (split, path))
+                owner, first = owners.setdefault((what, key), (split, path))
                 if owner != split:
-                    where = f" ({first.name} and {path.name})" if what[0] == "patient" else ""
+                    shown = f"image {path}" if what == "image" else f"patient {patient}"
+                    where = "" if what == "image" else f" ({first.name} and {path.name})"
                     raise InputError(
-                        f"{table.name}: {' '.join(what)} is in {owner} and in {split}{where}; keep it in one of them"
+                        f"{table.name}: {shown} is in {owner} and in {split}{where}; keep it in one of them"
                     )
 
 

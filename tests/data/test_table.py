@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -80,8 +81,11 @@ def test_patients_and_images_of_two_splits_are_named_and_unknown_patients_pass()
     check_shared({"train": first, "test": table_of("cd", [[1], [0]], ["p2", ""])})
     with pytest.raises(InputError, match=r"patient p1 is in train and in test"):
         check_shared({"train": first, "test": table_of("c", [[1]], ["p1"])})
-    with pytest.raises(InputError, match=r"image b.png is in train and in test"):
-        check_shared({"train": first, "test": table_of("b", [[1]], ["p3"])})
+    again = table_of("b", [[1]], ["p3"])
+    absolute = ImageTable("set", again.images.assign(path=[str(Path("b.png").absolute())]))
+    for test in (again, absolute):
+        with pytest.raises(InputError, match=r"image .*b.png is in train and in test"):
+            check_shared({"train": first, "test": test})
 
 
 @pytest.mark.parametrize(
