@@ -167,7 +167,7 @@ class CsvTable(ListedDataSet):
 def _in_order(classes: set[str]) -> list[str]:
     """ChestX-ray14 classes as published, then pathologies as in the vocabulary, then others by name."""
     order = {name: index for index, name in enumerate((*CXR14_CLASSES, *PATHOLOGIES))}
-    return sorted(classes, key=lambda name: (order.get(name, len(order)), class_key(name)))
+    return sorted(classes, key=lambda name: (order.get(name, len(order)), class_key(name), name))
 
 
 def _looks_like_labels(column: pd.Series) -> bool:

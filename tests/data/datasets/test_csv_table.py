@@ -129,6 +129,13 @@ def test_bad_tables_are_refused_in_one_line(tmp_path: Path, text: str, options: 
     assert "\n" not in str(caught.value)
 
 
+def test_classes_that_differ_in_punctuation_have_one_order(tmp_path: Path) -> None:
+    """The processes of a training would disagree on the columns of the labels, as the order of a set varies."""
+    names = ["a b", "a-b", "a_b", "A b", "A_B", "A-b", "a.b"]
+    table = write(tmp_path, f"file,findings\na.png,{'|'.join(names)}\n")
+    assert read(table, columns=LISTED).classes == tuple(sorted(names))
+
+
 def test_real_small_set(shared: Path) -> None:
     folder = shared / "real" / "cxr14_small"
     table = CsvTable(folder / "labels.csv", columns=LISTED, images=folder / "images").read()
