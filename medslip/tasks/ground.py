@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -58,7 +58,8 @@ class GroundOptions:
         data: The images, which have boxes or masks.
         validation: Images, of patients other than the scored ones, on which the thresholds are chosen. None sets a fraction
             of the patients aside for this.
-        prior: Images whose boxes are averaged for the baseline; None takes the validation images.
+        prior: Images whose boxes are averaged for the baseline, of patients other than the scored ones; None takes the
+            validation images.
         aside: Fraction of the patients to set aside without validation images, 0 to 1.
         layers: Decoder layers whose attention is averaged, from 0; empty for all.
         heads: Attention heads of these layers, from 0; empty for all.
@@ -238,10 +239,18 @@ def read_splits(config: GroundConfig) -> Splits:
     if config.validation is None:
         tuning, scored = set_aside(scored, config.aside, config.seed)
     else:
-        tuning = _localised(config.validation)
+        tuning = _localised(replace(config.validation, classes=_mapping(config)))
         check_shared({"validation": tuning, "data": scored})
-    prior = tuning if config.prior is None else _localised(config.prior)
+    if config.prior is None:
+        return Splits(tuning, tuning, scored)
+    prior = _localised(config.prior)
+    check_shared({"prior": prior, "data": scored})
     return Splits(prior, tuning, scored)
+
+
+def _mapping(config: GroundConfig) -> dict[str, str]:
+    """Class -> pathology; what is given for the scored images is also used for the validation images."""
+    return ({} if config.validation is None else config.validation.classes) | config.data.classes
 
 
 def _localised(data: DataSet) -> ImageTable:
@@ -258,7 +267,7 @@ def look(predictor: Predictor, images: ImageTable, config: GroundConfig) -> list
         InputError: An image cannot be read, or a class has no pathology.
     """
     classes = images.finding_classes
-    pathologies = class_pathologies(classes, config.data.classes, str(config.data.path))
+    pathologies = class_pathologies(classes, _mapping(config), images.name)
     column = dict(zip(classes, map(pathology_index, pathologies), strict=True))
     queried = sorted(set(column.values()))
     cases: list[Case] = []

@@ -156,6 +156,22 @@ def test_a_class_that_no_pathology_answers_for_is_refused(config, corpus):
         ground.look(Predictor.load(config.checkpoint, "cpu"), wrong, config)
 
 
+def test_classes_are_mapped_and_left_out_of_the_validation_images_too(config):
+    """A threshold would be chosen on findings that are not scored, or a mapping for the validation images would be ignored."""
+    left_out = ground.read_splits(config).tuning.finding_classes[0]
+    both = ground.read_splits(replace(config, data=replace(config.data, classes={left_out: ""})))
+    assert left_out not in {*both.scored.finding_classes, *both.tuning.finding_classes}
+    mapped = replace(config, validation=replace(config.validation, classes={"glow": "mass"}))
+    tuning = ground.read_splits(mapped).tuning.at([0])
+    glowing = replace(tuning, findings=tuning.findings.assign(**{"class": "glow"}))
+    assert ground.look(Predictor.load(config.checkpoint, "cpu"), glowing, mapped)[0].finding.label == "glow"
+
+
+def test_the_prior_shares_no_patient_with_the_scored_images(config):
+    with pytest.raises(InputError, match="is in prior and in data"):
+        ground.read_splits(replace(config, prior=config.data))
+
+
 def test_thresholds_are_chosen_on_images_that_are_not_scored(config, corpus, monkeypatch):
     """IoU, Dice and boxes would be at the threshold that suits the very findings that they are scored on."""
     chosen_on = []
