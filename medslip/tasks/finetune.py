@@ -31,7 +31,7 @@ from medslip.data.augmentation import (
     LabelAugment,
     TrainingTransform,
 )
-from medslip.data.dataset import DataSet
+from medslip.data.dataset import DataSet, ListedDataSet
 from medslip.data.images import read_headers
 from medslip.data.loading import (
     Batch,
@@ -351,9 +351,15 @@ def read_splits(config: FinetuneDataConfig) -> dict[str, ImageTable]:
     """Read train, valid and test images, with no patient in two of them.
 
     Raises:
-        InputError: Images cannot be read, or two splits share a patient.
+        InputError: Images cannot be read, two splits share a patient, or a publisher's test images are given to train on.
     """
     train = config.train.read()
+    published = set(train.images["split"])
+    if not isinstance(config.train, ListedDataSet) and "train" not in published and published != {""}:
+        raise InputError(
+            f"{train.name}: these are the publisher's {' and '.join(sorted(published))} images; choose those to train on "
+            "(key data.train.split)"
+        )
     given = {"valid": config.valid, "test": config.test}
     fractions = {"valid": config.valid_fraction, "test": config.test_fraction}
     wanted = {name: 0.0 if given[name] else fraction for name, fraction in fractions.items()}
@@ -490,7 +496,7 @@ def _masks(table: ImageTable, finding: str | None = None) -> pd.DataFrame:
     findings = table.findings if finding is None else table.findings[table.findings["class"] == finding]
     is_box = findings["mask"].isna()
     if finding is not None and is_box.any():
-        image = table.paths[findings["image"][is_box].iat[0]]
+        image = table.paths[findings["image"].to_numpy(int)[is_box][0]]
         raise InputError(
             f"{table.name}: {image} has a box of {finding} without a mask; give it one, or leave the image out"
         )
@@ -558,7 +564,7 @@ class _Classification:
         return (logits.sigmoid().cpu().numpy(),)
 
     def validate(self, table: ImageTable, measured: Arrays, losses: dict[str, float]) -> Validation:
-        """Without any AUROC, the loss chooses."""
+        """If no AUROC can be computed, the loss chooses the epoch."""
         auroc = mean_auroc(score(table.classes, table.label_array, measured[0], table.patients, resamples=0))
         values = losses | {"validation_auroc": auroc}
         return Validation(auroc if np.isfinite(auroc) else -losses["validation_total"], values)

@@ -24,6 +24,7 @@ from medslip.cli import run_task
 from medslip.config import parse
 from medslip.data.augmentation import AugmentationConfig, JointAugmentationConfig
 from medslip.data.datasets.coco import Coco
+from medslip.data.datasets.covidx import Covidx
 from medslip.data.images import read_image
 from medslip.data.loading import evaluation_loader
 from medslip.errors import InputError
@@ -428,6 +429,20 @@ def test_a_published_checkpoint_needs_no_text_encoder(tmp_path):
     backbone = open_backbone(InitConfig(), tmp_path / "published.pth", 224)
     assert backbone.name == "resnet50"
     assert (backbone.trunk().conv1.weight == 3).all()
+
+
+def test_a_publishers_test_images_are_not_trained_on(tmp_path):
+    """COVIDx and ChestX-ray14 give their test images unless another split is named."""
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        for index in range(20):
+            Image.new("L", (4, 4)).save(tmp_path / split / f"{index}.png")
+        lines = (f"{split}{index} {index}.png {'positive' if index % 2 else 'negative'} x" for index in range(20))
+        (tmp_path / f"{split}.txt").write_text("\n".join(lines))
+    with pytest.raises(InputError, match=r"the publisher's test images.*data\.train\.split"):
+        read_splits(FinetuneDataConfig(Covidx(tmp_path)))
+    config = FinetuneDataConfig(Covidx(tmp_path, split="train"), valid_fraction=0.3, test_fraction=0.3)
+    assert set(read_splits(config)) == {"train", "valid", "test"}
 
 
 def test_a_finding_with_a_box_alone_cannot_be_segmented(seg, corpus, tmp_path):
