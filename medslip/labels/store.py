@@ -98,10 +98,6 @@ class LabelStore:
         matrix[anatomy, pathology] = state
         return matrix
 
-    def dense_batch(self, rows: Sequence[int]) -> Matrix:
-        """Return the B x A x P matrices of several studies, int8, in the order of `rows`."""
-        return np.stack([self.dense(row) for row in rows]) if len(rows) else np.empty((0, A, P), np.int8)
-
     def sizes(self) -> npt.NDArray[np.int64]:
         """Return how many cells each study mentions."""
         return np.diff(self._offsets)

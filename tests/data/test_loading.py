@@ -282,7 +282,7 @@ def test_evaluation_can_be_repeated_and_carries_labels(studies, store):
     first, second = list(loader), list(loader)
     assert all(torch.equal(a.images, b.images) for a, b in zip(first, second, strict=True))
     labels = torch.cat([batch.labels for batch in first]).numpy()
-    assert (labels == store.dense_batch(studies.images["row"].tolist())).all()
+    assert (labels == [store.dense(row) for row in studies.images["row"]]).all()
     assert next(iter(evaluation(studies, Shard(7)))).labels is None
 
 
@@ -299,7 +299,7 @@ def test_preloaded_images_replace_the_files(studies, store, workers):
     kept = preload(ImageSource(studies, 32, labels), 24, workers)
     plain = torch.cat([batch.images for batch in evaluation(studies, Shard(5))])
     assert torch.equal(kept.images, plain)
-    assert (kept.targets.numpy() == store.dense_batch(studies.images["row"].tolist())).all()
+    assert (kept.targets.numpy() == [store.dense(row) for row in studies.images["row"]]).all()
     again = evaluation_loader(kept, 24, Shard(5))
     assert torch.equal(torch.cat([batch.images for batch in again]), plain)
     before = kept.images.clone()

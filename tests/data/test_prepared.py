@@ -87,7 +87,7 @@ def test_the_summary_counts_the_matrices(tmp_path_factory: pytest.TempPathFactor
         store.add(f"s{index}", cells)
     store.write()
     written = LabelStore(store.folder)
-    matrices = written.dense_batch(range(len(studies)))
+    matrices = np.stack([written.dense(row) for row in range(len(studies))])
     summary = summarise(written, "x", {"train": 1}, {})
     sizes = (matrices >= 0).sum(axis=(1, 2))
     assert (summary.studies, summary.present, summary.absent) == (

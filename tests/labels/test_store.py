@@ -40,9 +40,9 @@ def test_labels_come_back_sparse_and_dense(tmp_path_factory, studies):
         anatomy, pathology, states = (part.tolist() for part in store.cells(row))
         assert dict(zip(zip(anatomy, pathology, strict=True), states, strict=True)) == cells
     assert len(store) == len(studies)
-    found = store.dense_batch(range(len(studies)))
-    assert found.dtype == np.int8
-    np.testing.assert_array_equal(found, expected)
+    found = [store.dense(row) for row in range(len(studies))]
+    assert all(matrix.dtype == np.int8 for matrix in found)
+    np.testing.assert_array_equal(np.reshape(found, expected.shape), expected)
 
 
 def test_store_is_sparse_and_memory_mapped(store):
@@ -52,13 +52,6 @@ def test_store_is_sparse_and_memory_mapped(store):
     assert isinstance(opened._offsets, np.memmap)
     assert isinstance(opened._cells, np.memmap)
     assert not opened._cells.flags.writeable
-
-
-def test_batch_keeps_the_order_of_its_rows(store):
-    batch = LabelStore(store).dense_batch([2, 0, 2])
-    assert (batch[0] == batch[2]).all()
-    assert batch[1, 4, 8] == PRESENT
-    assert LabelStore(store).dense_batch([]).shape == (0, A, P)
 
 
 @pytest.mark.parametrize("row", [-1, 3])

@@ -51,7 +51,8 @@ def write_files(folder: Path, matrix: np.ndarray, valid: tuple[int, ...] = (2,))
 def test_the_store_equals_the_matrix(tmp_path_factory: pytest.TempPathFactory, seed: int, mentioned: float) -> None:
     folder, matrix = tmp_path_factory.mktemp("published"), matrix_of(seed, mentioned)
     prepare(write_files(folder, matrix), folder / "out", folder)
-    np.testing.assert_array_equal(LabelStore(folder / "out" / "labels").dense_batch(range(ROWS)), matrix)
+    store = LabelStore(folder / "out" / "labels")
+    np.testing.assert_array_equal([store.dense(row) for row in range(ROWS)], matrix)
 
 
 def test_lists_keep_rows_studies_and_patients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
