@@ -79,7 +79,7 @@ def _run(task: str, arguments: list[str]) -> None:
         close = difflib.get_close_matches(task, TASKS, n=1)
         guess = f"did you mean {close[0]}? " if close else ""
         raise InputError(f"unknown task {task!r}; {guess}choose one of {', '.join(TASKS)}")
-    # Imported here: with these come jsonargparse, torch and all else.
+    # Imported here because these bring in jsonargparse, torch and everything else.
     from medslip.config import parse, phantom_config, phantom_file
 
     config_class, run = importlib.import_module(f"medslip.tasks.{task}").COMMAND

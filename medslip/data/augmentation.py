@@ -32,8 +32,8 @@ class AugmentationConfig:
     """How training images are varied.
 
     Attributes:
-        scale_min: Smallest share of the image's area that a random crop keeps.
-        scale_max: Largest share of the image's area that a random crop keeps.
+        scale_min: Smallest fraction of the image's area that a random crop keeps.
+        scale_max: Largest fraction of the image's area that a random crop keeps.
         flip_probability: How often an image is mirrored. A mirrored image has its left and right labels
             exchanged.
         operations: How many operations of RandAugment are applied to each image; 0 for none.
@@ -113,8 +113,8 @@ def generator_for(seed: int, epoch: int, index: int) -> np.random.Generator:
 def mirror_labels(matrix: Matrix) -> Matrix:
     """The label matrix of the mirrored image.
 
-    Left and right anatomies are exchanged. A one-sided anatomy without a partner becomes unknown: what was
-    said of it lies now on a side where the vocabulary has no such anatomy.
+    Left and right anatomies are exchanged. A one-sided anatomy without a partner becomes unknown, as the vocabulary has no
+    such anatomy on the other side.
 
     Args:
         matrix: ... x A x P cells, 1 present, 0 absent, -1 unknown.
@@ -215,7 +215,7 @@ class JointTransform:
 def _random_crop(
     height: int, width: int, config: AugmentationConfig, random: np.random.Generator
 ) -> tuple[int, int, int, int]:
-    """Top, left, height, width of a crop with a random share of the area and a random aspect ratio."""
+    """Top, left, height, width of a crop with a random fraction of the area and a random aspect ratio."""
     area = random.uniform(config.scale_min, config.scale_max)
     # Wider than 1 / area, or narrower than area, would not fit into the image.
     bound = min(math.log(4 / 3), abs(math.log(area)))
@@ -238,7 +238,7 @@ def _affine(
 
 # RandAugment (Cubuk et al., arXiv 1909.13719). An operation takes a 1 x H x W image and a strength, -1 to 1, whose sign
 # is random. At strength 1: brightness and sharpness change by half, a shear moves by 0.3 of the distance, a translation
-# by 1/20 of the side, a rotation turns by 30 degrees. What comes into view is black.
+# by 1/20 of the side, a rotation turns by 30 degrees. Pixels from outside the image are black.
 _OPERATIONS: tuple[Callable[[Tensor, float], Tensor], ...] = (
     lambda image, strength: image,
     lambda image, strength: F.autocontrast(image),

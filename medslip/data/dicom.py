@@ -280,7 +280,7 @@ def _grey_table(values: npt.NDArray[np.int64], dataset: Dataset) -> Grey:
         shown, low, high = transform(rescaled, dataset)
         if shown is not None:
             break
-    if shown is None or shown.min() == shown.max():  # what would show nothing is ignored
+    if shown is None or shown.min() == shown.max():  # a transform that would show nothing is ignored
         shown, low, high = rescaled, float(rescaled.min()), float(rescaled.max())
     scale = 255 / (high - low) if high > low else 0.0
     return ((shown - low) * scale + 0.5).astype(np.uint8)

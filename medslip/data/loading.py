@@ -27,7 +27,7 @@ Source = Callable[[int], tuple[Tensor, Tensor]]
 """Position in the data set -> image (1 x H x W, uint8) and target, empty if there is none. Picklable, for worker processes."""
 
 _Item = tuple[int, int]
-"""(epoch, place in the epoch's list). The epoch travels with the place, so that workers that live on know it."""
+"""(epoch, place in the epoch's list). The epoch goes with the place, as workers outlive it."""
 
 
 @dataclass(frozen=True)
@@ -177,8 +177,8 @@ class StudyLabels:
 class EpochSampler(Sampler[list[_Item]]):
     """Which images make which batch, in a new order every epoch.
 
-    The order is a function of (seed, epoch). Every process gets equally many batches of equal size. Within an epoch no image
-    comes twice, and only those are left out that would not fill a batch on every process; others each epoch.
+    The order is a function of (seed, epoch). Every process gets the same number of batches, all of one size. Within an epoch,
+    no image appears twice; the few that would not fill a batch on every process are left out, different ones each epoch.
 
     Args:
         n: Number of images.
@@ -259,7 +259,7 @@ def training_loader(source: Source, chosen: Indices, augment: Augment, seed: int
 
     Args:
         source: Images and targets of a data set.
-        chosen: Which of them to train on; an image that is chosen twice comes twice per epoch, augmented differently.
+        chosen: Which of them to train on; an image that is chosen twice appears twice per epoch, augmented differently.
         augment: The augmentation.
         seed: Seed of the order and of the augmentation.
         shard: The part of this process.
@@ -331,7 +331,7 @@ def preload(source: Source, images: int, workers: int) -> Memory:
 class _Batches(Dataset[Batch | str]):
     """Whole batches; what they hold is a function of the seed and the items alone.
 
-    Of an InputError, the message is returned: DataLoader would bury its one line in a worker's traceback.
+    An InputError is returned as its message, because DataLoader would bury that line in a worker's traceback.
     """
 
     def __init__(self, source: Source, chosen: Indices, augment: Augment | None = None, seed: int = 0) -> None:

@@ -291,7 +291,7 @@ def ages_of(column: pd.Series, source: Path) -> pd.Series:
 
 
 def header_columns(headers: Sequence[Header]) -> dict[str, list[Any]]:
-    """The columns of an image table that image files themselves say: view, sex, age, height and width."""
+    """The columns of an image table that the image files themselves give: view, sex, age, height and width."""
     return {name: [getattr(header, name) for header in headers] for name in ("view", "sex", "age", "height", "width")}
 
 

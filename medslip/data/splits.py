@@ -34,7 +34,7 @@ def split_name(text: str, where: str) -> str:
     """The list that a publisher's word for a split means ("validate" -> "valid").
 
     Raises:
-        InputError: The word names no split; the message says where it stands.
+        InputError: The word names no split; the message says where it is.
     """
     try:
         return _SPELLINGS[text.strip().lower()]
@@ -155,12 +155,12 @@ def _read_names(path: Path, columns: Sequence[str]) -> set[str]:
     return names
 
 
-def set_aside(table: ImageTable, share: float, seed: int) -> tuple[ImageTable, ImageTable]:
+def set_aside(table: ImageTable, fraction: float, seed: int) -> tuple[ImageTable, ImageTable]:
     """Set images aside to tune on, whole patients at a time.
 
     Args:
         table: What to divide.
-        share: Fraction of the patients to set aside, above 0 and below 1.
+        fraction: Fraction of the patients to set aside, above 0 and below 1.
         seed: Of the draw.
 
     Returns:
@@ -173,7 +173,7 @@ def set_aside(table: ImageTable, share: float, seed: int) -> tuple[ImageTable, I
     distinct = sorted(set(owners))
     if len(distinct) < 2:
         raise InputError(f"{table.name}: has only one patient; two are needed to set one aside")
-    number = min(max(1, round(share * len(distinct))), len(distinct) - 1)
+    number = min(max(1, round(fraction * len(distinct))), len(distinct) - 1)
     drawn = np.random.default_rng(seed).permutation(len(distinct))[:number]
     is_aside = np.isin(owners, [distinct[index] for index in drawn])
     return table.at(np.flatnonzero(is_aside)), table.at(np.flatnonzero(~is_aside))
