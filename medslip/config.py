@@ -238,8 +238,8 @@ def config_to_dict(config: Any) -> Any:
 
 
 def flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries as one, with dotted keys."""
-    if not isinstance(values, dict):
+    """Nested dictionaries as one, with dotted keys; an empty one is a value."""
+    if not isinstance(values, dict) or (prefix and not values):
         return {prefix: values}
     return {
         name: value

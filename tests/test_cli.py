@@ -146,6 +146,7 @@ def test_resolved_config_repeats_the_run(ran, tmp_path):
     ("arguments", "words"),
     [
         (["--inner.numbr", "3"], ["inner.numbr", "did you mean inner.number?"]),
+        (["--nams", "a: b"], ["nams", "did you mean names?"]),
         (["--inner.numb", "3"], ["inner.numb"]),  # no abbreviations: a key has one spelling
         (["--number", "3"], ["number"]),
         (["extra"], ["extra"]),

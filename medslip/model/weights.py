@@ -56,7 +56,7 @@ def read_torch(path: Path, source: str) -> Mapping[str, Any]:
         data = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever its unpickler met
         reason = f"{type(error).__name__}: {one_line(error, 120)}"
-        raise InputError(f"{source}: cannot be read by torch with weights_only ({reason})") from None
+        raise InputError(f"{source}: not a PyTorch file of tensors alone ({reason})") from None
     if not isinstance(data, Mapping):
         raise InputError(f"{source}: holds a {type(data).__name__}, not a state dict")
     return data

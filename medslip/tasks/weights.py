@@ -87,6 +87,8 @@ def open_weights(path: Path, authors: AuthorsConfig) -> Checkpoint:
     """
     if path.suffix not in (".pth", ".pt"):
         return load_checkpoint(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint")
     if authors.pathology_prompts is None:
         raise InputError(
             f"{path}: the authors' weights need the prompts that they were trained with; give the authors' \"observation "

@@ -95,6 +95,22 @@ def test_run_lengths_that_leave_the_image(corpus, refused, task):
     assert f"{table}: line 5: the run lengths end at pixel 4200" in error
 
 
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+@pytest.mark.parametrize("task", ["zeroshot_cls", "ground"])
+def test_missing_checkpoint(drawn, tmp_path, refused, task, suffix):
+    """Whoever misspells a .pth needs the file before its prompts."""
+    missing = tmp_path / f"missing{suffix}"
+    error = refused(task, *images(task, "rsna", drawn / "rsna"), "--checkpoint", missing)
+    assert f"{missing}: no such checkpoint" in error
+
+
+def test_text_as_pth_checkpoint(drawn, tmp_path, refused):
+    path = tmp_path / "notes.pth"
+    path.write_text("hello, these are notes\n")
+    error = refused("finetune_cls", *images("finetune_cls", "rsna", drawn / "rsna"), "--checkpoint", path)
+    assert f"{path}: not a PyTorch file of tensors alone" in error
+
+
 def test_box_outside_an_rsna_image(corpus, refused):
     table = corpus / "rsna" / "stage_2_train_labels.csv"
     line = line_with(table, ",1$")
