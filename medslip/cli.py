@@ -1,21 +1,24 @@
 """The command line: one command per task, and the one place that turns user errors into one line.
 
-``medslip TASK ...`` and ``python scripts/TASK.py ...`` are the same. Exit status: 0; 2 for bad input; 130 when
-interrupted; 1 for any other failure. Only running a task imports torch; ``--help`` and ``--version`` do not.
+``medslip TASK ...`` and ``python scripts/TASK.py ...`` are the same. Exit status: 0; 2 for bad input; 75 when a signal
+stopped a training run that can be resumed; 130 when interrupted; 1 for any other failure. Only running a task imports torch;
+``--help`` and ``--version`` do not.
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib
+import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from medslip.errors import InputError, one_line
+from medslip.errors import InputError, Stopped, one_line
 from medslip.version import __version__
 
 GROUPS: dict[str, dict[str, str]] = {
@@ -69,7 +72,10 @@ def run_task(task: str, arguments: Sequence[str]) -> int:
         _run(task, list(arguments))
     except InputError as error:
         return _fail(str(error))
+    except Stopped as stopped:
+        return _fail(str(stopped), status=75)
     except KeyboardInterrupt:
+        _end_workers()
         return _fail("interrupted; continue a training run with --resume true", status=130)
     return 0
 
@@ -106,6 +112,14 @@ def _hint(words: str, hint: str) -> Iterator[None]:
 
 def _shortest(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _end_workers() -> None:
+    """Kill worker processes: waiting for what they have begun can take minutes."""
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # DataLoader's handler would raise because they die
+    for worker in multiprocessing.active_children():
+        worker.kill()
 
 
 def _fail(message: str, status: int = 2) -> int:

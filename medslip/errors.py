@@ -1,6 +1,8 @@
-"""The exception for errors in a user's input."""
+"""The exceptions that the command line turns into one line."""
 
 from __future__ import annotations
+
+import signal
 
 
 class InputError(Exception):
@@ -9,6 +11,14 @@ class InputError(Exception):
     The message is one line: what is wrong, in which file and row or key, and what to do about it. The command line prints
     it and exits with status 2, without a traceback.
     """
+
+
+STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
+"""By which schedulers announce the end of a job; Windows lacks the second."""
+
+
+class Stopped(Exception):
+    """A signal stopped a training run after its state was saved; the command line exits with status 75."""
 
 
 def check_at_least(config: object, section: str = "", **least: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -32,6 +33,15 @@ RUNS = Path("runs")
 _BEGUN = frozenset({"config.yaml", "log.jsonl", "tensorboard"})
 """All that is left of a run that was stopped before its first save: nothing to resume, nothing to lose."""
 
+_FIRST_BEST = frozenset({"best.safetensors", "best.json", "metrics.json"})
+"""What the first validation adds, just before the first save."""
+
+_LEFTOVER = re.compile(r"\.tmp\w{6}|\w+\.(yaml|jsonl?|safetensors|txt|csv|png|html)\.partial")
+"""Temporary files of writes that were killed."""
+
+Resume = bool | Literal["auto"]
+"""Whether to resume the run in the output directory; "auto" starts it where there is none."""
+
 _FREE_TO_CHANGE = frozenset({"resume", "device", "data.workers", "train.save_every", "train.log_every"})
 """Keys that may change when a run is resumed, because they change no number."""
 
@@ -49,12 +59,26 @@ def check_unused(folder: Path) -> None:
     Raises:
         InputError: The folder holds more than the beginnings of a run, or is not a folder.
     """
-    if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - _BEGUN):
+    if folder.exists() and (not folder.is_dir() or _further(folder)):
         raise InputError(f"{folder}: exists and is not empty; choose another --output")
 
 
-def agreed_folder(wanted: Path | None, task: str, world: Processes, resume: bool = False) -> Path:
+def _further(folder: Path) -> set[str]:
+    """The names of what a folder holds that a run does not leave before its first save."""
+    return {path.name for path in folder.iterdir() if not _LEFTOVER.fullmatch(path.name)} - _BEGUN
+
+
+def _saved_nothing(folder: Path) -> bool:
+    """Whether all that a folder holds is of a run that was killed before its first save."""
+    further, log = _further(folder), folder / "log.jsonl"
+    # More validations: a long run whose state is missing, and its best checkpoint is worth more than a fresh start.
+    return not further or (further <= _FIRST_BEST and log.is_file() and log.read_bytes().count(b'"validation"') <= 1)
+
+
+def agreed_folder(wanted: Path | None, task: str, world: Processes, resume: Resume = False) -> tuple[Path, bool]:
     """One run directory for all processes: the wanted one, or one named after the main process's time.
+
+    With ``resume``, the temporary files of a killed run are removed, or all its files if it was killed before its first save.
 
     Args:
         wanted: The folder, in which {time} stands for the date and time; None for runs/TASK/{time}.
@@ -62,18 +86,32 @@ def agreed_folder(wanted: Path | None, task: str, world: Processes, resume: bool
         world: The processes.
         resume: Whether to resume a run that is in the folder.
 
+    Returns:
+        The folder, and whether to resume the run in it rather than to start one.
+
     Raises:
         InputError: In every process: the folder is in use, or there is nothing to resume.
     """
     named = str(wanted or RUNS / task / "{time}").replace("{time}", timestamp())
     folder: Path = world.gather(Path(named))[0]
+    killed = bool(resume) and folder.is_dir() and _saved_nothing(folder)
+    if resume == "auto" and not killed and (wanted is None or not (folder / "config.yaml").is_file()):
+        resume = False
     if not resume:
         check_unused(folder)
-    elif wanted is None or not (folder / "config.yaml").is_file():
+    elif wanted is None or not (killed or (folder / "config.yaml").is_file()):
         raise InputError(
             f"resume: {'no --output is given' if wanted is None else f'{folder} contains no run to resume'}"
         )
-    return folder
+    world.wait()  # all have looked at the folder before one changes it
+    if killed and world.is_main:
+        shutil.rmtree(folder)
+    elif resume and world.is_main:
+        for path in list(folder.rglob("*")):
+            if _LEFTOVER.fullmatch(path.name) and path.is_file():
+                path.unlink()
+    world.wait()
+    return folder, bool(resume) and not killed
 
 
 def begin(folder: Path, config: Any, resume: bool = False) -> Path:
@@ -105,7 +143,7 @@ def begin(folder: Path, config: Any, resume: bool = False) -> Path:
 
 def discard_beginning(folder: Path) -> None:
     """Remove what is left of a run that was stopped before its first save; leave anything else."""
-    if folder.is_dir() and not {path.name for path in folder.iterdir()} - _BEGUN:
+    if folder.is_dir() and not _further(folder):
         shutil.rmtree(folder)
 
 

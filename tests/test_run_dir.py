@@ -15,6 +15,7 @@ from medslip.errors import InputError
 from medslip.evaluation.classification import score
 from medslip.evaluation.run_page import METRICS_FORMAT, METRICS_VERSION
 from medslip.run_dir import (
+    agreed_folder,
     bootstrap_settings,
     environment,
     finish,
@@ -23,6 +24,7 @@ from medslip.run_dir import (
     write_json,
     write_metrics,
 )
+from medslip.training.distributed import processes
 from medslip.version import __version__
 
 
@@ -68,6 +70,48 @@ def test_somebody_elses_folder_is_refused_and_stays(tmp_path):
     with pytest.raises(InputError, match="not empty"), removed_on_bad_input(tmp_path):
         pytest.fail("began in it")
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+FIRST = '{"kind": "validation"}\n'
+STARTED, RESUMED, USED, NOTHING = "started", "resumed", "not empty", "no run to resume"
+
+
+@pytest.mark.parametrize(
+    ("files", "plain", "true", "auto"),
+    [
+        (None, STARTED, NOTHING, STARTED),
+        ({}, STARTED, STARTED, STARTED),
+        ({"config.yaml": "", "log.jsonl": ""}, STARTED, STARTED, STARTED),
+        ({"config.yaml.partial": "", ".tmpEjlE8B": "", "last.safetensors.partial": ""}, STARTED, STARTED, STARTED),
+        ({"config.yaml": "", "log.jsonl": FIRST, "best.safetensors": ""}, USED, STARTED, STARTED),
+        ({"config.yaml": "", "log.jsonl": 2 * FIRST, "best.safetensors": ""}, USED, RESUMED, RESUMED),
+        ({"config.yaml": "", "last.safetensors": "", "seed_0/.tmpEjlE8B": ""}, USED, RESUMED, RESUMED),
+        ({"config.yaml": "", "log.jsonl": FIRST, "best.safetensors": "", "run.html": ""}, USED, RESUMED, RESUMED),
+        ({"thesis.txt": ""}, USED, NOTHING, USED),
+        ({"thesis.zip.partial": ""}, USED, NOTHING, USED),
+    ],
+)
+@pytest.mark.parametrize("resume", [False, True, "auto"])
+def test_what_lies_in_the_folder_decides_whether_a_run_starts(tmp_path, files, plain, true, auto, resume):
+    """A requeued job would be refused for ever, or delete what is not its own."""
+    folder = tmp_path / "run"
+    for name, text in ({} if files is None else files).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    if files == {}:
+        folder.mkdir()
+    expected = {False: plain, True: true, "auto": auto}[resume]
+    with processes("cpu") as world:
+        if expected in (USED, NOTHING):
+            with pytest.raises(InputError, match=expected):
+                agreed_folder(folder, "task", world, resume)
+        else:
+            assert agreed_folder(folder, "task", world, resume) == (folder, expected == RESUMED)
+    if files and expected != STARTED:
+        kept = set(files) - ({"seed_0/.tmpEjlE8B"} if expected == RESUMED else set())
+        assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == kept
+    elif resume:
+        assert not folder.exists()
 
 
 def read_strictly(path: Path) -> Any:

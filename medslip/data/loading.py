@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from medslip.data.images import read_image
 from medslip.data.preprocessing import equalise, squash, squash_mask
 from medslip.data.splits import Indices
 from medslip.data.table import ImageTable
-from medslip.errors import InputError
+from medslip.errors import STOP_SIGNALS, InputError
 from medslip.labels import LabelStore
 
 Source = Callable[[int], tuple[Tensor, Tensor]]
@@ -222,6 +223,7 @@ class Loader:
             num_workers=shard.workers,
             pin_memory=shard.pin_memory,
             persistent_workers=isinstance(batches, EpochSampler) and shard.workers > 0,
+            worker_init_fn=_ignore_signals,
         )
 
     def __len__(self) -> int:
@@ -326,6 +328,12 @@ def preload(source: Source, images: int, workers: int) -> Memory:
                 memory.targets[batch.indices] = batch.labels
             progress.update(len(batch))
     return memory
+
+
+def _ignore_signals(worker: int) -> None:
+    """Schedulers and Ctrl-C signal all processes of a job; the main process still needs its workers, and ends them."""
+    for number in (signal.SIGINT, *STOP_SIGNALS):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _Batches(Dataset[Batch | str]):

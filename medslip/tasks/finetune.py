@@ -70,6 +70,7 @@ from medslip.model.segmenter import BRIDGE, Segmenter
 from medslip.model.trunk import FourthStage, Trunk, TrunkName
 from medslip.model.weights import load_strictly, read_tensors
 from medslip.run_dir import (
+    Resume,
     agreed_folder,
     begin,
     bootstrap_settings,
@@ -175,7 +176,9 @@ class FinetuneConfig:
         optim: The optimiser; the paper's recipe is a constant learning rate of 1e-5.
         seeds: One run per seed; it decides the initial weights, order, augmentation and subsample.
         resamples: Bootstrap resamples of patients.
-        resume: Continue the run in the output directory; the result is that of an uninterrupted run.
+        resume: true continues the run in the output directory, exactly as if it had not stopped. auto does so where there
+            is one, and else starts it, so that the same command is right after every interruption. SIGTERM or SIGUSR1 during
+            training saves the state after the present step, or the present validation, and exits with status 75.
         device: Where to compute.
         output: The run directory; None takes runs/TASK/DATE-TIME.
     """
@@ -191,7 +194,7 @@ class FinetuneConfig:
     )
     seeds: tuple[int, ...] = (0,)
     resamples: int = 1000
-    resume: bool = False
+    resume: Resume = False
     device: Device = "auto"
     output: Path | None = None
 
@@ -622,9 +625,9 @@ def run(config: FinetuneSegConfig | FinetuneClsConfig, show: bool = True) -> Pat
         InputError: The checkpoint, an image, a label, a mask or the config cannot be used.
     """
     with processes(config.device) as world:
-        output = agreed_folder(config.output, _task(config).command, world, config.resume)
+        output, resume = agreed_folder(config.output, _task(config).command, world, config.resume)
         backbone = open_backbone(config.init, config.checkpoint, config.data.side)
-        config = replace(config, checkpoint=backbone.checkpoint, output=output)
+        config = replace(config, checkpoint=backbone.checkpoint, output=output, resume=resume)
         task = _task(config)
         splits = task.targets(read_splits(config.data))
         subsamples = choose_subsamples(splits["train"].label_array, config.data.fraction, config.seeds)
@@ -652,16 +655,22 @@ def _begun(output: Path, config: FinetuneConfig, splits: Splits, world: Processe
     """A run directory with config.yaml, valid_list.txt and test_list.txt, which is removed again if the input is unusable."""
     if config.resume:
         check_same_config(output, config)
+        if world.is_main:
+            _write_lists(output, splits)  # the run may have been killed before they were written
         yield
         return
     with removed_on_bad_input(output):
         world.wait()  # all have seen the folder empty before one writes
         if world.is_main:
             begin(output, config)
-            for name in ("valid", "test"):
-                _write_list(output / f"{name}_list.txt", splits[name])
+            _write_lists(output, splits)
         world.wait()
         yield
+
+
+def _write_lists(output: Path, splits: Splits) -> None:
+    for name in ("valid", "test"):
+        _write_list(output / f"{name}_list.txt", splits[name])
 
 
 def _write_list(path: Path, table: ImageTable) -> None:
@@ -723,7 +732,7 @@ def _run_seed(
         replace(config.train, seed=seed), config.optim, world, folder,
         lambda: task.validate(valid, *examine("valid")), save_best,
     )  # fmt: skip
-    trainer.fit(objective, batches, config.resume and last.is_file())
+    trainer.fit(objective, batches, bool(config.resume) and last.is_file())
 
     tensors, metadata = read_tensors(best)
     load_strictly(objective.model, tensors, str(best))

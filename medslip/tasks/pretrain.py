@@ -41,6 +41,7 @@ from medslip.losses import existence_of
 from medslip.model.medslip import MeDSLIP, ModelConfig
 from medslip.model.text_encoder import TextConfig, TextEncoder
 from medslip.run_dir import (
+    Resume,
     agreed_folder,
     begin,
     bootstrap_settings,
@@ -104,7 +105,9 @@ class PretrainConfig:
         train: The training loop.
         optim: The optimiser.
         output: The run directory; {time} in it stands for the date and time.
-        resume: Continue the run in the output directory, exactly as if it had not stopped.
+        resume: true continues the run in the output directory, exactly as if it had not stopped. auto does so where there
+            is one, and else starts it, so that the same command is right after every interruption. SIGTERM or SIGUSR1 during
+            training saves the state after the present step, or the present validation, and exits with status 75.
         device: Where to compute.
     """
 
@@ -117,7 +120,7 @@ class PretrainConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     output: Path = Path("runs/pretrain")
-    resume: bool = False
+    resume: Resume = False
     device: Device = "auto"
 
 
@@ -144,7 +147,8 @@ def run(config: PretrainConfig) -> Path:
     torch.manual_seed(config.train.seed)
     model = MeDSLIP(config.model, encoder.encode(prompts.pathology), encoder.encode(prompts.anatomy))
     with processes(config.device) as world:
-        config = replace(config, output=agreed_folder(config.output, "pretrain", world, config.resume))
+        output, resume = agreed_folder(config.output, "pretrain", world, config.resume)
+        config = replace(config, output=output, resume=resume)
         if world.is_main:
             _print_shared(train, valid)
         criterion = Criterion(loss_terms(config.loss))
@@ -181,11 +185,11 @@ def run(config: PretrainConfig) -> Path:
                 write_metrics(config.output, "pre-training", data, scores, settings, str(world.device))
 
         if world.is_main:
-            begin(config.output, config, config.resume)
+            begin(config.output, config, resume)
         world.wait()
         trainer = Trainer(config.train, config.optim, world, config.output, validator, save_best)
         try:
-            trainer.fit(objective, batches, config.resume)
+            trainer.fit(objective, batches, resume)
         except InputError:
             if world.is_main:
                 discard_beginning(config.output)

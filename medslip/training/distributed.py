@@ -26,11 +26,13 @@ class Processes:
         rank: Number of this process, from 0.
         world_size: Number of processes.
         device: The device of this process.
+        control: The group for messages between CPUs, which do not wait for the device; None for the default group.
     """
 
     rank: int
     world_size: int
     device: torch.device
+    control: Any = None
 
     @property
     def is_main(self) -> bool:
@@ -42,6 +44,14 @@ class Processes:
         if self.world_size > 1:
             dist.all_reduce(tensor)
         return tensor
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is true in any process."""
+        if self.world_size > 1:
+            flags = torch.tensor(int(flag))
+            dist.all_reduce(flags, group=self.control)
+            flag = bool(flags)
+        return flag
 
     def gather(self, value: Any) -> list[Any]:
         """The values of all processes, in rank order. Values are pickled, between our own processes only."""
@@ -96,6 +106,6 @@ def processes(device: Device = "auto") -> Iterator[Processes]:
         return
     dist.init_process_group("nccl" if here.type == "cuda" else "gloo")
     try:
-        yield Processes(rank, world_size, here)
+        yield Processes(rank, world_size, here, dist.new_group(backend="gloo") if here.type == "cuda" else None)
     finally:
         dist.destroy_process_group()

@@ -10,11 +10,14 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import torch
@@ -24,7 +27,7 @@ from tqdm import tqdm
 
 from medslip.checkpoints import Progress, load_state, save_state
 from medslip.data.loading import Loader
-from medslip.errors import InputError, check_at_least
+from medslip.errors import STOP_SIGNALS, InputError, Stopped, check_at_least
 from medslip.files import to_json, write_text
 from medslip.training.distributed import Processes, without_sync
 from medslip.training.objective import Objective
@@ -107,6 +110,8 @@ class Trainer:
 
         Raises:
             InputError: The list is too short for one step, the state belongs to another run, or the loss is not finite.
+            Stopped: One of the processes got SIGTERM or SIGUSR1: the state is saved after the step that it came in, or after
+                the validation.
         """
         config, is_main = self.config, self.processes.is_main
         steps_per_epoch = len(batches) // config.accumulate
@@ -124,7 +129,7 @@ class Trainer:
             )
         wrapped, steps = self.processes.wrap(objective), config.epochs * steps_per_epoch
         bar = tqdm(total=steps, initial=progress.step, unit="step", disable=not is_main, smoothing=0.05)
-        with _Log(self.folder, is_main, progress.step) as log, bar:
+        with _Log(self.folder, is_main, progress.step) as log, bar, _stop_signals() as signals:
             while progress.step < steps:
                 epoch, done = divmod(progress.step, steps_per_epoch)
                 bar.set_description(f"epoch {epoch + 1}/{config.epochs}")
@@ -138,7 +143,9 @@ class Trainer:
                     ends_epoch = progress.step % steps_per_epoch == 0
                     logs = progress.step % config.log_every == 0 or progress.step == 1
                     # At the end of an epoch the state is saved after validation, with its score.
-                    saves = config.save_every > 0 and progress.step % config.save_every == 0 and not ends_epoch
+                    stops = self.processes.any(bool(signals))
+                    due = config.save_every > 0 and progress.step % config.save_every == 0
+                    saves = (due or stops) and not ends_epoch
                     if logs or saves or ends_epoch:  # reading the losses waits for the device
                         values = dict(zip(objective.criterion.names, losses.tolist(), strict=True))
                         _check_finite(values["total"], progress.step)
@@ -147,11 +154,19 @@ class Trainer:
                         log.write("train", progress.step, values | {"learning_rate": rate})
                     if saves and is_main:
                         save_state(state, objective, optimizer, progress)
+                    if stops and not ends_epoch:
+                        self._stop(progress)
                 self._validate(objective, progress, epoch, log, bar)
                 if is_main:
                     save_state(state, objective, optimizer, progress)
                 self.processes.wait()
+                if self.processes.any(bool(signals)):
+                    self._stop(progress)
         return progress
+
+    def _stop(self, progress: Progress) -> NoReturn:
+        self.processes.wait()  # until the main process has saved the state
+        raise Stopped(f"stopped by a signal after step {progress.step}; continue with --resume auto")
 
     def _step(
         self,
@@ -207,6 +222,21 @@ class Trainer:
         device, precision = self.processes.device, self.config.precision
         enabled = precision == "bfloat16" or (precision == "auto" and _has_fast_bfloat16(device))
         return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Collect the signals to stop that this process gets; Python allows that in the main thread only."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    before = [signal.signal(number, lambda number, _: received.append(number)) for number in STOP_SIGNALS]
+    try:
+        yield received
+    finally:
+        for number, handler in zip(STOP_SIGNALS, before, strict=True):
+            signal.signal(number, handler)
 
 
 def _check_finite(total: float, step: int) -> None:

@@ -279,7 +279,11 @@ def test_a_resumed_run_equals_an_uninterrupted_one(cls, whole, monkeypatch, stop
         finetune.run(config, show=False)
     with pytest.raises(InputError, match=r"was started with another train\.epochs"):
         finetune.run(replace(config, train=replace(config.train, epochs=9), resume=True), show=False)
-    finetune.run(replace(config, resume=True), show=False)
+    (config.output / "valid_list.txt").unlink()
+    (config.output / "seed_0" / ".tmpEjlE8B").touch()
+    finetune.run(replace(config, resume="auto"), show=False)
+    assert (config.output / "valid_list.txt").is_file()
+    assert not list(config.output.rglob(".tmp*"))
     for seed in (0, 1):
         for name in (f"seed_{seed}/predictions.csv", f"seed_{seed}/train_list.txt"):
             assert (whole / name).read_text() == (config.output / name).read_text()

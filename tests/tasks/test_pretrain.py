@@ -1,8 +1,11 @@
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +94,60 @@ def test_resumed_run_equals_an_unbroken_one(config, monkeypatch, tmp_path):
     for line in logs[0] + logs[1]:
         line.pop("time")
     assert logs[0] == logs[1]
+
+
+SLOW = """
+import sys, time
+from medslip.cli import run_task
+from medslip.data import loading
+from medslip.training.engine import Trainer
+
+def slow(function, seconds):
+    waits = iter(seconds)
+    return lambda *arguments: (time.sleep(next(waits, 0)), function(*arguments))[1]
+
+Trainer._step = slow(Trainer._step, [0.5] * 6)
+loading._Batches.__getitem__ = slow(loading._Batches.__getitem__, [0, 0, float(sys.argv.pop(1))])
+sys.exit(run_task("pretrain", sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
+def test_a_signalled_run_resumes_to_the_same_weights(config, tmp_path, request, number, status):
+    """To the whole process group, as schedulers and terminals do: the main process still needs its workers.
+
+    When interrupted, it must not wait for a batch that a worker has begun.
+    """
+    request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
+    torch.set_num_threads(1)
+    train = {"epochs": 2, "batch_size": 8, "log_every": 1}
+    model = {"trunk": "resnet18", "width": 32, "decoder_layers": 1, "feed_forward": 32}
+    given = arguments(config) | {"model": model, "train": train, "device": "cpu", "resume": "auto"}
+    given["data"]["workers"] = 1
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(given))
+    command = ["--config", str(tmp_path / "config.yaml"), "--output"]
+    assert run_task("pretrain", [*command, str(tmp_path / "whole")]) == 0
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.yaml.partial").write_text("tra")
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW, "60" if number == signal.SIGINT else "0", *command, str(tmp_path / "broken")],
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    log = tmp_path / "broken" / "log.jsonl"
+    until = time.monotonic() + 120
+    while time.monotonic() < until and not (log.is_file() and log.read_text()):
+        time.sleep(0.05)
+    os.killpg(process.pid, number)
+    _, errors = process.communicate(timeout=10)
+    assert process.returncode == status, errors
+    assert "Traceback" not in errors
+    with pytest.raises(ProcessLookupError):  # no worker is left
+        os.killpg(process.pid, 0)
+    assert (tmp_path / "broken" / "last.safetensors").is_file() == (status == 75)
+    assert run_task("pretrain", [*command, str(tmp_path / "broken")]) == 0
+    for name in ("best", "last"):
+        whole, broken = (read_tensors(tmp_path / run / f"{name}.safetensors")[0] for run in ("whole", "broken"))
+        assert all(torch.equal(tensor, broken[key]) for key, tensor in whole.items())
 
 
 def test_two_processes_train_under_torchrun(config, tmp_path):

@@ -6,6 +6,7 @@ Run as a script, this file is one of the processes of test_two_processes_equal_o
 import json
 import math
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -20,7 +21,7 @@ import pytest
 import torch
 from torch import nn
 
-from medslip.errors import InputError
+from medslip.errors import InputError, Stopped
 from medslip.model.weights import read_tensors
 from medslip.training import engine
 from medslip.training.distributed import processes
@@ -160,8 +161,8 @@ def one_process(folder):
         (Path(folder) / f"saved{world.rank}.json").write_text(json.dumps(made.saved))
 
 
-def test_two_processes_equal_one_with_the_doubled_batch(tmp_path, monkeypatch):
-    """Gradients are averaged over processes, losses are shares of a global mean: a wrong factor shows here."""
+def two_processes(*arguments):
+    """Start this file as two processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -171,12 +172,35 @@ def test_two_processes_equal_one_with_the_doubled_batch(tmp_path, monkeypatch):
         "WORLD_SIZE": "2",
         "OMP_NUM_THREADS": "1",
     }
-    (tmp_path / "two").mkdir()
-    command = [sys.executable, __file__, str(tmp_path / "two")]
-    started = [
+    command = [sys.executable, __file__, *map(str, arguments)]
+    return [
         subprocess.Popen(command, env=environment | {"RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
         for rank in range(2)
     ]
+
+
+def stopped_process(folder):
+    """What each process of the next test runs: the second one gets a signal."""
+    with processes("cpu") as world:
+        toy = Signalled(signal.SIGTERM, at=3) if world.rank else Toy(noise=0.3)
+        made = trainer(Path(folder), world, exact(epochs=2, accumulate=2))
+        with pytest.raises(Stopped, match="after step 2;"):
+            made.fit(toy, RowBatches(2, world.rank, world.world_size))
+
+
+def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path):
+    """The others would wait for it for ever."""
+    started = two_processes(tmp_path, "stop")
+    for process in started:
+        _, errors = process.communicate(timeout=240)
+        assert process.returncode == 0, errors
+    assert json.loads(read_tensors(tmp_path / "last.safetensors")[1]["progress"])["step"] == 2
+
+
+def test_two_processes_equal_one_with_the_doubled_batch(tmp_path, monkeypatch):
+    """Gradients are averaged over processes, losses are shares of a global mean: a wrong factor shows here."""
+    (tmp_path / "two").mkdir()
+    started = two_processes(tmp_path / "two")
     plain_sgd(monkeypatch)
     fit(tmp_path / "one", exact(epochs=2, log_every=1), batch=8)
     for process in started:
@@ -202,6 +226,37 @@ class Interrupted(Toy):
         if self.left < 0:
             raise KeyboardInterrupt
         return super().forward(batch, counts, generator)
+
+
+class Signalled(Toy):
+    """Sends its own process a signal in the forward pass of a batch, counted from 0."""
+
+    def __init__(self, number, at):
+        super().__init__(noise=0.3)
+        self.number, self.left = number, at
+
+    def forward(self, batch, counts, generator):
+        if self.left == 0:
+            os.kill(os.getpid(), self.number)
+        self.left -= 1
+        return super().forward(batch, counts, generator)
+
+
+@pytest.mark.parametrize(
+    ("number", "at", "step"), [(signal.SIGTERM, 2, 2), (signal.SIGUSR1, 7, 4), (signal.SIGTERM, 5, 3)]
+)
+def test_a_signal_saves_the_state_of_the_present_step(tmp_path, number, at, step):
+    """Epochs of 3 steps of two batches: a signal in the first or second batch of a step, and in an epoch's last step."""
+    config, before = exact(epochs=3, log_every=1, accumulate=2), signal.getsignal(number)
+    whole, toy, _ = fit(tmp_path / "whole", config, batch=4, toy=Toy(noise=0.3))
+    with pytest.raises(Stopped, match=f"after step {step}; continue with --resume auto"):
+        fit(tmp_path / "broken", config, batch=4, toy=Signalled(number, at))
+    assert signal.getsignal(number) == before
+    assert json.loads(read_tensors(tmp_path / "broken" / "last.safetensors")[1]["progress"])["step"] == step
+    resumed, other, _ = fit(tmp_path / "broken", config, batch=4, toy=Toy(noise=0.3), resume=True)
+    assert resumed == whole
+    assert_same_weights(toy.state_dict(), other.state_dict(), rtol=0, atol=0)
+    assert log_without_time(tmp_path / "whole") == log_without_time(tmp_path / "broken")
 
 
 NOISY = exact(epochs=3, save_every=2, log_every=1, seed=5)
@@ -326,4 +381,4 @@ def test_impossible_setting_is_bad_input_that_names_the_key(key):
 
 
 if __name__ == "__main__":
-    one_process(sys.argv[1])
+    (stopped_process if "stop" in sys.argv else one_process)(sys.argv[1])
