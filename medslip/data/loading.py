@@ -223,7 +223,7 @@ class Loader:
             num_workers=shard.workers,
             pin_memory=shard.pin_memory,
             persistent_workers=isinstance(batches, EpochSampler) and shard.workers > 0,
-            worker_init_fn=_ignore_signals,
+            worker_init_fn=_ignore_stop_signals,
         )
 
     def __len__(self) -> int:
@@ -330,9 +330,9 @@ def preload(source: Source, images: int, workers: int) -> Memory:
     return memory
 
 
-def _ignore_signals(worker: int) -> None:
-    """Schedulers and Ctrl-C signal all processes of a job; the main process still needs its workers, and ends them."""
-    for number in (signal.SIGINT, *STOP_SIGNALS):
+def _ignore_stop_signals(worker: int) -> None:
+    """Schedulers send their signals to all processes of a job, but the main process still needs its workers, and ends them."""
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -104,8 +105,13 @@ def processes(device: Device = "auto") -> Iterator[Processes]:
     if world_size == 1:
         yield Processes(0, 1, here)
         return
+    # Python's handler would have to wait for a collective, and so for processes that are interrupted already.
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     dist.init_process_group("nccl" if here.type == "cuda" else "gloo")
     try:
         yield Processes(rank, world_size, here, dist.new_group(backend="gloo") if here.type == "cuda" else None)
     finally:
         dist.destroy_process_group()
+        signal.signal(signal.SIGINT, handler)

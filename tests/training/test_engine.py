@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -197,6 +198,28 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path):
     assert json.loads(read_tensors(tmp_path / "last.safetensors")[1]["progress"])["step"] == 2
 
 
+def waiting_process(folder):
+    """What each process of the next test runs: the first one waits for the second."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in a shell's background ignores it
+    with processes("cpu") as world:
+        (Path(folder) / str(world.rank)).touch()
+        time.sleep(60 * world.rank)
+        world.wait()
+
+
+def test_interrupted_processes_do_not_wait_for_each_other(tmp_path):
+    started = two_processes(tmp_path, "wait")
+    until = time.monotonic() + 120
+    while time.monotonic() < until and len(list(tmp_path.iterdir())) < 2:
+        time.sleep(0.1)
+    time.sleep(0.5)
+    for process in started:
+        process.send_signal(signal.SIGINT)
+    for process in started:
+        process.communicate(timeout=10)
+        assert process.returncode == -signal.SIGINT  # 130 for a shell
+
+
 def test_two_processes_equal_one_with_the_doubled_batch(tmp_path, monkeypatch):
     """Gradients are averaged over processes, losses are shares of a global mean: a wrong factor shows here."""
     (tmp_path / "two").mkdir()
@@ -381,4 +404,5 @@ def test_impossible_setting_is_bad_input_that_names_the_key(key):
 
 
 if __name__ == "__main__":
-    (stopped_process if "stop" in sys.argv else one_process)(sys.argv[1])
+    run = {"stop": stopped_process, "wait": waiting_process}.get(sys.argv[-1], one_process)
+    run(sys.argv[1])
