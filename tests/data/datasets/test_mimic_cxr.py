@@ -67,7 +67,7 @@ def write_tables(folder: Path, images: list[tuple[str, str, str, str, str]], pac
     for stem, lines in (("metadata", metadata), ("split", split)):
         text = "\n".join(lines).encode() + b"\n"
         name = f"mimic-cxr-2.0.0-{stem}.csv" + ".gz" * packed
-        (folder / name).write_bytes(gzip.compress(text) if packed else text)
+        (folder / name).write_bytes(gzip.compress(text, mtime=0) if packed else text)
 
 
 def lists(folder: Path) -> dict[str, ImageTable]:
@@ -214,9 +214,15 @@ def test_bad_tables_are_refused(root: Path, tmp_path: Path, images: Any, message
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (gzip.compress(b"dicom_id,split\nd1,train\n"), r"metadata\.csv\.gz: line 3: image d2 is not in .*split"),
-        (gzip.compress(b"dicom_id,part\nd1,train\n"), "has no column 'split'"),
-        (gzip.compress(b"dicom_id,split\n" + b"d1,train\n" * 99)[:-12], r"split\.csv\.gz: not a table in CSV form"),
+        (
+            gzip.compress(b"dicom_id,split\nd1,train\n", mtime=0),
+            r"metadata\.csv\.gz: line 3: image d2 is not in .*split",
+        ),
+        (gzip.compress(b"dicom_id,part\nd1,train\n", mtime=0), "has no column 'split'"),
+        (
+            gzip.compress(b"dicom_id,split\n" + b"d1,train\n" * 99, mtime=0)[:-12],
+            r"split\.csv\.gz: not a table in CSV form",
+        ),
         (None, r"has neither .*split\.csv\.gz nor .*split\.csv"),
     ],
 )
