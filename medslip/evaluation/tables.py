@@ -132,8 +132,11 @@ def to_text(table: pd.DataFrame, spec: str = ".3f") -> str:
 def show_tables(tables: Mapping[str, pd.DataFrame]) -> None:
     """Print the main tables of a run, without the bins of the calibration and the classes of each subgroup."""
     for name in ("scores", "calibration", "operating_points", "subgroups", "subgroup_gaps"):
-        if len(tables.get(name, ())):
-            print(f"\n{words(name)}\n{to_text(tables[name])}")
+        table = tables.get(name, pd.DataFrame())
+        if name == "subgroup_gaps" and len(table):  # the page has the classes, and attributes with one group alone
+            table = table[table["highest"] != table["lowest"]].drop(columns="classes")
+        if len(table):
+            print(f"\n{words(name)}\n{to_text(table)}")
 
 
 def to_markdown(table: pd.DataFrame) -> str:
