@@ -202,6 +202,34 @@ def resample(
     return Resampled(values, drawn, np.asarray(carriers, np.intp))
 
 
+def resample_each(
+    scores: Sequence[Callable[[Counts], Floats]],
+    carriers: Sequence[npt.ArrayLike],
+    patients: int,
+    resamples: int,
+    seed: int,
+) -> Resampled:
+    """Compute the scores of several classes or groups on the same resamples, which are drawn once.
+
+    Args:
+        scores: K functions as for ``resample``, with equally many scores.
+        carriers: K, as for ``resample``.
+        patients: Number of patients.
+        resamples: Number of resamples; 0 for no intervals.
+        seed: Random seed.
+
+    Returns:
+        K x S.
+    """
+    return resample(
+        lambda counts: np.stack([score(counts) for score in scores], axis=1),
+        np.stack([np.asarray(each) for each in carriers]),
+        patients,
+        resamples,
+        seed,
+    )
+
+
 def resample_means(
     cases: npt.NDArray[np.floating], owner: npt.NDArray[np.intp], resamples: int, seed: int
 ) -> Resampled:

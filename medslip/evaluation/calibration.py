@@ -27,7 +27,7 @@ from scipy.special import expit, logit
 from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
 
-from medslip.evaluation.bootstrap import Estimate, Floats, count_patients, patient_index, resample
+from medslip.evaluation.bootstrap import Estimate, Floats, count_patients, patient_index, resample_each
 from medslip.evaluation.classification import why_undefined
 
 BINS = 10
@@ -91,19 +91,22 @@ def calibration(
     if not ((probabilities >= 0) & (probabilities <= 1)).all():
         raise ValueError("a probability is outside 0..1")
     owner = patient_index(patients)
+    notes = [why_undefined(int((label == 1).sum()), int((label == 0).sum())) for label in labels.T]
+    binned = {k: _Binned(labels[:, k], probabilities[:, k], owner) for k, note in enumerate(notes) if not note}
+    estimates: dict[int, npt.NDArray[np.object_]] = {}
+    if binned:
+        scores, carriers = zip(*((each.scores, each.carriers) for each in binned.values()), strict=True)
+        found = resample_each(scores, carriers, count_patients(owner), resamples, seed)
+        estimates = dict(zip(binned, found.estimates(), strict=True))
     rows: list[dict[str, object]] = []
     bins: list[dict[str, object]] = []
-    for k, name in enumerate(classes):
-        label = labels[:, k]
-        note = why_undefined(int((label == 1).sum()), int((label == 0).sum()))
+    for k, (name, note) in enumerate(zip(classes, notes, strict=True)):
         values = dict.fromkeys(CALIBRATION_SCORES, Estimate(np.nan)) | {"chance_ece": np.nan, "chance_limit": np.nan}
         if not note:
-            binned = _Binned(label, probabilities[:, k], owner)
-            found = resample(binned.scores, binned.carriers, count_patients(owner), resamples, seed)
-            chance = binned.chance(np.random.default_rng((seed, k)))
-            values = dict(zip(CALIBRATION_SCORES, found.estimates(), strict=True))
+            chance = binned[k].chance(np.random.default_rng((seed, k)))
+            values = dict(zip(CALIBRATION_SCORES, estimates[k], strict=True))
             values |= {"chance_ece": float(chance.mean()), "chance_limit": float(np.quantile(chance, 0.95))}
-            bins += [{"class": name, **each} for each in binned.reliability()]
+            bins += [{"class": name, **each} for each in binned[k].reliability()]
         rows.append({"class": name, **values, "note": note})
     return pd.DataFrame(rows), pd.DataFrame(bins, columns=["class", "images", "probability", "frequency"])
 

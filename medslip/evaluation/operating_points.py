@@ -14,12 +14,13 @@ depend on the share of positives among these images.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from medslip.evaluation.bootstrap import Estimate, Floats, count_patients, divide, patient_index, resample
+from medslip.evaluation.bootstrap import Counts, Estimate, Floats, count_patients, divide, patient_index, resample_each
 from medslip.evaluation.classification import best_threshold, why_undefined
 
 RULES = ("specificity", "max_f1")
@@ -102,35 +103,38 @@ def operating_points(
     """
     owner = patient_index(patients)
     column = {name: k for k, name in enumerate(thresholds["class"].unique())}
-    rows = []
-    for row in thresholds.to_dict("records"):
+    rows, totals = thresholds.to_dict("records"), {}
+    for place, row in enumerate(rows):
         label, probability = labels[:, column[row["class"]]], probabilities[:, column[row["class"]]]
-        note = why_undefined(int((label == 1).sum()), int((label == 0).sum()))
-        if not note and np.isnan(row["threshold"]):
-            note = "no threshold"
-        values = [Estimate(np.nan)] * len(POINT_SCORES)
-        if not note:
-            values = _rates_at(row["threshold"], label, probability, owner, resamples, seed)
-        rows.append(row | dict(zip(POINT_SCORES, values, strict=True)) | {"note": note})
-    return pd.DataFrame(rows)
+        row["note"] = why_undefined(int((label == 1).sum()), int((label == 0).sum()))
+        if not row["note"] and np.isnan(row["threshold"]):
+            row["note"] = "no threshold"
+        if not row["note"]:
+            totals[place] = _counts_at(row["threshold"], label, probability, owner)
+    estimates: dict[int, npt.NDArray[np.object_]] = {}
+    if totals:
+        scores = [partial(_weighted_rates, total) for total in totals.values()]
+        carriers = [np.count_nonzero(_bases(total), axis=0) for total in totals.values()]
+        found = resample_each(scores, carriers, count_patients(owner), resamples, seed)
+        estimates = dict(zip(totals, found.estimates(), strict=True))
+    undefined = [Estimate(np.nan)] * len(POINT_SCORES)
+    scored = pd.DataFrame([estimates.get(place, undefined) for place in range(len(rows))], columns=list(POINT_SCORES))
+    return pd.concat([thresholds.reset_index(drop=True), scored], axis=1).assign(note=[row["note"] for row in rows])
 
 
-def _rates_at(
-    threshold: float,
-    label: npt.NDArray[np.int8],
-    probability: npt.NDArray[np.floating],
-    owner: npt.NDArray[np.intp],
-    resamples: int,
-    seed: int,
-) -> list[Estimate]:
-    """POINT_SCORES of one class at one threshold."""
+def _counts_at(
+    threshold: float, label: npt.NDArray[np.int8], probability: npt.NDArray[np.floating], owner: npt.NDArray[np.intp]
+) -> Floats:
+    """Patients x 4: true positives, false negatives, false positives, true negatives of one class at one threshold."""
     patients, known = count_patients(owner), label >= 0
     missed = probability[known] < threshold
-    # Per patient: true positives, false negatives, false positives, true negatives.
     place = owner[known] * 4 + 2 * (label[known] == 0) + missed
-    totals = np.bincount(place, minlength=patients * 4).reshape(patients, 4).astype(np.float64)
-    carriers = np.count_nonzero(_bases(totals), axis=0)
-    return list(resample(lambda counts: _rates(counts @ totals), carriers, patients, resamples, seed).estimates())
+    return np.bincount(place, minlength=patients * 4).reshape(patients, 4).astype(np.float64)
+
+
+def _weighted_rates(totals: Floats, counts: Counts) -> Floats:
+    """R x POINT_SCORES of R resamples."""
+    return _rates(counts @ totals)
 
 
 def _rates(counts: Floats) -> Floats:

@@ -28,7 +28,7 @@ from medslip.evaluation.bootstrap import (
     divide,
     patient_index,
     patient_sums,
-    resample,
+    resample_each,
 )
 from medslip.evaluation.classification import Ranking
 
@@ -99,7 +99,8 @@ def by_group(
         if not names:
             continue
         scorers = [scorer(of_case == name, owner) for name in names]
-        found = _resample(scorers, count_patients(owner), resamples, seed)
+        carriers = [scorer.carriers for scorer in scorers]
+        found = resample_each(scorers, carriers, count_patients(owner), resamples, seed)
         rows = []
         for name in names + [UNKNOWN] * bool((of_case == "").any()):
             inside = of_case == ("" if name == UNKNOWN else name)
@@ -120,15 +121,6 @@ def by_group(
         "subgroup_gaps": pd.DataFrame(gaps, columns=["attribute", "score", "highest", "lowest", "gap", "classes"]),
         "subgroup_classes": pd.DataFrame(classes),
     }
-
-
-def _resample(scorers: Sequence[GroupScorer], patients: int, resamples: int, seed: int) -> Resampled:
-    """Groups x C x S."""
-
-    def score(counts: Counts) -> Floats:
-        return np.stack([scorer(counts) for scorer in scorers], axis=1)
-
-    return resample(score, np.stack([scorer.carriers for scorer in scorers]), patients, resamples, seed)
 
 
 def _compare(
