@@ -39,7 +39,7 @@ class Batch:
         images: B x 1 x S x S, uint8, 0 to 255, bones bright; see Preprocessing.normalise.
         indices: B positions in the data set, int64.
         labels: The targets: B x A x P or B x C, int8, 1 present, 0 absent, -1 unknown; or masks, B x 1 x S x S, uint8, 1 inside
-            and 0 outside. None if there are none.
+            and 0 outside. None without targets.
     """
 
     images: Tensor
@@ -297,7 +297,7 @@ class Memory:
 
     Attributes:
         images: n x 1 x S x S, uint8.
-        targets: n targets, empty if there are none.
+        targets: n targets, empty for a source without targets.
     """
 
     images: Tensor

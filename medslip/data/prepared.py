@@ -128,7 +128,7 @@ def write_prepared(
         notes: For the summary.
 
     Raises:
-        InputError: There is no image, or a study belongs to two patients; nothing is written then.
+        InputError: No images are left, or a study belongs to two patients. Nothing is written in that case.
     """
     if not len(images):
         reasons = "; ".join(f"{count} {reason}" for reason, count in left_out.items() if count)

@@ -117,7 +117,7 @@ class ImageTable:
         """The labels, n x C.
 
         Raises:
-            InputError: There are none.
+            InputError: The images have no labels.
         """
         if self.labels is None:
             raise InputError(f"{self.name}: has no labels")

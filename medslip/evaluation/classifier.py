@@ -136,7 +136,7 @@ def prediction_table(
         images: n rows: ``path``, ``patient``, ``view``, ``sex``, ``age``.
         classes: C names.
         probabilities: n x C.
-        labels: n x C; None where there are none.
+        labels: n x C; None for unlabelled images.
     """
     columns: dict[str, Any] = {"image": images["path"].astype(str), "patient": images["patient"]}
     columns |= {name: probabilities[:, k] for k, name in enumerate(classes)}
