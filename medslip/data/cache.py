@@ -44,8 +44,8 @@ def build_cache(lists: Sequence[Path], folder: Path, size: int, workers: int, eq
 
     Images are squashed to size x size as for evaluation, and stored as 8-bit PNG. Choose a size above the training side, as
     random crops are cut from it. A file's name in the cache depends on its source, the source's length and time, and the
-    size, so that an interrupted run continues where it was. Lists change only after every image is stored; a list that already names
-    cached images of this size is left unchanged.
+    size, so that an interrupted run continues where it was. Lists change only after every image is stored; a list that
+    already names cached images of this size is left unchanged.
 
     Args:
         lists: List files, which are rewritten.
