@@ -40,9 +40,18 @@ GROUPS: dict[str, dict[str, str]] = {
         "evaluate_all": "evaluate a model zero-shot on all data sets that you have, in one table",
         "compare": "compare two runs on the same images: paired differences with confidence intervals",
     },
+    "Weights": {
+        "convert_authors_release": "convert the authors' .pth to a folder in the form of the Hugging Face Hub",
+    },
 }
 """Heading -> task -> what it does. A task is a module of medslip.tasks with COMMAND: a config class and the function that runs
 it."""
+
+_EXAMPLES = """
+Examples:
+  medslip demo
+  medslip zeroshot_cls --checkpoint runs/mimic --data.kind folder --data.path my_images
+  medslip ground --config configs/ground/rsna.yaml --checkpoint runs/mimic"""
 
 TASKS: dict[str, str] = {task: what for tasks in GROUPS.values() for task, what in tasks.items()}
 
@@ -53,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: medslip TASK [--config FILE] [--key value ...]\n       medslip TASK --help explains every option")
         for heading, tasks in GROUPS.items():
-            print(f"\n{heading}:", *(f"  {name:14}{what}" for name, what in tasks.items()), sep="\n")
+            print(f"\n{heading}:", *(f"  {name:25}{what}" for name, what in tasks.items()), sep="\n")
+        print(_EXAMPLES)
         return 0 if arguments else 2
     if arguments[0] == "--version":
         print(__version__)

@@ -1,49 +1,113 @@
-"""The public API: image files in, probabilities and attention maps out."""
+"""The public API: images in; probabilities, heat maps and features out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import difflib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib import resources
 from itertools import product
+from os import PathLike
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Self, cast
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import torch
 import torch.nn.functional as F
+from huggingface_hub import ModelCard, ModelHubMixin
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from medslip.checkpoints import Checkpoint, load_checkpoint
+from medslip.checkpoints import Checkpoint, find_checkpoint, load_checkpoint, save_checkpoint
+from medslip.checkpoints.hub import HUB_WEIGHTS
+from medslip.data.images import Grey, ImageInput, name_of, read_image
 from medslip.data.loading import ImageSource, Shard, evaluation_loader
+from medslip.errors import InputError
+from medslip.evaluation.figures import Tile, overview
+from medslip.evaluation.grounding import anatomy_grids, attention_grids, interleave, predicted_boxes
+from medslip.evaluation.grounding_scores import MapPair
+from medslip.evaluation.tables import from_records, to_markdown
 from medslip.model.device import choose_device
+from medslip.model.image_encoder import Streams
 from medslip.model.medslip import MeDSLIPOutput
+from medslip.model.text_encoder import TextEncoder
 from medslip.model.trunk import PATCH
-from medslip.vocabulary import PATHOLOGIES, pathology_index
+from medslip.run_dir import read_metrics
+from medslip.vocabulary import FINDINGS, PATHOLOGIES, pathology_index, pathology_of
+
+Images = ImageInput | Sequence[ImageInput]
+"""One image, or many: paths (PNG, JPEG, DICOM), open files, images of Pillow, or arrays; see ``data.images.read_image``."""
+
+
+_DOWNLOAD = frozenset({"revision", "cache_dir", "token", "force_download", "local_files_only"})
+"""What ``from_pretrained`` hands to the Hub."""
 
 
 @dataclass(frozen=True)
-class Predictions:
-    """Probabilities for n images.
+class Grounding:
+    """Where the model looks for a query in an image; a notebook shows it as a picture.
 
     Attributes:
-        pathologies: n x P, float32, "present" probability of every pathology of the vocabulary.
-        free: n x F, float32, of the free-text queries.
+        query: A pathology of the vocabulary, or free text.
+        probability: That it is present, 0..1.
+        image: H x W, uint8, the image as read, upright.
+        heat_map: H x W, float64, 0..1; 1 at its maximum, whatever the probability.
+        boxes: Around the connected parts of the heat map at the threshold, most confident first: ``x``, ``y``, ``width``,
+            ``height`` in pixels, and ``confidence``, the share of the whole map that lies in the part.
     """
 
-    pathologies: npt.NDArray[np.float32]
-    free: npt.NDArray[np.float32]
+    query: str
+    probability: float
+    image: Grey
+    heat_map: npt.NDArray[np.float64]
+    boxes: pd.DataFrame
 
-    def columns(self, queries: Sequence[str | int]) -> npt.NDArray[np.float32]:
-        """Select columns: N x C, one per query, a pathology by name or the index of a free-text query."""
-        return np.stack(
-            [self.free[:, q] if isinstance(q, int) else self.pathologies[:, pathology_index(q)] for q in queries],
-            axis=1,
-        )
+    def save(self, path: Path | str) -> None:
+        """Draw the heat map and the boxes over the image, and write the picture as PNG."""
+        boxes = list(self.boxes[["x", "y", "width", "height"]].itertuples(index=False, name=None))
+        tile = Tile(self.image, f"{self.query}: {self.probability:.2f}", self.heat_map, boxes)
+        overview(Path(path), [tile], tile_size=5)
+
+    def _repr_png_(self) -> bytes:
+        with TemporaryDirectory() as folder:
+            self.save(path := Path(folder, "grounding.png"))
+            return path.read_bytes()
 
 
-class Predictor:
-    """A checkpoint, ready to predict.
+@dataclass(frozen=True)
+class Embeddings:
+    """Features of n images, float32.
+
+    Attributes:
+        pathology: n x N x D, the patches of the pathology stream, row by row.
+        anatomy: n x N x D, those of the anatomy stream.
+        pooled: n x C, the trunk's features averaged over the image.
+    """
+
+    pathology: npt.NDArray[np.float32]
+    anatomy: npt.NDArray[np.float32]
+    pooled: npt.NDArray[np.float32]
+
+
+class Predictor(
+    ModelHubMixin,
+    library_name="medslip",
+    tags=["chest-x-ray", "radiology", "vision-language", "zero-shot"],
+    paper_url="https://arxiv.org/abs/2403.10635",
+    pipeline_tag="zero-shot-image-classification",
+    model_card_template=resources.files("medslip.resources").joinpath("hub_card.md.jinja").read_text(encoding="utf-8"),
+):
+    """A checkpoint, ready to predict. ``Predictor.from_pretrained`` opens one.
+
+    The same image gives the same result, alone or among others, to rounding. ``save_pretrained(folder)`` and
+    ``push_to_hub("owner/name")`` are those of huggingface_hub: they write model.safetensors, config.json and a model card
+    (``model_card_kwargs={"runs": [...]}`` adds the scores of evaluation runs to it).
 
     Args:
         checkpoint: A model and its card.
@@ -51,8 +115,10 @@ class Predictor:
         batch: Images per batch.
         workers: Processes that decode images; 0 decodes in this one.
         equalise: Whether to equalise the histogram of each image first, as the authors do for RSNA.
+        text_encoder: Where the checkpoint's text encoder is, for free text, if not under its recorded name.
 
     Attributes:
+        checkpoint: As given; ``checkpoint.card`` says what the model was trained on.
         patch_centre: Where in a patch its features are centred; see ``model.trunk.Backbone``.
 
     Raises:
@@ -66,93 +132,280 @@ class Predictor:
         batch: int = 64,
         workers: int = 0,
         equalise: bool = False,
+        text_encoder: str | None = None,
     ) -> None:
         self.device = choose_device(str(device or "auto"))
         self.checkpoint = checkpoint
         self.model = checkpoint.model.to(self.device).eval()
         self.patch_centre = self.model.image_encoder.trunk.patch_centre
-        self._batch, self._workers, self._equalise = batch, workers, equalise
+        self._batch, self._workers, self._equalise, self._text_encoder = batch, workers, equalise, text_encoder
+        self._runs: list[Path] = []
 
-    @staticmethod
-    def load(path: Path | str, device: str | torch.device | None = None) -> Predictor:
-        """Open one of our checkpoints.
-
-        Raises:
-            InputError: The file is missing or is not a checkpoint.
-        """
-        return Predictor(load_checkpoint(Path(path)), device)
-
-    def classify(
-        self, images: Sequence[Path], free_text: Sequence[str] = (), text_encoder: str | None = None
-    ) -> Predictions:
-        """Predict every pathology of the vocabulary, and free-text queries, for each image.
+    @classmethod
+    def from_pretrained(cls, name: Path | str, **options: Any) -> Self:  # type: ignore[override]
+        """Open a checkpoint.
 
         Args:
-            images: Image files: PNG, JPEG, DICOM. Without any, the predictions are of 0 images.
-            free_text: Further queries; they do not change the predictions of the vocabulary.
-            text_encoder: Where the checkpoint's text encoder is, if not under the name that it recorded.
+            name: A run directory of pre-training, a checkpoint file, or a repository on the Hugging Face Hub
+                ("owner/name"); with HF_HUB_OFFLINE=1 the repository is read from the cache.
+            options: Those of ``Predictor``; for the Hub also ``revision`` (a branch, tag or commit), ``cache_dir``, ``token``,
+                ``force_download`` and ``local_files_only``.
 
         Raises:
-            InputError: An image cannot be read, or the text encoder cannot be found or is a different one.
+            InputError: There is no such checkpoint, it is damaged, or it is the authors' .pth, which lacks its prompts.
         """
-        pathologies = [np.empty((0, len(PATHOLOGIES)), np.float32)]
-        free = [np.empty((0, len(free_text)), np.float32)]
-        prompts = None
-        if len(images) and free_text:
-            prompts = self.checkpoint.encode_free_text(free_text, text_encoder).to(self.device)
-        for _, output in self.outputs(images) if len(images) else ():
-            pathologies.append(present_probability(output.pathology_logits))
-            if prompts is None:
-                free.append(np.empty((len(pathologies[-1]), 0), np.float32))
-            else:
-                with torch.inference_mode():
-                    logits, _ = self.model.predict_text(output.patches.pathology, prompts)
-                free.append(present_probability(logits))
-        return Predictions(np.concatenate(pathologies), np.concatenate(free))
+        if Path(name).suffix in (".pth", ".pt"):
+            raise InputError(
+                f"{name}: the authors' weights need the prompts and the text encoder that they were trained with; convert them "
+                "once with scripts/convert_authors_release.py, or use medslip.checkpoints.load_authors"
+            )
+        download = {key: options.pop(key) for key in _DOWNLOAD & options.keys()}
+        predictor = cls(load_checkpoint(find_checkpoint(name, **download)), **options)
+        predictor._runs = [Path(name)] if Path(name, "metrics.json").is_file() else []
+        return predictor
 
-    def outputs(self, images: Sequence[Path], with_attention: bool = False) -> Iterator[tuple[Tensor, MeDSLIPOutput]]:
-        """The grey images that the model sees (B x 1 x S x S, uint8) and its output, batch by batch."""
-        transform = self.checkpoint.card.transform
-        source = ImageSource(list(images), transform.side, equalise=self._equalise)
-        loader = evaluation_loader(source, len(images), Shard(self._batch, self._workers))
-        for batch in tqdm(loader, total=len(loader), desc="images", unit="batch", leave=False, disable=None):
-            yield batch.images, self._run(batch.images.to(self.device), with_attention)
+    def _save_pretrained(self, save_directory: Path) -> None:
+        card = self.checkpoint.card
+        save_checkpoint(save_directory / HUB_WEIGHTS, self.model, card, save_directory / "config.json")
+
+    def generate_model_card(self, *args: Any, runs: Sequence[Path | str] = (), **kwargs: Any) -> ModelCard:
+        """The model card: what the model was trained on, its validation scores, and the scores of evaluation runs.
+
+        Args:
+            args: Those of huggingface_hub.
+            runs: Run directories of evaluations.
+            kwargs: Those of huggingface_hub.
+
+        Raises:
+            InputError: A run has no metrics.json.
+        """
+        card, results = self.checkpoint.card, [_results(Path(run)) for run in (*self._runs, *runs)]
+        known = json.loads(card.to_json())
+        source = known["provenance"].get("source") or known["provenance"].get("config", {}).get("data", {}).get("train")
+        data = f"Source: {source}." if source else "Not recorded."
+        return super().generate_model_card(*args, **known, training_data=data, results=results, **kwargs)
+
+    def classify(
+        self, images: Images, findings: Sequence[str] | None = None, text: str | Sequence[str] = ()
+    ) -> pd.DataFrame:
+        """Predict the probability of findings and of free-text queries.
+
+        Args:
+            images: One image or many. Without any, the table has no rows.
+            findings: Pathologies of the vocabulary, or classes of public data sets that stand for one ("Pleural Effusion");
+                None takes all that are findings.
+            text: Further queries, such as "rib fracture: a break in the line of a rib"; none changes another prediction.
+
+        Returns:
+            A row per image and a column per finding, then per text: the probability that it is present, float32. The index
+            is the image's path, or for an object without a file its position.
+
+        Raises:
+            InputError: An image cannot be read, a finding is not in the vocabulary, or the text encoder cannot be found or is
+                a different one.
+        """
+        images, text = listed(images), [text] if isinstance(text, str) else list(text)
+        findings = FINDINGS if findings is None else findings
+        columns = [_pathology_index(name) for name in findings]
+        found = [np.empty((0, len(PATHOLOGIES) + len(text)), np.float32)]
+        for _, output in self.outputs(images, text=text) if len(images) else ():
+            found.append(present_probability(output.pathology_logits))
+        probabilities = np.concatenate(found)[:, [*columns, *range(len(PATHOLOGIES), found[0].shape[1])]]
+        names = [str(k) if (name := name_of(image)) == type(image).__name__ else name for k, image in enumerate(images)]
+        return pd.DataFrame(probabilities, pd.Index(names, name="image"), [*findings, *text])
+
+    def ground(
+        self,
+        image: ImageInput,
+        query: str,
+        threshold: float = 0.5,
+        *,
+        layers: Sequence[int] = (),
+        heads: Sequence[int] = (),
+        shifts: int = 2,
+        anatomy: bool = False,
+    ) -> Grounding:
+        """Show where the model looks for a finding.
+
+        Args:
+            image: One image.
+            query: A pathology of the vocabulary, a class that stands for one, or else free text.
+            threshold: Of the heat map, 0..1, for the boxes; ``scripts/ground.py`` chooses it on labelled images.
+            layers: As for ``maps``.
+            heads: As for ``maps``.
+            shifts: As for ``maps``.
+            anatomy: As for ``maps``.
+
+        Raises:
+            InputError: The image cannot be read, or the text encoder cannot be found or is a different one.
+        """
+        pathology = pathology_of(query)
+        column, text = (len(PATHOLOGIES), [query]) if pathology is None else (pathology_index(pathology), [])
+        options = {"layers": layers, "heads": heads, "shifts": shifts, "anatomy": anatomy}
+        grey = read_image(image)
+        ((found, probability),) = next(self.maps([grey], [column], text, **options))  # type: ignore[arg-type]
+        heat = found.heat_map(*grey.shape)
+        boxes, confidence = predicted_boxes(heat, threshold)
+        table = pd.DataFrame(boxes, columns=["x", "y", "width", "height"]).assign(confidence=confidence)
+        table = table.sort_values("confidence", ascending=False, kind="stable", ignore_index=True)
+        return Grounding(query, probability, grey, heat, table)
+
+    @torch.inference_mode()
+    def embed(self, images: Images) -> Embeddings:
+        """The features of images, for models on top of them.
+
+        Raises:
+            InputError: An image cannot be read.
+        """
+        encoder, transform = self.model.image_encoder, self.checkpoint.card.transform
+        parts = []
+        for grey in self._batches(listed(images)):
+            features = encoder.trunk(transform.normalise(grey.to(self.device)))
+            parts.append([part.float().cpu().numpy() for part in (*encoder.split(features), features.mean(dim=(2, 3)))])
+        if not parts:
+            raise InputError("embed: no images were given")
+        return Embeddings(*map(np.concatenate, zip(*parts, strict=True)))
+
+    def maps(
+        self,
+        images: Sequence[ImageInput],
+        columns: Sequence[int],
+        text: Sequence[str] = (),
+        *,
+        layers: Sequence[int] = (),
+        heads: Sequence[int] = (),
+        shifts: int = 1,
+        anatomy: bool = False,
+    ) -> Iterator[list[tuple[MapPair, float]]]:
+        """Where the model looks for several queries, image by image.
+
+        Args:
+            images: Files or images.
+            columns: Indices of pathologies; from P on, of free-text queries.
+            text: The free-text queries.
+            layers: Decoder layers whose attention is averaged, from 0; empty for all.
+            heads: Attention heads of these layers, from 0; empty for all.
+            shifts: K: average the maps of K x K copies, see ``shifted_outputs``.
+            anatomy: Whether to multiply by the anatomy stream's map: its attention, weighted by the anatomies that the model
+                pairs with the pathology in this image; not for free text.
+
+        Yields:
+            For each of these queries the map, and the probability of "present".
+
+        Raises:
+            InputError: An image cannot be read, or anatomy is set for free text.
+        """
+        if anatomy and text:
+            raise InputError(
+                "anatomy: the model pairs anatomies with pathologies of the vocabulary only, not with free text"
+            )
+
+        def grids(output: MeDSLIPOutput) -> npt.NDArray[np.float64]:
+            """B x len(columns) x g x g."""
+            attention, anatomies = (maps.double().cpu().numpy() for maps in cast("Streams[Tensor]", output.maps))
+            found = attention_grids(attention[..., columns, :], layers, heads)
+            if anatomy:
+                pairs = output.icl_logits[..., columns].double().cpu().numpy()
+                found = found * anatomy_grids(attention_grids(anatomies, layers, heads), pairs)
+            return np.asarray(found, np.float64)
+
+        for plain, copies in self.shifted_outputs(images, shifts, text):
+            fine, centre = interleave([grids(output) for output in copies], self.patch_centre)
+            probabilities = present_probability(plain.pathology_logits[:, columns]).tolist()
+            for of_image in zip(fine, grids(plain), probabilities, strict=True):
+                yield [(MapPair(grid, patch, centre), each) for grid, patch, each in zip(*of_image, strict=True)]
+
+    def outputs(
+        self, images: Sequence[ImageInput], with_attention: bool = False, text: Sequence[str] = ()
+    ) -> Iterator[tuple[Tensor, MeDSLIPOutput]]:
+        """The grey images that the model sees (B x 1 x S x S, uint8) and its output, batch by batch.
+
+        With free-text queries, ``pathology_logits`` and ``maps.pathology`` hold theirs after those of the vocabulary.
+        """
+        prompts = self._prompts(text)
+        for grey in self._batches(images):
+            yield grey, self._run(grey.to(self.device), with_attention, prompts)
 
     def shifted_outputs(
-        self, images: Sequence[Path], shifts: int
+        self, images: Sequence[ImageInput], shifts: int, text: Sequence[str] = ()
     ) -> Iterator[tuple[MeDSLIPOutput, list[MeDSLIPOutput]]]:
         """Outputs with attention for each image and for copies of it shifted by fractions of a patch, batch by batch.
 
         Patches are coarse; the maps of the copies fall between one another, see ``evaluation.grounding.interleave``.
 
         Args:
-            images: Image files.
+            images: Files or images.
             shifts: K, copies down and across; 1, 2, 4 or 8, so that a shift is a whole number of pixels.
+            text: Free-text queries.
 
         Yields:
             The output for the images themselves; and K * K outputs in reading order: copy k, across or down, begins
             (k - (K - 1) / 2) / K patches further on; beyond its edge an image is extended by its last row or column.
         """
+        prompts = self._prompts(text)
         starts = [round((k - (shifts - 1) / 2) * PATCH / shifts) for k in range(shifts)]
-        for grey, plain in self.outputs(images, with_attention=True):
+        for grey in (grey.to(self.device) for grey in self._batches(images)):
+            plain = self._run(grey, True, prompts)
             if shifts == 1:
                 yield plain, [plain]
                 continue
             side, margin = grey.shape[-1], PATCH // 2
-            padded = F.pad(grey.to(self.device, torch.float32), (margin,) * 4, mode="replicate").to(grey.dtype)
+            padded = F.pad(grey.float(), (margin,) * 4, mode="replicate").to(grey.dtype)
             corners = [(margin + down, margin + across) for down, across in product(starts, repeat=2)]
             yield (
                 plain,
-                [
-                    self._run(padded[..., top : top + side, left : left + side], with_attention=True)
-                    for top, left in corners
-                ],
+                [self._run(padded[..., top : top + side, left : left + side], True, prompts) for top, left in corners],
             )
 
+    def _batches(self, images: Sequence[ImageInput]) -> Iterator[Tensor]:
+        source = ImageSource(images, self.checkpoint.card.transform.side, equalise=self._equalise)
+        loader = evaluation_loader(source, len(images), Shard(self._batch, self._workers))
+        for batch in tqdm(loader, total=len(loader), desc="images", unit="batch", leave=False, disable=None):
+            yield batch.images
+
     @torch.inference_mode()
-    def _run(self, grey: Tensor, with_attention: bool) -> MeDSLIPOutput:
+    def _run(self, grey: Tensor, with_attention: bool, prompts: Tensor | None) -> MeDSLIPOutput:
         output: MeDSLIPOutput = self.model(self.checkpoint.card.transform.normalise(grey), with_attention)
-        return output
+        if prompts is None:
+            return output
+        logits, maps = self.model.predict_text(output.patches.pathology, prompts, with_attention)
+        if maps is not None:
+            maps = torch.cat([cast(Tensor, output.maps.pathology), maps], dim=-2)
+        logits = torch.cat([output.pathology_logits, logits], dim=1)
+        return replace(output, pathology_logits=logits, maps=Streams(maps, output.maps.anatomy))
+
+    @cached_property
+    def _encoder(self) -> TextEncoder:
+        return self.checkpoint.text_encoder(self._text_encoder)
+
+    def _prompts(self, text: Sequence[str]) -> Tensor | None:
+        """F x T embeddings of free-text queries; None without any."""
+        return self._encoder.encode(text).to(self.device) if text else None
+
+
+def listed(images: Images) -> Sequence[ImageInput]:
+    """One image as a list of one; a list unchanged."""
+    one = isinstance(images, str | PathLike | Image.Image | np.ndarray) or hasattr(images, "read")
+    return [cast(ImageInput, images)] if one else list(cast("Iterable[ImageInput]", images))
+
+
+def _results(run: Path) -> dict[str, str]:
+    """The scores of a run for the model card."""
+    metrics = read_metrics(run)
+    data = metrics.get("data", {})
+    name = data.get("name") or data.get("part", "")
+    counts = [f"{data[key]:,} {key}" for key in ("images", "patients", "findings") if key in data]
+    table = to_markdown(from_records(metrics["scores"])) if metrics.get("scores") else ""
+    return {"title": f"{metrics['task'].capitalize()}: {name}", "data": ", ".join(counts), "table": table}
+
+
+def _pathology_index(name: str) -> int:
+    pathology = pathology_of(name)
+    if pathology is None:
+        close = difflib.get_close_matches(name.lower(), PATHOLOGIES, n=1)
+        hint = f"did you mean {close[0]}?" if close else "query it as text"
+        raise InputError(f"findings: {name!r} is not in the vocabulary; {hint}")
+    return pathology_index(pathology)
 
 
 def present_probability(logits: Tensor) -> npt.NDArray[np.float32]:

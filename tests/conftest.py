@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pandas as pd
 import pytest
@@ -22,7 +23,8 @@ from medslip.model.medslip import MeDSLIP, ModelConfig
 from medslip.model.text_encoder import TextConfig, TextEncoder
 from medslip.vocabulary import ANATOMIES, PATHOLOGIES, load_prompts
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"  # for subprocesses; this process has read it already
+huggingface_hub.constants.HF_HUB_OFFLINE = True
 torch.set_num_threads(1)
 
 SHARED = Path(__file__).resolve().parents[1] / ".." / "shared"

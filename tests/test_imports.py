@@ -14,7 +14,8 @@ LEVELS = (
     {"model", "losses", "data"},
     {"checkpoints", "data_options"},
     {"config", "training", "evaluation"},
-    {"predictor", "run_dir"},
+    {"run_dir"},
+    {"predictor"},
     {"phantoms"},
     {"tasks"},
     {"cli"},
@@ -31,6 +32,7 @@ OWNERS = {
     "matplotlib": ("evaluation/figures.py",),
     "jsonargparse": ("config.py",),
     "safetensors": ("model/weights.py",),
+    "huggingface_hub": ("checkpoints/hub.py", "predictor.py"),
     "jinja2": ("evaluation/run_page.py",),
     "markupsafe": ("evaluation/run_page.py",),
 }

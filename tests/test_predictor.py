@@ -1,16 +1,24 @@
-"""The predictor: each image once, in order, with the transform that is stored with the weights."""
+"""The public API: each image once, in order, in every form that an image has, and the hub's form of a model."""
+
+import io
+import json
+import os
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from huggingface_hub import HfApi, ModelCard
+from huggingface_hub.file_download import repo_folder_name
 from PIL import Image
 
 from medslip import MeDSLIP, Predictor
 from medslip.checkpoints import load_checkpoint
 from medslip.data.images import read_image
 from medslip.errors import InputError
-from medslip.predictor import Predictions, present_probability
-from medslip.vocabulary import PATHOLOGIES
+from medslip.predictor import present_probability
+from medslip.run_dir import write_metrics
+from medslip.vocabulary import FINDINGS, PATHOLOGIES
 
 
 @pytest.fixture(scope="module")
@@ -32,38 +40,99 @@ def predictor(tiny_checkpoint):
 
 def test_predictions_are_the_models_in_the_order_of_the_images(predictor, files):
     """A prediction for the wrong image is worse than none."""
-    predictions = predictor.classify(files)
-    assert predictions.pathologies.shape == (5, 75)
-    assert predictions.pathologies.dtype == np.float32
-    assert predictions.free.shape == (5, 0)
+    table = predictor.classify(files)
+    assert table.index.tolist() == [str(path) for path in files]
+    assert table.columns.tolist() == list(FINDINGS)
+    assert set(table.dtypes) == {np.dtype(np.float32)}
     transform = predictor.checkpoint.card.transform
-    for index, path in enumerate(files):
+    for path in files:
         image = transform.normalise(transform(read_image(path))[None])
         with torch.inference_mode():
             expected = predictor.model(image).pathology_logits.softmax(-1)[0, :, 1]
-        np.testing.assert_allclose(predictions.pathologies[index], expected.numpy(), rtol=1e-4, atol=1e-6)
+        columns = [PATHOLOGIES.index(name) for name in FINDINGS]
+        np.testing.assert_allclose(table.loc[str(path)], expected.numpy()[columns], rtol=1e-4, atol=1e-6)
+
+
+def test_findings_choose_columns_by_any_name_of_a_pathology(predictor, files):
+    """Classes of data sets have other names than the vocabulary; a typing error would silently query something else."""
+    every = predictor.classify(files)
+    chosen = predictor.classify(files, ["Pleural Effusion", "mass"])
+    assert chosen.columns.tolist() == ["Pleural Effusion", "mass"]
+    np.testing.assert_array_equal(chosen, every[["effusion", "mass"]])
+    with pytest.raises(InputError, match=r"'efusion' is not in the vocabulary; did you mean effusion\?"):
+        predictor.classify(files, ["efusion"])
 
 
 def test_free_text_is_predicted_with_the_vocabulary(predictor, files):
-    """A free-text query with a prompt's own text is the same query once more."""
-    plain = predictor.classify(files)
+    """A free-text query with a prompt's own text is the same query once more, and changes nothing else."""
     text = predictor.checkpoint.card.prompts.pathology[8]
-    found = predictor.classify(files, [text, "fibrosis"])
-    assert found.free.shape == (5, 2)
-    np.testing.assert_allclose(found.pathologies, plain.pathologies, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(found.free[:, 0], found.pathologies[:, 8], rtol=0.05)
+    found = predictor.classify(files, ["effusion"], [text, "fibrosis"])
+    assert found.columns.tolist() == ["effusion", text, "fibrosis"]
+    np.testing.assert_allclose(found["effusion"], predictor.classify(files)["effusion"], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found[text], found["effusion"], rtol=0.05)
+    np.testing.assert_allclose(predictor.classify(files, [], "fibrosis")["fibrosis"], found["fibrosis"], rtol=1e-4)
 
 
-def test_columns_pick_pathologies_by_name_and_free_queries_by_index():
-    predictions = Predictions(
-        np.arange(150, dtype=np.float32).reshape(2, 75), np.array([[-1, -2], [-3, -4]], np.float32)
-    )
-    effusion = PATHOLOGIES.index("effusion")
-    np.testing.assert_array_equal(
-        predictions.columns(["effusion", 1, 0]), [[effusion, -2, -1], [75 + effusion, -4, -3]]
-    )
-    with pytest.raises(InputError, match="unknown pathology 'Effusion'"):
-        predictions.columns(["Effusion"])
+def test_every_form_of_an_image_gives_the_same_probabilities(predictor, files):
+    """Users have paths, uploads, Pillow's images and arrays, one or many."""
+    path = files[3]
+    forms = [path, str(path), path.open("rb"), io.BytesIO(path.read_bytes()), Image.open(path), read_image(path)]
+    forms += [np.stack([read_image(path)] * 3, -1), read_image(path) / 255]
+    table = predictor.classify(forms, ["effusion"])
+    assert table.index.tolist() == [str(path)] * 3 + ["3", str(path), "5", "6", "7"]
+    np.testing.assert_allclose(table["effusion"], table["effusion"].iloc[0], rtol=1e-5)
+    assert predictor.classify(path).shape == (1, len(FINDINGS))
+    assert predictor.classify(forms[5]).shape == (1, len(FINDINGS))
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        (np.zeros((2, 3, 4, 5)), r"array of shape \(2, 3, 4, 5\)"),
+        (np.full((4, 4), 255.0), r"array of float64, 255.0 to 255.0: .* within 0..1"),
+        (np.full((4, 4), -1), "array of int64, -1 to -1"),
+        (io.BytesIO(b"no image"), "BytesIO: not a PNG, JPEG or DICOM"),
+        (io.BytesIO(), "BytesIO: the image file is empty"),
+    ],
+)
+def test_what_is_not_an_image_is_one_line(predictor, image, words):
+    with pytest.raises(InputError, match=words):
+        predictor.classify(image)
+
+
+def test_grounding_is_in_the_coordinates_of_the_image(predictor, files):
+    """Heat map and boxes are drawn over the user's image, not over the model's square."""
+    found = predictor.ground(files[1], "Pleural Effusion", threshold=0.9)
+    assert found.heat_map.shape == found.image.shape == (31, 40)
+    assert found.heat_map.max() == 1
+    assert found.probability == pytest.approx(predictor.classify(files[1])["effusion"].item(), abs=1e-6)
+    (row,) = found.boxes.head(1).itertuples()
+    assert (found.heat_map[int(row.y) : int(row.y + row.height), int(row.x) : int(row.x + row.width)] >= 0.9).any()
+    assert found._repr_png_().startswith(b"\x89PNG")
+    ((same, _),) = next(predictor.maps([files[1]], [PATHOLOGIES.index("effusion")], shifts=2))
+    np.testing.assert_array_equal(found.heat_map, same.heat_map(31, 40))
+
+
+def test_free_text_is_grounded_by_its_own_attention(predictor, files):
+    """A prompt's own text is the same query once more; another text looks elsewhere."""
+    text = predictor.checkpoint.card.prompts.pathology[8]
+    own, other = predictor.ground(files[1], text), predictor.ground(files[1], "left pleural effusion")
+    np.testing.assert_allclose(own.heat_map, predictor.ground(files[1], "effusion").heat_map, atol=0.05)
+    assert own.query == text
+    assert not np.allclose(own.heat_map, other.heat_map, atol=1e-4)
+    with pytest.raises(InputError, match=r"anatomy: .* not with free text"):
+        predictor.ground(files[1], text, anatomy=True)
+
+
+def test_embeddings_are_what_the_queries_see(predictor, files):
+    """Features of another layer or order would train a worse model on top, silently."""
+    found = predictor.embed(files)
+    (_, output), *_ = predictor.outputs(files)
+    np.testing.assert_allclose(found.pathology[:2], output.patches.pathology, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found.anatomy[:2], output.patches.anatomy, rtol=1e-4, atol=1e-6)
+    assert found.pathology.shape == (5, 4, 32)
+    assert found.pooled.shape == (5, 256)
+    assert predictor.embed(files[0]).pooled.shape == (1, 256)
 
 
 def test_attention_comes_with_the_images_that_the_model_saw(predictor, files):
@@ -91,18 +160,89 @@ def test_unreadable_image_is_named(predictor, files, tmp_path):
 
 def test_public_names(tiny_checkpoint):
     """What the README imports: the names at the top of the package."""
-    assert isinstance(Predictor.load(str(tiny_checkpoint), "cpu").model, MeDSLIP)
-    with pytest.raises(InputError, match="no such checkpoint"):
-        Predictor.load("none.safetensors")
+    assert isinstance(Predictor.from_pretrained(str(tiny_checkpoint), device="cpu").model, MeDSLIP)
     with pytest.raises(ImportError):
         from medslip import Segmenter  # noqa: F401
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("none.safetensors", "none.safetensors: no such checkpoint"),
+        (".", "the folder holds no best.safetensors or model.safetensors"),
+        ("nobody/nothing", "nobody/nothing: no such file or folder, and not a model in the Hugging Face cache"),
+        ("MeDSLIP_resnet50.pth", "convert them once with scripts/convert_authors_release.py"),
+    ],
+)
+def test_what_is_no_checkpoint_is_one_line(name, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=words) as error:
+        Predictor.from_pretrained(name)
+    assert "\n" not in str(error.value)
+
+
 def test_no_images_give_no_predictions(predictor):
     """An empty directory would end in numpy's error."""
-    predictions = predictor.classify([], ["a fish"])
-    assert predictions.pathologies.shape == (0, 75)
-    assert predictions.free.shape == (0, 1)
+    assert predictor.classify([], None, ["a fish"]).shape == (0, len(FINDINGS) + 1)
+
+
+@pytest.fixture(scope="module")
+def hub_folder(predictor, tmp_path_factory):
+    """The model as it is uploaded, with the scores of a run."""
+    folder = tmp_path_factory.mktemp("hub")
+    scores = pd.DataFrame({"class": ["Effusion"], "auroc": [0.75]})
+    (folder / "run").mkdir()
+    data = {"name": "some hospital", "images": 1200, "patients": 800}
+    write_metrics(folder / "run", "zero-shot classification", data, {"scores": scores})
+    predictor.save_pretrained(folder / "model", model_card_kwargs={"runs": [folder / "run"]})
+    return folder / "model"
+
+
+def test_the_hubs_form_comes_back_bit_for_bit(predictor, hub_folder, files):
+    """Weights that change on the way to the hub are not those that were evaluated."""
+    assert {file.name for file in hub_folder.iterdir()} == {"README.md", "config.json", "model.safetensors"}
+    again = Predictor.from_pretrained(hub_folder, device="cpu", batch=2)
+    assert again.checkpoint.card == predictor.checkpoint.card
+    expected = predictor.model.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in again.model.state_dict().items())
+    pd.testing.assert_frame_equal(again.classify(files), predictor.classify(files), check_exact=True)
+
+
+def test_the_model_card_has_use_data_and_scores(hub_folder):
+    """Weights without them are used for what they were not made for."""
+    card = ModelCard.load(hub_folder / "README.md")
+    assert card.data.library_name == "medslip"
+    for words in ("Not for clinical decisions", "some hospital", "1,200 images, 800 patients", "0.750", "tiny_bert"):
+        assert words in card.text, words
+    assert json.loads((hub_folder / "config.json").read_text())["model"]["trunk"] == "resnet18"
+
+
+@pytest.mark.parametrize("revision", ["main", "v1", "0" * 40])
+def test_a_repository_is_read_from_the_cache_without_network(hub_folder, tmp_path, revision, files, predictor):
+    """With HF_HUB_OFFLINE=1, as on most clusters; ``revision`` chooses the weights. The cache is laid out as documented."""
+    repository = tmp_path / repo_folder_name(repo_id="someone/medslip", repo_type="model")
+    for part in ("snapshots", "refs", "blobs"):
+        (repository / part).mkdir(parents=True)
+    (repository / "snapshots" / ("0" * 40)).symlink_to(hub_folder)
+    for name in ("main", "v1"):
+        (repository / "refs" / name).write_text("0" * 40)
+    found = Predictor.from_pretrained("someone/medslip", revision=revision, cache_dir=tmp_path, device="cpu", batch=2)
+    pd.testing.assert_frame_equal(found.classify(files), predictor.classify(files), check_exact=True)
+    with pytest.raises(InputError, match="someone/medslip: no such file or folder"):
+        Predictor.from_pretrained("someone/medslip", revision="v2", cache_dir=tmp_path)
+
+
+def test_push_to_hub_uploads_the_three_files(predictor, monkeypatch):
+    """The upload itself is huggingface_hub's; what is handed to it must be complete."""
+    uploaded = {}
+
+    def upload(self, *, repo_id, folder_path, **_):
+        uploaded[repo_id] = sorted(os.listdir(folder_path))
+
+    monkeypatch.setattr(HfApi, "create_repo", lambda self, repo_id, **_: type("Url", (), {"repo_id": repo_id}))
+    monkeypatch.setattr(HfApi, "upload_folder", upload)
+    predictor.push_to_hub("someone/medslip")
+    assert uploaded == {"someone/medslip": ["README.md", "config.json", "model.safetensors"]}
 
 
 def test_shifted_copies_begin_a_quarter_of_a_patch_before_and_after_the_image(predictor, files, monkeypatch):

@@ -2,6 +2,7 @@
 
 from medslip.checkpoints.authors import load_authors
 from medslip.checkpoints.finetuned import FineTuned, load_finetuned, save_finetuned
+from medslip.checkpoints.hub import find_checkpoint
 from medslip.checkpoints.pretrained import Card, Checkpoint, load_checkpoint, save_checkpoint
 from medslip.checkpoints.state import Progress, load_state, save_state
 
@@ -10,6 +11,7 @@ __all__ = [
     "Checkpoint",
     "FineTuned",
     "Progress",
+    "find_checkpoint",
     "load_authors",
     "load_checkpoint",
     "load_finetuned",

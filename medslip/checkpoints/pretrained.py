@@ -7,13 +7,14 @@ FILE.json next to it repeats the card for people.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from medslip.checkpoints.hub import find_checkpoint
 from medslip.data.preprocessing import Preprocessing
 from medslip.errors import InputError
 from medslip.files import to_json, write_text
@@ -90,15 +91,11 @@ class Checkpoint:
     model: MeDSLIP
     card: Card
 
-    def encode_free_text(self, texts: Sequence[str], encoder: str | None = None) -> Tensor:
-        """Embed free-text queries with the encoder of the checkpoint's training.
+    def text_encoder(self, encoder: str | None = None) -> TextEncoder:
+        """Open the encoder of the checkpoint's training, for free-text queries.
 
         Args:
-            texts: F queries.
             encoder: Where that encoder is on this machine; None takes the name that the checkpoint recorded.
-
-        Returns:
-            F x T.
 
         Raises:
             InputError: The checkpoint does not name its encoder, or this is a different one.
@@ -117,22 +114,26 @@ class Checkpoint:
                 f"free text: the checkpoint was trained with {own.encoder}; the tokenizer of {found.config.encoder} "
                 "has another vocabulary or other settings"
             )
-        return found.encode(texts)
+        return found
 
 
-def save_checkpoint(path: Path, model: MeDSLIP, card: Card) -> None:
-    """Write weights and card to ``path`` (.safetensors), and the card also to FILE.json."""
+def save_checkpoint(path: Path, model: MeDSLIP, card: Card, description: Path | None = None) -> None:
+    """Write weights and card to ``path`` (.safetensors), and the card also to ``description``, by default FILE.json."""
     path = Path(path)
     write_tensors(path, model.state_dict(), {"card": card.to_json()})
-    write_text(path.with_suffix(".json"), card.to_json() + "\n")
+    write_text(description or path.with_suffix(".json"), card.to_json() + "\n")
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
+def load_checkpoint(path: Path | str) -> Checkpoint:
     """Read a checkpoint written by save_checkpoint; needs no text encoder.
+
+    Args:
+        path: A file, a folder or a repository on the Hub, see ``find_checkpoint``.
 
     Raises:
         InputError: The file is missing, damaged, not one of our checkpoints, or its weights do not fit its card.
     """
+    path = find_checkpoint(path)
     tensors, metadata = read_tensors(path)
     if "card" not in metadata:
         raise InputError(

@@ -1,13 +1,16 @@
-"""Image files -> arrays: PNG, JPEG and DICOM, to 8-bit grey with bones bright."""
+"""Images -> arrays: PNG, JPEG and DICOM, Pillow's images and arrays, to 8-bit grey with bones bright."""
 
 from __future__ import annotations
 
 import math
+import os
+import shutil
+import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +20,10 @@ from tqdm import tqdm
 from medslip.data.dicom import DICOM_SUFFIXES, MAX_PIXELS, Grey, Header, read_dicom, read_dicom_header, years
 from medslip.errors import InputError, one_line
 
-__all__ = ["Grey", "Header", "is_dicom", "read_header", "read_headers", "read_image", "years"]
+__all__ = ["Grey", "Header", "ImageInput", "is_dicom", "name_of", "read_header", "read_headers", "read_image", "years"]
+
+ImageInput = str | os.PathLike[str] | BinaryIO | Image.Image | npt.NDArray[Any]
+"""A file's path, an open file, an image of Pillow, or an array (see ``read_image``)."""
 
 _ORIENTATION_TAG = 0x0112
 _MESSAGE_LENGTH = 160  # characters of a decoder's message
@@ -27,7 +33,7 @@ _PNG, _JPEG = b"\x89PNG\r\n", b"\xff\xd8\xff"
 PngImagePlugin.MAX_TEXT_CHUNK = max(PngImagePlugin.MAX_TEXT_CHUNK, 16 << 20)
 
 
-def read_image(path: Path, at_least: int | None = None) -> Grey:
+def read_image(image: ImageInput, at_least: int | None = None) -> Grey:
     """Read a radiograph.
 
     PNG and JPEG: colour is converted to luminance, transparency is ignored, an EXIF orientation is applied. A
@@ -38,9 +44,12 @@ def read_image(path: Path, at_least: int | None = None) -> Grey:
     or where the result would be blank, the range from the least to the greatest value is shown. MONOCHROME1 is
     inverted. Padding is black. Bits that are not part of the pixel values, such as overlays, are dropped.
 
+    Images of Pillow are read like PNG. Arrays: H x W, or H x W x 3 or 4 channels, of integers from 0 (scaled by bits, as for
+    PNG), or of floating-point numbers within 0..1; bones bright.
+
     Args:
-        path: The file. Its content decides the format; a suffix .dcm, .dicom or .ima is only consulted where the content
-            does not say.
+        image: A path, an open binary file, an image of Pillow or an array. A file's content decides the format; a suffix
+            .dcm, .dicom or .ima is only consulted where the content does not say.
         at_least: A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, about twice as fast, as long as both sides keep this
             many pixels. With twice the side that you need, the result differs by a few grey levels at most. None, and
             formats other than JPEG: full size.
@@ -49,10 +58,32 @@ def read_image(path: Path, at_least: int | None = None) -> Grey:
         H x W grey values, uint8.
 
     Raises:
-        InputError: The file is missing, empty, cut short, larger than a radiograph, not an image, or of an unsupported kind.
+        InputError: The file is missing, empty, cut short, larger than a radiograph, not an image, or of an unsupported kind;
+            an array has another shape or range.
     """
-    path = Path(path)
-    return read_dicom(path) if is_dicom(path) else _read_picture(path, at_least)
+    if isinstance(image, str | os.PathLike):
+        path = Path(image)
+        return read_dicom(path) if is_dicom(path) else _read_picture(path, at_least)
+    if isinstance(image, Image.Image):
+        return _grey_picture(image)
+    if isinstance(image, np.ndarray):
+        return _grey_array(image)
+    with tempfile.TemporaryDirectory() as folder:  # the decoders need a file
+        copy = Path(folder, "image")
+        with copy.open("wb") as file:
+            shutil.copyfileobj(image, file)
+        try:
+            return read_image(copy, at_least)
+        except InputError as error:
+            raise InputError(str(error).replace(str(copy), name_of(image))) from None
+
+
+def name_of(image: ImageInput) -> str:
+    """The path of a file, or of an image or open file that knows it; else the kind of object."""
+    if isinstance(image, str | os.PathLike):
+        return str(image)
+    name = getattr(image, "filename", "") or getattr(image, "name", "")
+    return name if isinstance(name, str) and name else type(image).__name__
 
 
 def is_dicom(path: Path) -> bool:
@@ -119,8 +150,24 @@ def _read_picture(path: Path, at_least: int | None) -> Grey:
         image.load()
         if image.mode in ("RGB", "RGBA", "LA") and _png_depth(path) == 16:
             return _read_16_bit_colour(path)
-        upright = ImageOps.exif_transpose(image) if _orientation(image) != 1 else image
-        return _to_8_bit(np.array(upright)) if upright.mode[0] == "I" else np.array(upright.convert("L"))
+        return _grey_picture(image)
+
+
+def _grey_picture(image: Image.Image) -> Grey:
+    upright = ImageOps.exif_transpose(image) if _orientation(image) != 1 else image
+    return _to_8_bit(np.array(upright)) if upright.mode[0] == "I" else np.array(upright.convert("L"))
+
+
+def _grey_array(values: npt.NDArray[Any]) -> Grey:
+    if not values.size or not (values.ndim == 2 or (values.ndim == 3 and values.shape[2] in (3, 4))):
+        raise InputError(f"array of shape {values.shape}: an image is H x W, H x W x 3 or H x W x 4")
+    least, greatest, real = values.min(), values.max(), values.dtype.kind == "f"
+    if not (real or values.dtype.kind in "iu") or not 0 <= least <= greatest <= (1 if real else 65535):
+        raise InputError(
+            f"array of {values.dtype}, {least} to {greatest}: give whole numbers within 0..65535, or real ones within 0..1"
+        )
+    grey = np.rint(values * 255).astype(np.uint8) if real else _to_8_bit(values)
+    return grey if grey.ndim == 2 else np.array(Image.fromarray(grey[..., :3]).convert("L"))
 
 
 def _orientation(image: Image.Image) -> int:

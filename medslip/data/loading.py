@@ -5,19 +5,17 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
 from medslip.data.augmentation import Augment
-from medslip.data.images import read_image
+from medslip.data.images import ImageInput, read_image
 from medslip.data.preprocessing import equalise, squash, squash_mask
 from medslip.data.splits import Indices
 from medslip.data.table import ImageTable
@@ -90,7 +88,7 @@ class ImageSource:
     """Images from their files, each with a target; see Source.
 
     Args:
-        images: An image table, or image files.
+        images: An image table, or files or images as for read_image.
         side: Side in pixels that images are squashed to; None leaves them at their own size.
         target: Position -> target; None for no targets.
         equalise: Whether to equalise each image's histogram first.
@@ -99,21 +97,25 @@ class ImageSource:
 
     def __init__(
         self,
-        images: ImageTable | Sequence[Path],
+        images: ImageTable | Sequence[ImageInput],
         side: int | None,
         target: Callable[[int], Tensor] | None = None,
         equalise: bool = False,
         at_least: int | None = None,
     ) -> None:
-        table = images if isinstance(images, ImageTable) else ImageTable("", pd.DataFrame({"path": list(images)}))
-        # Arrays instead of many objects: workers share their pages.
-        self._paths = table.images["path"].astype(str).to_numpy(np.str_)
-        self._lines = table.images["line"].to_numpy(int) if "line" in table.images else None
-        self._source = table.source
+        self._images: Sequence[ImageInput] | npt.NDArray[np.str_]
+        self._lines, self._source = None, ""
+        if isinstance(images, ImageTable):
+            # Arrays instead of many objects: workers share their pages.
+            self._images = images.images["path"].astype(str).to_numpy(np.str_)
+            self._lines = images.images["line"].to_numpy(int) if "line" in images.images else None
+            self._source = images.source
+        else:
+            self._images = images
         self._side, self._target, self._equalise, self._at_least = side, target, equalise, at_least
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self._images)
 
     def __call__(self, index: int) -> tuple[Tensor, Tensor]:
         """Image and target.
@@ -122,7 +124,7 @@ class ImageSource:
             InputError: The image or its mask cannot be read; the message names the line that lists it.
         """
         try:
-            image = read_image(Path(str(self._paths[index])), self._at_least)
+            image = read_image(self._images[index], self._at_least)
         except InputError as error:
             where = "" if self._lines is None else f"{self._source}: line {self._lines[index]}: "
             raise InputError(f"{where}{error}") from None

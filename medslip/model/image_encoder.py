@@ -53,6 +53,10 @@ class ImageEncoder(nn.Module):
     def forward(self, images: Tensor) -> Streams[Tensor]:
         """B x 3 x S x S, normalised -> two streams, each B x N x D, patches in row-major order."""
         assert images.shape[1:2] == (3,), f"images have shape {tuple(images.shape)}, not B x 3 x S x S"
-        patches = self.trunk(images).flatten(2).transpose(1, 2)  # B x N x C
+        return self.split(self.trunk(images))
+
+    def split(self, features: Tensor) -> Streams[Tensor]:
+        """The trunk's features, B x C x g x g, as two streams, each B x N x D."""
+        patches = features.flatten(2).transpose(1, 2)  # B x N x C
         m = self.gate(patches)
         return Streams(self.pathology_stream(m * patches), self.anatomy_stream((1 - m) * patches))

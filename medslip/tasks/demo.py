@@ -11,7 +11,6 @@ import pandas as pd
 from medslip.config import PHANTOM, PHANTOM_PREPARED, phantom_config
 from medslip.data.datasets.coco import Coco
 from medslip.data.datasets.csv_table import CsvTable
-from medslip.data.images import read_image
 from medslip.data.loading import ImageSource, preload
 from medslip.data.table import Finding
 from medslip.errors import InputError
@@ -26,7 +25,6 @@ from medslip.tasks import finetune_seg, ground, make_phantom, prepare_data, pret
 from medslip.tasks.finetune_seg import FinetuneSegConfig
 from medslip.tasks.ground import GroundConfig
 from medslip.tasks.zeroshot_cls import ZeroshotConfig
-from medslip.vocabulary import PATHOLOGIES
 
 THUMBNAIL = 16  # pixels along each side
 ENOUGH_TO_SEGMENT = 1000  # with fewer studies, a split may by chance have no mask
@@ -181,14 +179,12 @@ def draw_predictions(path: Path, corpus: Path, checkpoint: Path, columns: int = 
         new = [finding for finding in table.findings_of(index) if finding.label not in shown]
         shown |= {finding.label: (image, finding) for finding in new[:1]}
     chosen = list(shown.values())[: columns * rows]
-    queries = [PATHOLOGIES.index(finding.label) for _, finding in chosen]
-    config = phantom_config(GroundConfig, "ground", corpus, checkpoint=checkpoint)
-    maps = ground.maps(Predictor.load(checkpoint), [image for image, _ in chosen], config, queries)
+    predictor = Predictor.from_pretrained(checkpoint)
     tiles = []
-    for k, ((image, finding), of_image) in enumerate(zip(chosen, maps, strict=True)):
-        pixels, (found, probability) = read_image(image), of_image[k]
-        title = f"{finding.label}: {probability:.2f}"
-        tiles.append(Tile(pixels, title, found.heat_map(*pixels.shape), list(finding.boxes)))
+    for image, finding in chosen:
+        found = predictor.ground(image, finding.label)
+        title = f"{finding.label}: {found.probability:.2f}"
+        tiles.append(Tile(found.image, title, found.heat_map, list(finding.boxes)))
     overview(path, tiles, columns)
 
 

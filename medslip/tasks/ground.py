@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -20,7 +20,7 @@ from medslip.data.table import METADATA, Finding, ImageTable, check_shared
 from medslip.errors import InputError
 from medslip.evaluation.classifier import metadata_columns
 from medslip.evaluation.figures import Tile, box_curves, overview
-from medslip.evaluation.grounding import anatomy_grids, attention_grids, box_region, interleave, mean_box_grid, overlap
+from medslip.evaluation.grounding import box_region, mean_box_grid, overlap
 from medslip.evaluation.grounding_scores import (
     ABOVE_PRIOR,
     ALL,
@@ -36,8 +36,7 @@ from medslip.evaluation.grounding_scores import (
 )
 from medslip.evaluation.subgroups import MeansInGroup, by_group
 from medslip.evaluation.tables import to_text, write_csv
-from medslip.model.medslip import MeDSLIPOutput
-from medslip.predictor import Predictor, present_probability
+from medslip.predictor import Predictor
 from medslip.run_dir import begin, bootstrap_settings, finish
 from medslip.tasks.weights import EvaluationConfig
 from medslip.vocabulary import class_pathologies, pathology_index
@@ -272,49 +271,13 @@ def look(predictor: Predictor, images: ImageTable, config: GroundConfig) -> list
     queried = sorted(set(column.values()))
     cases: list[Case] = []
     paths, names, patients = images.paths, images.images["path"].astype(str).tolist(), images.patients
-    for index, found in enumerate(maps(predictor, paths, config, queried)):
+    options = {name: getattr(config, name) for name in ("layers", "heads", "shifts", "anatomy")}
+    for index, found in enumerate(predictor.maps(paths, queried, **options)):
         path, patient = paths[index], patients[index] or names[index]
         for finding in images.findings_of(index):
             of_finding = found[queried.index(column[finding.label])]
             cases.append(Case(index, path, patient, images.frame(index), finding, *of_finding))
     return cases
-
-
-def maps(
-    predictor: Predictor, paths: Sequence[Path], config: GroundConfig, columns: list[int]
-) -> Iterator[list[tuple[MapPair, float]]]:
-    """Where the model looks, image by image.
-
-    Args:
-        predictor: The model.
-        paths: Image files.
-        config: For layers, heads, shifts and anatomy.
-        columns: Indices of pathologies.
-
-    Yields:
-        For each of these pathologies the map, and the probability of "present".
-
-    Raises:
-        InputError: An image cannot be read.
-    """
-    for plain, copies in predictor.shifted_outputs(paths, config.shifts):
-        grids, centre = interleave([_grids(output, columns, config) for output in copies], predictor.patch_centre)
-        patches = _grids(plain, columns, config)
-        probabilities = present_probability(plain.pathology_logits[:, columns]).tolist()
-        for of_image in zip(grids, patches, probabilities, strict=True):
-            yield [(MapPair(grid, patch, centre), each) for grid, patch, each in zip(*of_image, strict=True)]
-
-
-def _grids(output: MeDSLIPOutput, columns: list[int], config: GroundConfig) -> Grid:
-    """B x len(columns) x g x g."""
-    assert output.maps.pathology is not None, "requested"
-    assert output.maps.anatomy is not None, "requested"
-    attention = output.maps.pathology[..., columns, :].double().cpu().numpy()
-    grids = attention_grids(attention, config.layers, config.heads)
-    if config.anatomy:
-        anatomies = attention_grids(output.maps.anatomy.double().cpu().numpy(), config.layers, config.heads)
-        grids = grids * anatomy_grids(anatomies, output.icl_logits[..., columns].double().cpu().numpy())
-    return np.asarray(grids, np.float64)
 
 
 def make_baselines(splits: Splits, side: int) -> dict[str, dict[str, MapPair]]:

@@ -36,8 +36,8 @@ class EvaluationConfig:
     """Evaluate a model.
 
     Attributes:
-        checkpoint: The weights: ours, or the authors' .pth; a pattern such as runs/*/best.safetensors takes the newest
-            file that matches.
+        checkpoint: The weights: a file, the directory of a pre-training run, or a repository on the Hugging Face Hub
+            (owner/name); or the authors' .pth. A pattern such as runs/*/best.safetensors takes the newest file that matches.
         authors: How to read the authors' .pth.
         resamples: Bootstrap resamples of patients.
         seed: Random seed of the resamples, and of patients that are set aside.
@@ -73,14 +73,14 @@ class EvaluationConfig:
         """Open the checkpoint, see ``open_weights``."""
         return open_weights(self.checkpoint, self.authors)
 
-    def predictor(self, weights: Checkpoint, equalise: bool) -> Predictor:
+    def predictor(self, weights: Checkpoint, equalise: bool, text_encoder: str | None = None) -> Predictor:
         """A predictor with the opened weights; ``equalise`` as in the data set."""
         device = None if self.device == "auto" else self.device
-        return Predictor(weights, device, self.batch_size, self.workers, equalise)
+        return Predictor(weights, device, self.batch_size, self.workers, equalise, text_encoder)
 
 
 def open_weights(path: Path, authors: AuthorsConfig) -> Checkpoint:
-    """Open a checkpoint: .safetensors is ours, .pth and .pt the authors'.
+    """Open a checkpoint: .pth and .pt are the authors', everything else is ours.
 
     Raises:
         InputError: The file cannot be used.

@@ -91,6 +91,11 @@ class Queries:
     by_class: tuple[str | int, ...]
     free_text: tuple[str, ...]
 
+    @property
+    def pathologies(self) -> list[str]:
+        """The pathologies that are queried, each once."""
+        return list(dict.fromkeys(query for query in self.by_class if isinstance(query, str)))
+
     def labels(self, images: ImageTable) -> npt.NDArray[np.int8] | None:
         """The data set's labels, n x C; -1 (unknown) for classes that only a prompt names."""
         if images.labels is None:
@@ -126,10 +131,12 @@ def run(config: ZeroshotConfig, show: bool = True) -> dict[str, pd.DataFrame] | 
         print(f"{images.name}: left out {count:,} {reason}")
     queries = build_queries(images, config)
     others = _read_validation(images, config)
-    predictor = config.predictor(weights, config.data.equalise)
+    predictor = config.predictor(weights, config.data.equalise, config.text_encoder)
+    column = {query: k for k, query in enumerate([*queries.pathologies, *range(len(queries.free_text))])}
 
     def probabilities_of(paths: list[Path]) -> npt.NDArray[np.float32]:
-        return predictor.classify(paths, queries.free_text, config.text_encoder).columns(queries.by_class)
+        found = predictor.classify(paths, queries.pathologies, queries.free_text).to_numpy()
+        return found[:, [column[query] for query in queries.by_class]]
 
     probabilities = probabilities_of(images.paths)
     validation = None if others is None else _predictions(others, probabilities_of(others.paths))

@@ -104,7 +104,7 @@ def test_loading_needs_no_text_encoder(saved):
     """Inference on the built-in vocabulary must run where transformers takes seconds or is broken."""
     code = (
         "import sys; from medslip.predictor import Predictor; "
-        f"Predictor.load({str(saved[0])!r}, 'cpu'); assert 'transformers' not in sys.modules"
+        f"Predictor.from_pretrained({str(saved[0])!r}, device='cpu'); assert 'transformers' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -184,7 +184,7 @@ def test_safetensors_file_of_another_program_is_bad_input(tmp_path):
 def test_free_text_is_embedded_as_the_prompts_were(tiny_checkpoint):
     """A query with the text of a prompt must get that prompt's embedding."""
     checkpoint = load_checkpoint(tiny_checkpoint)
-    embedded = checkpoint.encode_free_text([checkpoint.card.prompts.pathology[8]])
+    embedded = checkpoint.text_encoder().encode([checkpoint.card.prompts.pathology[8]])
     torch.testing.assert_close(embedded[0], checkpoint.model.pathology_prompts[8], rtol=1e-5, atol=1e-5)
 
 
@@ -197,20 +197,20 @@ def test_free_text_needs_the_same_encoder(tiny_checkpoint, tiny_bert, tmp_path):
     other._tokenizer.save_pretrained(tmp_path)
     checkpoint = load_checkpoint(tiny_checkpoint)
     with pytest.raises(InputError, match=r"free text: the checkpoint was trained with .* has other weights") as error:
-        checkpoint.encode_free_text(["covid-19"], str(tmp_path))
+        checkpoint.text_encoder(str(tmp_path)).encode(["covid-19"])
     assert "\n" not in str(error.value)
 
 
 def test_free_text_is_accepted_from_another_place(tiny_checkpoint, tiny_bert, tmp_path):
     """The encoder's directory on another machine is another one."""
     (tmp_path / "bert").symlink_to(tiny_bert)
-    assert load_checkpoint(tiny_checkpoint).encode_free_text(["covid-19"], str(tmp_path / "bert")).shape == (1, 32)
+    assert load_checkpoint(tiny_checkpoint).text_encoder(str(tmp_path / "bert")).encode(["covid-19"]).shape == (1, 32)
 
 
 def test_free_text_without_a_recorded_encoder_is_bad_input(saved, card, tmp_path):
     save_checkpoint(tmp_path / "bare.safetensors", saved[1], replace(card, text=None))
     with pytest.raises(InputError, match="does not record which text encoder"):
-        load_checkpoint(tmp_path / "bare.safetensors").encode_free_text(["covid-19"])
+        load_checkpoint(tmp_path / "bare.safetensors").text_encoder()
 
 
 @pytest.mark.parametrize(

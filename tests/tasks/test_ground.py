@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -73,7 +74,7 @@ def test_run_folder_holds_scores_of_every_finding(config, corpus, capsys, estima
 def test_an_images_map_does_not_depend_on_its_batch(config, corpus, tiny_checkpoint):
     """A map scaled by its batch would change with the images beside it, and boxes with it."""
     images = ground.read_splits(config).scored
-    predictor = Predictor.load(tiny_checkpoint, "cpu")
+    predictor = Predictor.from_pretrained(tiny_checkpoint, device="cpu")
     together = ground.look(predictor, images, config)
     alone = ground.look(predictor, images.at([2]), config)
     start = sum(len(images.findings_of(index)) for index in (0, 1))
@@ -85,7 +86,7 @@ def test_an_images_map_does_not_depend_on_its_batch(config, corpus, tiny_checkpo
 def test_the_product_with_the_anatomy_stream_is_another_map(config, tiny_checkpoint):
     """The option would do nothing."""
     images = ground.read_splits(config).scored.at([0])
-    predictor = Predictor.load(tiny_checkpoint, "cpu")
+    predictor = Predictor.from_pretrained(tiny_checkpoint, device="cpu")
     plain, product = (
         ground.look(predictor, images, replace(config, anatomy=anatomy))[0].found.grid for anatomy in (False, True)
     )
@@ -99,7 +100,7 @@ def test_the_product_with_the_anatomy_stream_is_another_map(config, tiny_checkpo
 def test_the_published_rule_and_the_probability_are_of_the_image_as_it_is(config, tiny_checkpoint):
     """With shifted copies the published rule would be of another map, and a probability not that of classification."""
     images = ground.read_splits(config).scored.at([0, 1])
-    predictor = Predictor.load(tiny_checkpoint, "cpu")
+    predictor = Predictor.from_pretrained(tiny_checkpoint, device="cpu")
     shifted, plain = (ground.look(predictor, images, replace(config, shifts=shifts)) for shifts in (2, 1))
     for fine, coarse in zip(shifted, plain, strict=True):
         assert np.allclose(fine.found.patches, coarse.found.patches, atol=1e-6)
@@ -153,7 +154,7 @@ def test_a_class_that_no_pathology_answers_for_is_refused(config, corpus):
     images = ground.read_splits(config).scored.at([0])
     wrong = replace(images, findings=images.findings.assign(**{"class": "glow"}))
     with pytest.raises(InputError, match="unknown class 'glow'"):
-        ground.look(Predictor.load(config.checkpoint, "cpu"), wrong, config)
+        ground.look(Predictor.from_pretrained(config.checkpoint, device="cpu"), wrong, config)
 
 
 def test_classes_are_mapped_and_left_out_of_the_validation_images_too(config):
@@ -164,7 +165,10 @@ def test_classes_are_mapped_and_left_out_of_the_validation_images_too(config):
     mapped = replace(config, validation=replace(config.validation, classes={"glow": "mass"}))
     tuning = ground.read_splits(mapped).tuning.at([0])
     glowing = replace(tuning, findings=tuning.findings.assign(**{"class": "glow"}))
-    assert ground.look(Predictor.load(config.checkpoint, "cpu"), glowing, mapped)[0].finding.label == "glow"
+    assert (
+        ground.look(Predictor.from_pretrained(config.checkpoint, device="cpu"), glowing, mapped)[0].finding.label
+        == "glow"
+    )
 
 
 def test_the_prior_shares_no_patient_with_the_scored_images(config):
@@ -230,7 +234,8 @@ def test_the_map_is_highest_where_the_patch_is_centred(config, corpus, shifts):
     output = SimpleNamespace(
         maps=Streams(attention, attention), pathology_logits=torch.zeros(1, 75, 2), icl_logits=None
     )
-    predictor = SimpleNamespace(patch_centre=0.5 / 16, shifted_outputs=lambda paths, k: [(output, [output] * k**2)])
+    predictor = SimpleNamespace(patch_centre=0.5 / 16, shifted_outputs=lambda *given: [(output, [output] * shifts**2)])
+    predictor.maps = partial(Predictor.maps, predictor)
     case = ground.look(predictor, images, replace(config, shifts=shifts))[0]
     scored = case.maps({})["model"].heat_map(*case.frame)
     for heat in (scored, ground._tile("best", case, 1.0).heat_map):
@@ -278,7 +283,7 @@ def test_larger_findings_are_grouped_by_the_metadata_of_their_own_images(config,
     """The pointing game of one group would be that of other images."""
     monkeypatch.setattr(subgroups, "LEAST", 1)
     images = ground.read_splits(config).scored
-    predictor = Predictor.load(config.checkpoint, "cpu")
+    predictor = Predictor.from_pretrained(config.checkpoint, device="cpu")
     cases = ground.look(predictor, images, config)
     baselines = ground.make_baselines(ground.Splits(images, images, images), 2)
     table = ground.score_cases(cases, images, baselines, dict.fromkeys(("model", "uniform", "prior"), 0.5), 0.3)

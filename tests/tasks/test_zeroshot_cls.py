@@ -75,7 +75,7 @@ def results(config):
 def expected(config, pathology):
     """The probabilities that the model itself gives."""
     paths = config.data.read().paths
-    return Predictor(load_checkpoint(config.checkpoint), "cpu").classify(paths).columns([pathology])[:, 0]
+    return Predictor(load_checkpoint(config.checkpoint), "cpu").classify(paths, [pathology]).to_numpy()[:, 0]
 
 
 def test_table_gives_predictions_scores_and_figures(config, capsys, estimates_of):
@@ -282,7 +282,9 @@ def test_operating_points_come_from_the_validation_images(validated, capsys):
     predictions, metrics = results(validated)
     point = next(row for row in metrics["operating_points"] if (row["class"], row["rule"]) == ("Effusion", "max_f1"))
     others = validated.validation.read()
-    scores = Predictor(load_checkpoint(validated.checkpoint), "cpu").classify(others.paths).columns(["effusion"])[:, 0]
+    scores = (
+        Predictor(load_checkpoint(validated.checkpoint), "cpu").classify(others.paths, ["effusion"]).to_numpy()[:, 0]
+    )
     threshold = point["threshold"]
     assert np.isclose(scores[others.label_array[:, 0] == 1], threshold, rtol=1e-4).any()
     reached = predictions["Effusion"][predictions["label_Effusion"] == 1] >= threshold
