@@ -1,8 +1,8 @@
 """The command line: one command per task, and the one place that turns user errors into one line.
 
 ``medslip TASK ...`` and ``python scripts/TASK.py ...`` are the same. Exit status: 0; 2 for bad input; 75 when a signal
-stopped a training run that can be resumed; 130 when interrupted; 1 for any other failure. Only running a task imports torch;
-``--help`` and ``--version`` do not.
+stopped a training run that can be resumed; 130 when interrupted; 1 for any other failure, such as a full disk. Only running a
+task imports torch; ``--help`` and ``--version`` do not.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
@@ -78,6 +80,7 @@ def script(task: str) -> NoReturn:
 
 def run_task(task: str, arguments: Sequence[str]) -> int:
     """Parse a task's arguments and run it; returns the exit status."""
+    threading.excepthook = _thread_failed
     try:
         _run(task, list(arguments))
     except InputError as error:
@@ -87,6 +90,12 @@ def run_task(task: str, arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         _end_workers()
         return _fail("interrupted; continue a training run with --resume true", status=130)
+    except (OSError, RuntimeError) as error:
+        message = _from_outside(error)
+        if message is None:
+            raise
+        _end_workers()
+        return _fail(message, status=1)
     return 0
 
 
@@ -122,6 +131,23 @@ def _hint(words: str, hint: str) -> Iterator[None]:
 
 def _shortest(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _from_outside(error: OSError | RuntimeError) -> str | None:
+    """One line about an error of the disk or of a killed worker process, which is neither the input's fault nor ours."""
+    again = "and run it again (a training run with --resume auto)"
+    if isinstance(error, OSError) and error.errno:
+        file = f"{error.filename}: " if error.filename else ""
+        return f"{file}{error.strerror}; check that the folder is there, can be written to and has space, {again}"
+    if isinstance(error, BrokenExecutor) or str(error).startswith("DataLoader worker"):
+        return f"{one_line(error).rstrip('.')}; if memory ran out, choose fewer workers or a smaller batch, {again}"
+    return None
+
+
+def _thread_failed(failed: threading.ExceptHookArgs) -> None:
+    """Print no traceback of a thread whose OSError the main thread raises too, as TensorBoard's do."""
+    if not isinstance(failed.exc_value, OSError):
+        threading.__excepthook__(failed)
 
 
 def _end_workers() -> None:

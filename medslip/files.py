@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -9,11 +10,27 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an error in writing name the file: that of a full disk does not.
+
+    Raises:
+        OSError: Any that is raised within, now always with errno, strerror and, as its filename, the path.
+    """
+    try:
+        yield
+    except OSError as error:
+        # numpy and pydicom give a message only.
+        raise OSError(
+            error.errno or errno.EIO, error.strerror or " ".join(str(error).split())[:100], str(path)
+        ) from error
 
 
 @contextmanager
@@ -23,17 +40,22 @@ def written_whole(path: Path) -> Iterator[Path]:
     Args:
         path: The file; its folder is created if necessary. It gets the ordinary permissions of a new file (umask), even
             where the library that writes it is stricter.
+
+    Raises:
+        OSError: The file cannot be written; the error names it.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    try:
-        yield partial
-        partial.chmod(0o666 & ~_umask())
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    partial.replace(path)
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+            partial.chmod(0o666 & ~_umask())
+            partial.replace(path)
+        except BaseException:
+            with suppress(OSError):  # nothing can be removed from a read-only disk
+                partial.unlink()
+            raise
 
 
 @contextmanager
@@ -44,18 +66,19 @@ def folder_written_whole(folder: Path) -> Iterator[Path]:
         folder: A path where nothing exists, or an empty folder.
 
     Raises:
-        OSError: The folder cannot be created.
+        OSError: The folder or a file in it cannot be written; the error names the folder.
     """
     folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.partial-", dir=folder.parent))
-    try:
-        partial.chmod(0o777 & ~_umask())
-        yield partial
-        partial.replace(folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    with naming(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.partial-", dir=folder.parent))
+        try:
+            partial.chmod(0o777 & ~_umask())
+            yield partial
+            partial.replace(folder)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
 
 
 def _umask() -> int:

@@ -133,10 +133,6 @@ def begin(folder: Path, config: Any, resume: bool = False) -> Path:
         return folder
     check_unused(folder)
     discard_beginning(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot create this folder ({error.strerror})") from None
     write_text(folder / "config.yaml", yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=True))
     return folder
 
@@ -148,13 +144,13 @@ def discard_beginning(folder: Path) -> None:
 
 
 @contextmanager
-def removed_on_bad_input(folder: Path) -> Iterator[None]:
-    """Remove a run directory again if its input turns out to be bad before it holds any weights."""
+def removed_on_error(folder: Path) -> Iterator[None]:
+    """Remove a run directory again if bad input or a full disk ends it before it holds weights or results."""
     check_unused(folder)
     try:
         yield
-    except InputError:
-        if not any(folder.rglob("best.safetensors")):
+    except (InputError, OSError):
+        if not any(folder.rglob("*.safetensors")) and not (folder / "run.html").is_file():
             shutil.rmtree(folder, ignore_errors=True)
         raise
 

@@ -1,10 +1,12 @@
 """The command line: what is wrong is said in one line that names it, with status 2, and never a traceback."""
 
+import errno
 import json
 import os
 import re
 import subprocess
 import sys
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -373,10 +375,30 @@ def test_error_of_one_of_many_processes_is_not_lost(ran, capsys, monkeypatch):
     assert capsys.readouterr().err == "error (process 1): b.png: cut short\n"
 
 
-def test_unforeseen_exception_keeps_its_traceback(ran, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "start"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "a.csv"), "a.csv: No space left on device; check that"),
+        (OSError(errno.EPIPE, "Broken pipe"), "Broken pipe; check that"),
+        (BrokenProcessPool("A process was terminated."), "A process was terminated; if memory ran out"),
+        (
+            RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "),
+            "DataLoader worker (pid 7) is killed",
+        ),
+    ],
+)
+def test_a_full_disk_or_a_killed_worker_is_one_line_and_status_1(ran, capsys, monkeypatch, error, start):
+    """Nothing is wrong with the input or with our code, so status 2 and a traceback would both mislead."""
+    fails_with(monkeypatch, error)
+    assert run_task("toy", []) == 1
+    assert one_line(capsys).startswith(f"error: {start}")
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, OSError, RuntimeError])
+def test_unforeseen_exception_keeps_its_traceback(ran, monkeypatch, error):
     """It is an error of ours: hiding it would hide where."""
-    fails_with(monkeypatch, ZeroDivisionError())
-    with pytest.raises(ZeroDivisionError):
+    fails_with(monkeypatch, error("unforeseen"))
+    with pytest.raises(error, match="unforeseen"):
         run_task("toy", [])
 
 

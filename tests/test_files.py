@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medslip.files import to_json, write_text, written_whole
+from medslip.files import folder_written_whole, to_json, write_text, written_whole
 
 
 def test_a_file_appears_only_when_it_is_whole(tmp_path):
@@ -40,6 +41,23 @@ def test_after_an_error_the_earlier_file_stands_and_nothing_else(tmp_path, error
         fail()
     assert path.read_text() == "earlier"
     assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize("writer", [written_whole, folder_written_whole])
+@pytest.mark.parametrize(
+    ("error", "number", "reason"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), errno.ENOSPC, "No space left on device"),
+        (OSError("100 requested and 5\n written"), errno.EIO, "100 requested and 5 written"),
+    ],
+)
+def test_an_error_in_writing_names_the_file(tmp_path, writer, error, number, reason):
+    """That of a full disk does not say of its own accord where there is no space; numpy's has no number either."""
+    with pytest.raises(OSError, match=r"a\.x") as raised, writer(tmp_path / "a.x"):
+        raise error
+    assert (raised.value.errno, raised.value.strerror) == (number, reason)
+    assert raised.value.filename == str(tmp_path / "a.x")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_gets_the_permissions_of_a_new_file(tmp_path):

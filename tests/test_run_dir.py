@@ -20,7 +20,7 @@ from medslip.run_dir import (
     environment,
     finish,
     read_metrics,
-    removed_on_bad_input,
+    removed_on_error,
     write_json,
     write_metrics,
 )
@@ -37,15 +37,16 @@ def begin(folder: Path, weights: bool) -> None:
 
 
 def run_that_ends_with(error: BaseException, folder: Path, weights: bool = False) -> None:
-    with removed_on_bad_input(folder):
+    with removed_on_error(folder):
         begin(folder, weights)
         raise error
 
 
-def test_a_refused_run_leaves_no_folder(tmp_path):
-    """The second try with the right input would be told that the folder is in use."""
-    with pytest.raises(InputError, match=r"a\.png"):
-        run_that_ends_with(InputError("a.png: cut short"), tmp_path / "run")
+@pytest.mark.parametrize("error", [InputError("a.png: cut short"), OSError(28, "No space left on device", "a.png")])
+def test_a_run_that_cannot_go_on_leaves_no_folder(tmp_path, error):
+    """The second try, with the right input or more space, would be told that the folder is in use."""
+    with pytest.raises(type(error), match=r"a\.png"):
+        run_that_ends_with(error, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -67,7 +68,7 @@ def test_after_any_other_end_the_folder_stays_to_be_looked_at(tmp_path, error):
 def test_somebody_elses_folder_is_refused_and_stays(tmp_path):
     """A wrong --output would delete what is there."""
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(InputError, match="not empty"), removed_on_bad_input(tmp_path):
+    with pytest.raises(InputError, match="not empty"), removed_on_error(tmp_path):
         pytest.fail("began in it")
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from PIL import Image
 from tqdm import tqdm
 
 from medslip.data.images import read_image
+from medslip.data.pool import mapper
 from medslip.data.prepared import read_list, write_list
 from medslip.data.preprocessing import equalise as equalised
 from medslip.data.preprocessing import squash
@@ -63,8 +61,8 @@ def build_cache(lists: Sequence[Path], folder: Path, size: int, workers: int, eq
     opened = [read_list(path) for path in lists]
     targets = {source: _target(source, folder, size, equalise) for table in opened for source in _sources(table)}
     jobs = [(source, target, size, equalise) for source, target in targets.items() if not target.exists()]
-    with _mapper(workers) as run:
-        for _ in tqdm(run(jobs), total=len(jobs), desc="caching images", unit="image"):
+    with mapper(workers) as mapped:
+        for _ in tqdm(mapped(_store, jobs), total=len(jobs), desc="caching images", unit="image"):
             pass
     for path, table in zip(lists, opened, strict=True):
         names = [_name(targets[source], Path(path)) for source in _sources(table)]
@@ -105,16 +103,3 @@ def _name(target: Path, list_file: Path) -> str:
     """How a list names a cached image: relative where the cache lies beside it, so that both can be moved."""
     folder = list_file.parent.resolve()
     return target.relative_to(folder).as_posix() if target.is_relative_to(folder) else str(target)
-
-
-@contextmanager
-def _mapper(workers: int) -> Iterator[Callable[[list[_Job]], Iterator[None]]]:
-    if not workers:
-        yield lambda jobs: map(_store, jobs)
-        return
-    pool = ProcessPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        yield lambda jobs: pool.map(_store, jobs, chunksize=8)
-    finally:
-        # After an error, do not decode the remaining images.
-        pool.shutdown(cancel_futures=True)

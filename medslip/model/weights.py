@@ -19,7 +19,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     """Write a safetensors file atomically."""
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with written_whole(path) as partial:
-        save_file(whole, partial, dict(metadata))
+        try:
+            save_file(whole, partial, dict(metadata))
+        except SafetensorError as error:
+            raise OSError(one_line(error).split("I/O error: ")[-1]) from None
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -22,6 +22,7 @@ from medslip.run_dir import (
     check_unused,
     finish,
     read_metrics,
+    removed_on_error,
     timestamp,
 )
 
@@ -71,27 +72,28 @@ def run(config: CompareConfig, show: bool = True) -> pd.DataFrame:
         )
     matched = match_runs(a, b)
     differences = compare_runs(a, b, matched, config.resamples, config.seed)
-    begin(output, replace(config, output=output))
-    write_csv(differences.drop(columns="by_seed"), output / "differences.csv")
-    panels = panels_of(differences)
-    difference_plot(output / "differences.png", panels)
-    data = {
-        "images": matched.pairs[0][0]["image"].nunique(),
-        "patients": count_patients(patient_index(matched.units)),
-        "images_only_a": matched.only_a,
-        "images_only_b": matched.only_b,
-        "classes_only_a": [name for name in a.classes if name not in matched.classes],
-        "classes_only_b": [name for name in b.classes if name not in matched.classes],
-    }
-    settings = bootstrap_settings(config.resamples, config.seed, matched.patients) | {
-        "compared": a.task,
-        "a": _about(a),
-        "b": _about(b),
-        "seeds": [seed for seed in matched.seeds if seed is not None],
-        "seeds_only_a": [seed for seed in a.predictions if seed not in matched.seeds],
-        "seeds_only_b": [seed for seed in b.predictions if seed not in matched.seeds],
-    }
-    page = finish(output, "comparison", data, {"differences": differences}, settings)
+    with removed_on_error(output):
+        begin(output, replace(config, output=output))
+        write_csv(differences.drop(columns="by_seed"), output / "differences.csv")
+        panels = panels_of(differences)
+        difference_plot(output / "differences.png", panels)
+        data = {
+            "images": matched.pairs[0][0]["image"].nunique(),
+            "patients": count_patients(patient_index(matched.units)),
+            "images_only_a": matched.only_a,
+            "images_only_b": matched.only_b,
+            "classes_only_a": [name for name in a.classes if name not in matched.classes],
+            "classes_only_b": [name for name in b.classes if name not in matched.classes],
+        }
+        settings = bootstrap_settings(config.resamples, config.seed, matched.patients) | {
+            "compared": a.task,
+            "a": _about(a),
+            "b": _about(b),
+            "seeds": [seed for seed in matched.seeds if seed is not None],
+            "seeds_only_a": [seed for seed in a.predictions if seed not in matched.seeds],
+            "seeds_only_b": [seed for seed in b.predictions if seed not in matched.seeds],
+        }
+        page = finish(output, "comparison", data, {"differences": differences}, settings)
     if show:
         _show(panels, data, settings)
         print(f"all scores, metrics and figure: {output}\nrun page: {page}")

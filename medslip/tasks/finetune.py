@@ -77,7 +77,7 @@ from medslip.run_dir import (
     check_same_config,
     finish,
     read_metrics,
-    removed_on_bad_input,
+    removed_on_error,
     write_metrics,
 )
 from medslip.tasks.weights import newest
@@ -659,7 +659,7 @@ def _begun(output: Path, config: FinetuneConfig, splits: Splits, world: Processe
             _write_lists(output, splits)  # the run may have been killed before they were written
         yield
         return
-    with removed_on_bad_input(output):
+    with removed_on_error(output):
         world.wait()  # all have seen the folder empty before one writes
         if world.is_main:
             begin(output, config)

@@ -37,7 +37,7 @@ from medslip.evaluation.grounding_scores import (
 from medslip.evaluation.subgroups import MeansInGroup, by_group
 from medslip.evaluation.tables import to_text, write_csv
 from medslip.predictor import Predictor
-from medslip.run_dir import begin, bootstrap_settings, finish
+from medslip.run_dir import begin, bootstrap_settings, finish, removed_on_error
 from medslip.tasks.weights import EvaluationConfig
 from medslip.vocabulary import class_pathologies, pathology_index
 
@@ -192,30 +192,31 @@ def run(config: GroundConfig, show: bool = True) -> dict[str, pd.DataFrame]:
     scores = score_grounding(cases, config.resamples, config.seed)
     tables = {"scores": scores[scores["class"] == ALL], "class_scores": scores[scores["class"] != ALL]}
     tables |= pointing_by_group(cases, config.resamples, config.seed)
-    begin(output, config)
-    write_csv(prediction_table(cases), output / "predictions.csv", float_format="%.6g")
-    overview(output / "overlays.png", _tiles(scored, cases), _TILES)
-    box_curves(output / "box_precision_recall.png", _box_curves(cases, tables["scores"]))
-    frames = {case.frame for case in scored}
-    data = {
-        "name": splits.scored.name,
-        "kind": config.data.kind,
-        "path": str(config.data.path),
-        "images": len(splits.scored),
-        "patients": cases["patient"].nunique(),
-        "findings": len(cases),
-        "prior_boxes": 0 if splits.prior.findings is None else len(splits.prior.findings),
-        "tuning_images": len(splits.tuning),
-        "frame": frames.pop() if len(frames) == 1 else None,
-    }
-    settings = bootstrap_settings(config.resamples, config.seed, splits.scored.patients) | {
-        "thresholds": thresholds,
-        "patches": patches,
-        **{name: getattr(config, name) for name in ("box_iou", "shifts", "layers", "heads", "anatomy")},
-        "checkpoint": str(config.checkpoint),
-        "provenance": weights.card.provenance,
-    }
-    page = finish(output, "grounding", data, tables, settings, str(predictor.device))
+    with removed_on_error(output):
+        begin(output, config)
+        write_csv(prediction_table(cases), output / "predictions.csv", float_format="%.6g")
+        overview(output / "overlays.png", _tiles(scored, cases), _TILES)
+        box_curves(output / "box_precision_recall.png", _box_curves(cases, tables["scores"]))
+        frames = {case.frame for case in scored}
+        data = {
+            "name": splits.scored.name,
+            "kind": config.data.kind,
+            "path": str(config.data.path),
+            "images": len(splits.scored),
+            "patients": cases["patient"].nunique(),
+            "findings": len(cases),
+            "prior_boxes": 0 if splits.prior.findings is None else len(splits.prior.findings),
+            "tuning_images": len(splits.tuning),
+            "frame": frames.pop() if len(frames) == 1 else None,
+        }
+        settings = bootstrap_settings(config.resamples, config.seed, splits.scored.patients) | {
+            "thresholds": thresholds,
+            "patches": patches,
+            **{name: getattr(config, name) for name in ("box_iou", "shifts", "layers", "heads", "anatomy")},
+            "checkpoint": str(config.checkpoint),
+            "provenance": weights.card.provenance,
+        }
+        page = finish(output, "grounding", data, tables, settings, str(predictor.device))
     if show:
         _show(tables, thresholds, config)
         print(f"predictions, metrics and overlays: {output}\nrun page: {page}")

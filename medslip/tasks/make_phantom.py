@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
 
+from medslip.data.pool import mapper
 from medslip.errors import InputError, check_at_least
 from medslip.files import folder_written_whole
 from medslip.phantoms.layouts import StudyRows, write_study, write_tables
@@ -59,11 +57,10 @@ def run(config: MakePhantomConfig) -> Path:
     if _is_drawn(output, description):
         print(f"{output}: the corpus is already there")
         return output
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{output}: cannot create the folder ({error.strerror}); choose another output") from None
-    with folder_written_whole(output) as folder, _mapper(config.workers) as mapped:
+    with (
+        folder_written_whole(output) as folder,
+        mapper(0 if config.workers == 1 else config.workers, "spawn") as mapped,
+    ):
         drawn = mapped(partial(_draw, folder, config.seed, config.side), enumerate(_splits(config)))
         write_tables(folder, tqdm(drawn, total=config.studies, desc="phantoms", unit=" studies", mininterval=1))
         write_contact_sheet(folder / "contact_sheet.png", config.seed)
@@ -109,17 +106,6 @@ def _splits(config: MakePhantomConfig) -> list[str]:
 def _draw(corpus: Path, seed: int, side: int, study: tuple[int, str]) -> StudyRows:
     index, split = study
     return write_study(corpus, draw_study(seed, index, side), split)
-
-
-@contextmanager
-def _mapper(workers: int) -> Iterator[Callable[..., Iterable[StudyRows]]]:
-    """Like map, in order, over several processes if there is more than one worker."""
-    if workers == 1:
-        yield map
-        return
-    # Spawned, not forked: a parent with threads (torch, tqdm) must not be forked.
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        yield partial(pool.imap, chunksize=8)
 
 
 COMMAND = (MakePhantomConfig, run)

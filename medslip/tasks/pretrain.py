@@ -190,7 +190,7 @@ def run(config: PretrainConfig) -> Path:
         trainer = Trainer(config.train, config.optim, world, config.output, validator, save_best)
         try:
             trainer.fit(objective, batches, resume)
-        except InputError:
+        except (InputError, OSError):
             if world.is_main:
                 discard_beginning(config.output)
             raise

@@ -19,7 +19,7 @@ from medslip.evaluation.bootstrap import count_patients, patient_index
 from medslip.evaluation.classifier import Predictions, draw, evaluate, prediction_table
 from medslip.evaluation.tables import show_tables, write_csv
 from medslip.labels import UNKNOWN
-from medslip.run_dir import begin, bootstrap_settings, finish
+from medslip.run_dir import begin, bootstrap_settings, finish, removed_on_error
 from medslip.tasks.weights import EvaluationConfig
 from medslip.vocabulary import CLASS_PROMPTS, FINDINGS, class_key, class_pathologies, pathology_of
 
@@ -140,37 +140,38 @@ def run(config: ZeroshotConfig, show: bool = True) -> dict[str, pd.DataFrame] | 
 
     probabilities = probabilities_of(images.paths)
     validation = None if others is None else _predictions(others, probabilities_of(others.paths))
-    begin(output, config)
-    table = prediction_table(images.images, queries.classes, probabilities, queries.labels(images))
-    write_csv(table, output / "predictions.csv")
-    data = {
-        "name": images.name,
-        "kind": config.data.kind,
-        "path": str(config.data.path),
-        "images": len(images),
-        "patients": count_patients(patient_index(images.patients)),
-    }
-    settings: dict[str, Any] = {
-        "checkpoint": str(config.checkpoint),
-        "provenance": weights.card.provenance,
-        "queries": queries.described(),
-    }
-    if images.labels is None:
-        page = finish(output, TASK, data, settings=settings, device=str(predictor.device))
-        print(_highest(images.paths, queries, probabilities))
-        print(
-            f"{len(images)} images classified, no labels to score against: {output}/predictions.csv\nrun page: {page}"
+    with removed_on_error(output):
+        begin(output, config)
+        table = prediction_table(images.images, queries.classes, probabilities, queries.labels(images))
+        write_csv(table, output / "predictions.csv")
+        data = {
+            "name": images.name,
+            "kind": config.data.kind,
+            "path": str(config.data.path),
+            "images": len(images),
+            "patients": count_patients(patient_index(images.patients)),
+        }
+        settings: dict[str, Any] = {
+            "checkpoint": str(config.checkpoint),
+            "provenance": weights.card.provenance,
+            "queries": queries.described(),
+        }
+        if images.labels is None:
+            page = finish(output, TASK, data, settings=settings, device=str(predictor.device))
+            print(_highest(images.paths, queries, probabilities))
+            print(
+                f"{len(images)} images classified, no labels to score against: {output}/predictions.csv\nrun page: {page}"
+            )
+            return None
+        test = _predictions(images, probabilities)
+        tables = evaluate(
+            test, validation, config.specificity, config.resamples, config.seed, second_mean_without(config.data)
         )
-        return None
-    test = _predictions(images, probabilities)
-    tables = evaluate(
-        test, validation, config.specificity, config.resamples, config.seed, second_mean_without(config.data)
-    )
-    draw(output, tables, test)
-    settings |= bootstrap_settings(config.resamples, config.seed, images.patients)
-    if validation is not None:
-        settings |= {"specificity": config.specificity, "validation_data": validation.about()}
-    page = finish(output, TASK, data, tables, settings, str(predictor.device))
+        draw(output, tables, test)
+        settings |= bootstrap_settings(config.resamples, config.seed, images.patients)
+        if validation is not None:
+            settings |= {"specificity": config.specificity, "validation_data": validation.about()}
+        page = finish(output, TASK, data, tables, settings, str(predictor.device))
     if show:
         show_tables(tables)
         if validation is None:

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from medslip.checkpoints import Progress, load_state, save_state
 from medslip.data.loading import Loader
 from medslip.errors import STOP_SIGNALS, InputError, Stopped, check_at_least
-from medslip.files import to_json, write_text
+from medslip.files import naming, to_json, write_text
 from medslip.training.distributed import Processes, without_sync
 from medslip.training.objective import Objective
 from medslip.training.optim import OptimConfig, learning_rate_at, make_optimizer
@@ -153,6 +153,7 @@ class Trainer:
                         bar.set_postfix(loss=f"{values['total']:.3f}")
                         log.write("train", progress.step, values | {"learning_rate": rate})
                     if saves and is_main:
+                        log.check()
                         save_state(state, objective, optimizer, progress)
                     if stops and not ends_epoch:
                         self._stop(progress)
@@ -270,7 +271,7 @@ class _Log:
     """log.jsonl and TensorBoard events of the main process. A resumed run first drops the lines after its state."""
 
     def __init__(self, folder: Path, active: bool, step: int) -> None:
-        self._active = active
+        self._active, self._folder = active, folder
         if not active:
             return
         path = folder / "log.jsonl"
@@ -283,18 +284,26 @@ class _Log:
         if not self._active:
             return
         line = {"kind": kind, "step": step, "time": round(time.time(), 1)} | values
-        self._file.write(to_json(line) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            self._board.add_scalar(f"{kind}/{name}", value, step)
+        self.check()
+        with naming(self._folder):
+            self._file.write(to_json(line) + "\n")
+            self._file.flush()
+            for name, value in values.items():
+                self._board.add_scalar(f"{kind}/{name}", value, step)
+
+    def check(self) -> None:
+        """Check that the run directory was not taken away, as writing a file would create it again without the others."""
+        (self._folder / "log.jsonl").stat()
 
     def __enter__(self) -> _Log:
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._active:
-            self._file.close()
-            self._board.close()
+            with naming(self._folder):
+                self._file.close()
+                self._board.flush()  # raises what its thread raised
+                self._board.close()
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

@@ -25,6 +25,21 @@ def test_tensors_and_metadata_come_back_exactly(tmp_path):
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["x.safetensors"]
 
 
+def test_a_full_disk_leaves_the_earlier_file_and_nothing_else(tmp_path):
+    """safetensors raises an error of its own, and writes to a temporary file of its own."""
+    resource = pytest.importorskip("resource")
+    path, limits = tmp_path / "x.safetensors", resource.getrlimit(resource.RLIMIT_FSIZE)
+    write_tensors(path, {"a": torch.zeros(3)}, {})
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"File too large.*x\.safetensors"):
+            write_tensors(path, {"a": torch.zeros(100_000)}, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert torch.equal(read_tensors(path)[0]["a"], torch.zeros(3))
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
 @pytest.mark.parametrize("kept", [0, 4, 60, -1])
 def test_truncated_file_is_bad_input(tmp_path, kept):
     path = tmp_path / "x.safetensors"

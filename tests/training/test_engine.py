@@ -6,6 +6,7 @@ Run as a script, this file is one of the processes of test_two_processes_equal_o
 import json
 import math
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -374,6 +375,14 @@ def test_log_holds_losses_rates_and_validations(tmp_path):
     assert [log[index]["learning_rate"] for index in (0, 4)] == pytest.approx([0.05, 0.0])
     assert [log[index]["validation_score"] for index in (2, 5)] == [None, 0.25]  # JSON has no NaN
     assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+def test_a_run_ends_when_its_folder_is_taken_away(tmp_path, monkeypatch):
+    """Its next state would be saved in a new folder, without the config and the log."""
+    monkeypatch.setattr(engine, "save_state", lambda path, *_: shutil.rmtree(path.parent))
+    with pytest.raises(FileNotFoundError, match=r"log\.jsonl"):
+        fit(tmp_path / "run", TrainConfig(epochs=2, save_every=1, log_every=100))
+    assert not (tmp_path / "run").exists()
 
 
 def test_log_that_was_cut_in_a_line_can_be_read(tmp_path):
