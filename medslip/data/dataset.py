@@ -104,7 +104,8 @@ class ListedDataSet(DataSet):
 
     Attributes:
         path_pattern: Regular expression that finds the patient, and perhaps the study, in an image path, if the list does not
-            name them: groups named patient and study, as in (?P<patient>p[0-9]+)/(?P<study>s[0-9]+).
+            name them: groups named patient and study, as in (?P<patient>p[0-9]+)/(?P<study>s[0-9]+); a backslash in a path
+            is matched as /.
         patients: "known": the list must name patients, or path_pattern finds them. "unknown": every image may count as its own
             patient, so that images of one patient may be in different splits.
     """
@@ -148,7 +149,7 @@ class ListedDataSet(DataSet):
             raise InputError(
                 f"path_pattern: {pattern!r} must have a group (?P<patient>...), and may have (?P<study>...)"
             )
-        found = paths.str.extract(pattern)
+        found = paths.str.replace("\\", "/").str.extract(pattern)
         if (line := first_line(found["patient"].isna())) is not None:
             raise InputError(f"{self.path}: line {line}: path_pattern {pattern!r} does not match {paths[line]!r}")
         return found.fillna("")[sorted(groups)]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medslip.data.reading import check_columns, check_unique, first_line, read_cells
+from medslip.data.reading import check_columns, check_unique, first_line, paths_in, read_cells
 from medslip.data.splits import SPLITS
 from medslip.data.table import ImageTable
 from medslip.errors import InputError
@@ -57,7 +57,7 @@ def read_list(path: Path) -> ImageTable:
     check_unique(cells["image"], path)
     cells = cells.reindex(columns=list(COLUMNS), fill_value="")
     age = pd.to_numeric(cells["age"], errors="coerce").astype(float)
-    paths = [str(path.parent / name) for name in cells["image"]]
+    paths = paths_in(None, cells["image"], path)
     images = cells.drop(columns="image").assign(path=paths, age=age, row=row.astype("int64"), line=cells.index)
     name = f"{path.resolve().parent.name} ({path.name})"
     return ImageTable(name, images, source=str(path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from math import isfinite
 from pathlib import Path
@@ -180,19 +181,48 @@ def check_files(paths: pd.Series, source: Path | str, what: str = "image", advic
         raise InputError(f"{source}: line {missing.index[0]}: {what} {missing.iat[0]} not found; {advice}{more}")
 
 
-def listed_images(names: pd.Series, folder: Path, source: Path) -> pd.Series:
+def path_in(folder: Path | None, name: str, source: Path, where: str) -> str:
+    """The path of a file that a list names; links in the folder may lead anywhere, but the name must stay inside it.
+
+    Args:
+        folder: What names are relative to; None takes the list's own folder, and then names may also be absolute.
+        name: With /, or with a backslash instead if there is no file of that literal name.
+        source: The list.
+        where: The row, for the message, such as "line 3".
+
+    Raises:
+        InputError: The name leaves the folder.
+    """
+    root = source.parent if folder is None else folder
+    if "\\" in name and not os.path.exists(root / name):
+        name = name.replace("\\", "/")
+    spelt = Path(os.path.normpath(name))
+    outside = folder is not None and not spelt.is_relative_to(os.path.abspath(folder))
+    if outside if spelt.is_absolute() else spelt.parts[:1] == ("..",):
+        advice = "files inside it, or absolute paths" if folder is None else "only files inside it"
+        raise InputError(f"{source}: {where}: {name} is outside the folder {root}; list {advice}")
+    return str(root / spelt)
+
+
+def paths_in(folder: Path | None, names: pd.Series, source: Path) -> pd.Series:
+    """``path_in`` for each row of a list; the index holds line numbers."""
+    paths = [path_in(folder, name, source, f"line {line}") for line, name in names.items()]
+    return pd.Series(paths, names.index, dtype=object)
+
+
+def listed_images(names: pd.Series, folder: Path | None, source: Path) -> pd.Series:
     """The paths, as texts, of images that a list names by their place in a folder.
 
     Args:
-        names: Paths relative to the folder, or absolute; the index holds line numbers.
-        folder: The folder.
-        source: The list, for messages.
+        names: Paths; the index holds line numbers.
+        folder: See ``path_in``.
+        source: The list.
 
     Raises:
-        InputError: A row names no image, one that does not exist, or one that another row names.
+        InputError: A row names no image, one that does not exist or is outside the folder, or one that another row names.
     """
     check_unique(names, source)
-    paths = names.map(lambda name: str(folder / name))
+    paths = paths_in(folder, names, source)
     check_files(paths, source)
     check_unique(paths, source)
     return paths
@@ -202,7 +232,7 @@ def find_images(names: pd.Series, folder: Path, source: Path) -> pd.Series:
     """Look images up in a folder and its subfolders by their names, with or without suffix.
 
     Args:
-        names: Image names; the index holds line numbers.
+        names: Image names, or paths, of which only the name counts; the index holds line numbers.
         folder: Where the files may be.
         source: The table that names them, for messages.
 
@@ -217,6 +247,7 @@ def find_images(names: pd.Series, folder: Path, source: Path) -> pd.Series:
         if path.suffix.lower() in IMAGE_SUFFIXES:
             files.setdefault(path.name, []).append(str(path))
             files.setdefault(path.stem, []).append(str(path))
+    names = names.map(lambda name: name if name in files else re.split(r"[/\\]", name)[-1])
     for line, name in names.items():
         if name not in files:
             raise InputError(f"{source}: line {line}: image {name} is not in {folder}; download it, or give its folder")

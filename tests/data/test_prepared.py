@@ -167,6 +167,7 @@ HEADER = "image,study,patient,view,sex,age,row\n"
         (HEADER + "a.png,s,p,,,,inf\n", "line 2: row 'inf' is not a whole number"),
         (HEADER + "a.png,s,p,,,,0\na.png,t,p,,,,1\n", "line 3: image a.png is listed twice"),
         (HEADER + ",s,p,,,,0\n", "line 2: has no image path"),
+        (HEADER + "../a.png,s,p,,,,0\n", "line 2: ../a.png is outside the folder"),
         (HEADER + '"a.png,s\n', "not a table in CSV form"),
         (HEADER + "a.png,s,p,,,,0,9\nb.png,s\n", "line|CSV"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from medslip.data.datasets.folder import Folder
 from medslip.data.images import Header
-from medslip.data.reading import check_unique, find_images, read_box, read_cells
+from medslip.data.reading import check_unique, find_images, path_in, read_box, read_cells
 from medslip.errors import InputError
 from medslip.phantoms.dicom import uid_of, write_dicom
 
@@ -31,6 +32,7 @@ def folder(tmp_path: Path) -> Path:
 def test_names_with_and_without_suffix_are_found_in_subfolders(folder: Path) -> None:
     found = find_images(pd.Series(["b.png", "a", "b.dcm"], [2, 3, 4]), folder, SOURCE)
     assert found.to_dict() == {2: f"{folder}/two/b.png", 3: f"{folder}/one/a.png", 4: f"{folder}/one/b.dcm"}
+    assert find_images(pd.Series([r"x\d/b.dcm"], [2]), folder, SOURCE).tolist() == [f"{folder}/one/b.dcm"]
     assert find_images(pd.Series(["c"], [2]), folder / "two", SOURCE).tolist() == [str(folder / "two" / "c.png")]
     with pytest.raises(InputError, match=r"list\.csv: line 3: image .*one/a\.png is listed twice, also in line 2"):
         find_images(pd.Series(["a", "a.png"], [2, 3]), folder, SOURCE)
@@ -83,6 +85,39 @@ def test_an_image_listed_twice_or_not_at_all_is_named(names: list[str], message:
     with pytest.raises(InputError, match=message):
         check_unique(pd.Series(names, range(2, len(names) + 2)), SOURCE)
     check_unique(pd.Series(["a.png", "x/a.png"], [2, 3]), SOURCE)
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "place"),
+    [
+        (True, "b/../a.png", "a.png"),
+        (True, "link/a.png", "link/a.png"),  # a data folder may be a link
+        (True, "{root}/a.png", "a.png"),
+        (True, "b\\a.png", "b/a.png"),
+        (True, "c\\a.png", "c\\a.png"),  # a file of this literal name
+        (True, "../a.png", None),
+        (True, "b/../../a.png", None),
+        (True, "..\\a.png", None),
+        (True, "/etc/a.png", None),
+        (True, "{root}/../a.png", None),
+        (True, "{root}x/a.png", None),
+        (False, "/etc/a.png", "/etc/a.png"),  # as prepared lists and users' own tables have them
+        (False, "../a.png", None),
+    ],
+)
+def test_a_name_stays_in_its_folder(tmp_path: Path, given: bool, name: str, place: str | None) -> None:
+    """A table from elsewhere could have any file of the machine read, and shown on a run page."""
+    root, source = tmp_path / "images", tmp_path / "images" / "list.csv"
+    root.mkdir()
+    (root / "c\\a.png").touch()
+    (root / "link").symlink_to(tmp_path)
+    name = name.format(root=root)
+    if place is not None:
+        assert path_in(root if given else None, name, source, "line 3") == str(root / place)
+        return
+    shown = re.escape(name.replace("\\", "/"))
+    with pytest.raises(InputError, match=rf"list\.csv: line 3: {shown} is outside the folder {root}; list .*inside it"):
+        path_in(root if given else None, name, source, "line 3")
 
 
 NEXT_TO = [("1024", "5", "1", "9"), ("-1", "5", "1", "9"), ("5", "1024", "9", "0.5")]

@@ -20,7 +20,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from medslip.data.dataset import DataSet
-from medslip.data.reading import read_json
+from medslip.data.reading import path_in, read_json
 from medslip.data.splits import SPLITS
 from medslip.data.table import ImageTable
 from medslip.errors import InputError
@@ -61,7 +61,7 @@ class AuthorsFiles(DataSet):
                     raise InputError(
                         f"{path}: key {name}: labels_id {row!r} is not a row of a matrix of {rows} studies"
                     )
-                image = self._image_path(name)
+                image = self._image_path(name, path)
                 if not image.is_file():
                     missing.append(image)
                     continue
@@ -80,11 +80,12 @@ class AuthorsFiles(DataSet):
         left_out = {"images that do not exist": len(missing)}
         return ImageTable("the authors' prepared files", table, left_out=left_out)
 
-    def _image_path(self, name: str) -> Path:
-        if self.images is None:
-            return self.path / name
-        _, files, tail = f"/{name}".partition("/files/")
-        return self.images / (f"files/{tail}" if files else name.lstrip("/"))
+    def _image_path(self, name: str, source: Path) -> Path:
+        where = f"key {name}"
+        if self.images is not None:
+            _, files, tail = f"/{name}".partition("/files/")
+            name = f"files/{tail}" if files else name.lstrip("/")
+        return Path(path_in(self.images, name, source, where))
 
     def triplets(self, table: ImageTable, left_out: Counter[str]) -> Iterator[tuple[str, Cells]]:
         """Every row of the matrix, in order, so that each keeps its place; rows without an image are named row-N."""

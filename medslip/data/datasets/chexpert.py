@@ -54,13 +54,14 @@ class CheXpert(DataSet):
     def _read(self, source: Path, split: str, left_out: Counter[str]) -> pd.DataFrame:
         """The images of a file, with their labels."""
         rows = read_cells(source, ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", NO_FINDING, *CLASSES))
+        rows["Path"] = rows["Path"].str.replace("\\", "/")
         side = rows["Frontal/Lateral"].str.lower()
         shown = rows[side == self.views] if self.views != "all" else rows
         left_out["images of other views"] += len(rows) - len(shown)
         if not len(shown):
             raise InputError(f"{source}: lists no {self.views} image")
         # A path begins with the name of the publisher's folder, whatever that folder is called here.
-        inside = shown["Path"].map(lambda name: Path(*PurePosixPath(name).parts[1:]))
+        inside = shown["Path"].map(lambda name: str(PurePosixPath(*PurePosixPath(name).parts[1:])))
         paths = listed_images(inside, self.path, source)
         found = shown["Path"].str.extract(r"(?P<patient>patient\d+)/(?P<study>study\d+)/")
         if (line := first_line(found["patient"].isna())) is not None:

@@ -13,7 +13,7 @@ import pandas as pd
 from medslip.data.dataset import ListedDataSet
 from medslip.data.images import read_headers, years
 from medslip.data.masks import Mask, Runs, runs_of
-from medslip.data.reading import check_files, check_unique, read_box, read_json, sexes_of
+from medslip.data.reading import check_files, check_unique, paths_in, read_box, read_json, sexes_of
 from medslip.data.table import FINDING_COLUMNS, ImageTable
 from medslip.errors import InputError
 from medslip.labels import PRESENT
@@ -32,8 +32,8 @@ class Coco(ListedDataSet):
     Attributes:
         path: The JSON file, or a folder with train.json, valid.json and test.json.
         split: If path is a folder: train, valid or test, or several, as in valid+test. None takes all that exist.
-        images: Folder that file names are relative to. None takes the JSON file's, or the one above it if the first image is
-            there.
+        images: Folder that file names are relative to and may not leave. None takes the JSON file's, or the one above it if the
+            first image is there.
     """
 
     kind: ClassVar[str] = "coco"
@@ -82,13 +82,12 @@ class Coco(ListedDataSet):
                 raise InputError(f"{source}: an image has no {key!r}, or none that can be used")
         if not images["id"].is_unique:
             raise InputError(f"{source}: two images have the id {images['id'][images['id'].duplicated()].iat[0]}")
-        folder = self.images or _folder_of(source, str(images["file_name"].iat[0]))
+        folder = self.images or _folder_above(source, str(images["file_name"].iat[0]))
         # As text, as one file may have numbers where another has text, and patients are compared.
         known = {key: images[key].fillna("").map(str).str.strip() for key in _KNOWN if key in images}
         columns = {"path": images["file_name"], **known, **images[["id", "height", "width"]]}
         table = self.identified(pd.DataFrame(columns), 'add "patient" to the images')
-        table["path"] = table["path"].map(lambda name: str(folder / name))
-        table = table.assign(split=split, file=str(source))
+        table = table.assign(path=paths_in(folder, table["path"], source), split=split, file=str(source))
         if "sex" in table:
             table["sex"] = sexes_of(table["sex"])
         if "age" in table:
@@ -128,9 +127,10 @@ def _read_coco(source: Path) -> dict[str, list[Any]]:
     return data
 
 
-def _folder_of(source: Path, name: str) -> Path:
+def _folder_above(source: Path, name: str) -> Path | None:
+    """The folder above the file's, if the image is there and not in the file's own."""
     above = source.parent.parent
-    return above if not (source.parent / name).exists() and (above / name).exists() else source.parent
+    return above if not (source.parent / name).exists() and (above / name).exists() else None
 
 
 def _annotation(

@@ -61,7 +61,8 @@ class CsvTable(ListedDataSet):
 
     Attributes:
         path: The CSV file.
-        images: Folder that the image paths are relative to; None takes the table's own.
+        images: Folder that the image paths are relative to and may not leave; None takes the table's own, and then paths may
+            also be absolute.
         split: Only the rows of this split, or of several, as in valid+test. None takes all.
         columns: Which column holds what.
         separator: Separates the findings of a list.
@@ -86,7 +87,7 @@ class CsvTable(ListedDataSet):
         if self.split is not None:
             chosen = self._of_split(known)
             images, labels = images[chosen], labels[chosen]
-        paths = listed_images(images["path"], self.images or self.path.parent, self.path)
+        paths = listed_images(images["path"], self.images, self.path)
         name = self.path.stem if self.split is None else f"{self.path.stem} ({self.split})"
         return ImageTable(name, images.assign(path=paths), labels)
 

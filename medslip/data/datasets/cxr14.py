@@ -170,12 +170,9 @@ def _read_authors_list(source: Path, images: Path | None) -> ImageTable:
     labels = [codes_of(table.iloc[:, column], codes, source, "0 or 1") for column in columns]
     # A leading column without a name is the row number that pandas writes.
     names = table.iloc[:, 0 if table.columns[0].strip() else 1]
-    if images is None:
-        paths = listed_images(names, source.parent, source)
-    else:
-        paths = find_images(names.map(lambda name: PurePosixPath(name).name), images, source)
+    paths = listed_images(names, None, source) if images is None else find_images(names, images, source)
     # The publisher's file names begin with the patient: 00000061_012.png.
-    stems = [PurePosixPath(name).stem for name in names]
+    stems = [Path(path).stem for path in paths]
     patients = [_patient_of(stem) for stem in stems]
     listed = pd.DataFrame({"path": paths.tolist(), "patient": patients, "study": stems})
     marked = pd.DataFrame(np.stack(labels, axis=1), columns=list(CXR14_CLASSES))

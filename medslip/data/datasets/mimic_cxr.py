@@ -18,7 +18,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from medslip.data.dataset import DataSet
-from medslip.data.reading import check_unique, first_line, read_cells
+from medslip.data.reading import check_unique, first_line, paths_in, read_cells
 from medslip.data.splits import splits_of
 from medslip.data.table import ImageTable
 from medslip.errors import InputError
@@ -68,7 +68,8 @@ class MimicCxr(DataSet):
         images = self._of_views(images, left_out).rename(columns={"ViewPosition": "view"})
         images["patient"], images["study"] = "p" + images["subject_id"], "s" + images["study_id"]
         parts = [images["patient"].str[:3], images["patient"], images["study"], images["dicom_id"]]
-        images["path"] = [os.path.join(self.path, "files", *names) + ".jpg" for names in zip(*parts, strict=True)]
+        names = [os.path.join("files", *part) + ".jpg" for part in zip(*parts, strict=True)]
+        images["path"] = paths_in(self.path, pd.Series(names, images.index), metadata)
         table = _existing(images, self.path, left_out)[["path", "patient", "study", "view", "split"]]
         return ImageTable("MIMIC-CXR-JPG", table, left_out=left_out)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import ClassVar
 
 import pandas as pd
@@ -79,10 +79,9 @@ class Rsna(DataSet):
         if published:
             paths = find_images(images["name"], self.images or self.path / IMAGES_FOLDER, source)
         elif self.images is not None:
-            files = images["img_path"].map(lambda path: PurePosixPath(path).name)
-            paths = find_images(files, self.images, source)
+            paths = find_images(images["img_path"], self.images, source)
         else:
-            paths = listed_images(images["img_path"], source.parent, source)
+            paths = listed_images(images["img_path"], None, source)
         headers = read_headers([Path(path) for path in paths])
         names = images["name"].tolist()
         known = header_columns(headers) | {"height": BOX_FRAME, "width": BOX_FRAME}

@@ -77,7 +77,7 @@ class SiimAcr(DataSet):
         if "image_path" not in rows.columns:
             raise InputError(f"{source}: has no column 'image_path'")
         masks = self.masks or source.parent / "masks"
-        paths = listed_images(rows["image_path"], self.images or source.parent, source)
+        paths = listed_images(rows["image_path"], self.images, source)
         files = paths.map(lambda path: str(_mask_of(Path(path), masks)))
         check_files(files, source, "mask")
         patients = rows["patient"].str.strip().tolist() if "patient" in rows.columns else [""] * len(rows)

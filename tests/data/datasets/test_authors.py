@@ -97,6 +97,10 @@ def test_missing_images_are_counted_and_all_missing_is_an_error(tmp_path: Path) 
     ("text", "message"),
     [
         (json.dumps({"a.jpg": {"labels_id": ROWS}}), rf"valid.json: key a.jpg: labels_id {ROWS}"),
+        (
+            '{"/files/../../a.jpg": {"labels_id": 1}}',
+            r"valid.json: key /files/\.\./\.\./a.jpg: .* is outside the folder",
+        ),
         ('{"a": {"labels_id"', r"valid.json: not a complete JSON file"),
     ],
 )

@@ -127,6 +127,7 @@ def test_patients_are_compared_as_text(tmp_path: Path) -> None:
         ('"width": 6', '"width": 7', r"0\.png has 6 x 8 pixels, not 7 x 8"),
         ('"id": 1, "file_name"', '"id": 0, "file_name"', "two images have the id 0"),
         ('"file_name": "1.png"', '"file_name": "0.png"', r"image .*0\.png is listed twice"),
+        ('"file_name": "1.png"', '"file_name": "../1.png"', r"\.\./1\.png is outside the folder"),
         ('"height"', '"tall"', "an image has no 'height'"),
         ('"height": 8', '"height": "tall"', "an image has no 'height', or none that can be used"),
         ('"file_name": "1.png"', '"file_name": 1', "an image has no 'file_name', or none that can be used"),

@@ -109,6 +109,8 @@ def test_patients_must_be_known_or_said_to_be_unknown(tmp_path: Path) -> None:
         ("image,mass\na.png,1\n", {"path_pattern": "(?P<patient>q)"}, "line 2: .* does not match 'a"),
         ("image,mass\na.png,2\n", {}, r"line 2, column 'mass': '2' is not 1, 0, -1 or empty"),
         ("image,words\na.png,good\n", {}, r"no column is named after a class"),
+        ("image,mass\na.png,1\n../b.png,0\n", {}, r"line 3: \.\./b\.png is outside the folder"),
+        ("image,mass\n/etc/b.png,0\n", {"images": Path("x")}, r"line 2: /etc/b\.png is outside the folder x;"),
         ("image,mass\na.png,1\n./a.png,0\n", {}, r"line 3: image .*a\.png is listed twice"),
         ("image,mass,mass\na.png,1,0\n", {}, r"has several columns 'mass'"),
         ("image,mass\na.png,1\n", {"columns": Columns(patient="who")}, r"no column 'who' for the patient"),

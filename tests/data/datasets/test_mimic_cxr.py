@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,14 @@ def test_graphs_of_the_shared_case(shared: Path, tmp_path: Path, name: str, grap
     views = ("AP", "PA", "LATERAL", "PA LLD", "")
     summary = prepare(case, case / name, tmp_path / "out", graph_keys=tmp_path / "keys.csv", views=views)
     assert sum(summary.images.values()) == graphs
+
+
+@pytest.mark.parametrize("name", ["/etc/x", "../../../../../x"])
+def test_a_name_that_leaves_the_folder_is_refused(root: Path, name: str) -> None:
+    """A table from elsewhere could have any file of the machine read."""
+    write_tables(root, [*IMAGES, (name, *IMAGES[0][1:])])
+    with pytest.raises(InputError, match=rf"metadata\.csv\.gz: line 9: .*{re.escape(name)}\.jpg is outside the folder"):
+        MimicCxr(root).read()
 
 
 def prepare(root: Path, graphs: Path, output: Path, **options: Any) -> PreparationSummary:
