@@ -2,7 +2,7 @@
 BIN ?= .venv/bin
 export BIN
 
-.PHONY: check setup lint format test lines
+.PHONY: check setup lint format test docs lines
 
 check: lint test  ## Lint, types and tests.
 
@@ -19,6 +19,10 @@ format:  ## Fix what ruff can fix, and format.
 
 test:  ## All tests.
 	$(BIN)/pytest
+
+docs:  ## The documentation site, in site/; a warning is an error.
+	$(BIN)/pip install -q -e '.[docs]'
+	$(BIN)/mkdocs build --strict
 
 lines:  ## Count lines of code.
 	$(BIN)/python benchmarks/count_lines.py

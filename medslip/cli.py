@@ -63,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: medslip TASK [--config FILE] [--key value ...]\n       medslip TASK --help explains every option")
+        print("       medslip --print_completion SHELL prints a completion script for bash, zsh, ...")
         for heading, tasks in GROUPS.items():
             print(f"\n{heading}:", *(f"  {name:25}{what}" for name, what in tasks.items()), sep="\n")
         print(_EXAMPLES)
@@ -100,6 +101,12 @@ def run_task(task: str, arguments: Sequence[str]) -> int:
 
 
 def _run(task: str, arguments: list[str]) -> None:
+    if task == "--print_completion":
+        from medslip.config import completion
+
+        classes = {name: importlib.import_module(f"medslip.tasks.{name}").COMMAND[0] for name in TASKS}
+        print(completion(classes, "".join(arguments) or "bash"))
+        return
     if task not in TASKS:
         close = difflib.get_close_matches(task, TASKS, n=1)
         guess = f"did you mean {close[0]}? " if close else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import json
 import re
@@ -104,6 +105,30 @@ def parse(config_class: Callable[..., Any], arguments: Sequence[str], command: s
             message += f"; did you mean {close[0]}?" if close else ""
         file = None if message.endswith(": not given") else _file_at_fault(build, arguments, error)
         raise InputError(f"{file or command}: {message}") from None
+
+
+def completion(config_classes: Mapping[str, Callable[..., Any]], shell: str) -> str:
+    """A script with which a shell completes ``medslip``, its tasks and their keys.
+
+    Args:
+        config_classes: Task -> its config dataclass.
+        shell: "bash", "zsh", ...
+
+    Raises:
+        InputError: shtab is not installed, or does not know the shell.
+    """
+    try:
+        import shtab
+    except ImportError:
+        raise InputError("--print_completion: needs shtab; pip install shtab") from None
+    if shell not in shtab.SUPPORTED_SHELLS:
+        raise InputError(f"--print_completion: {shell!r} is not one of {', '.join(shtab.SUPPORTED_SHELLS)}")
+    parser = argparse.ArgumentParser("medslip")
+    tasks = parser.add_subparsers()
+    for task, config_class in config_classes.items():
+        keys = _parser(typed(cast(type, config_class), {}), f"medslip {task}")
+        tasks.add_parser(task, parents=[keys], add_help=False, help=summary(config_class))
+    return str(shtab.complete(parser, shell))
 
 
 def _parser(config_class: Callable[..., Any], command: str) -> jsonargparse.ArgumentParser:

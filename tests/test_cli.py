@@ -289,6 +289,17 @@ def test_help_explains_each_key_with_the_docstrings_words(ran, capsys, monkeypat
         assert words in shown
 
 
+def test_completion_is_a_script_that_bash_can_load(capsys, tmp_path):
+    """It knows every task and its keys."""
+    assert main(["--print_completion", "bash"]) == 0
+    (tmp_path / "medslip.bash").write_text(capsys.readouterr().out)
+    words = "COMP_WORDS=(medslip ground --thres); COMP_CWORD=2; _shtab_medslip; echo ${COMPREPLY[@]}"
+    done = subprocess.run(["bash", "-c", f"source medslip.bash; {words}"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.split() == ["--threshold"], done.stderr
+    assert main(["--print_completion", "dos"]) == 2
+    assert "'dos' is not one of bash" in capsys.readouterr().err
+
+
 def test_help_of_every_real_task_explains_every_key(capsys, monkeypatch):
     """A key that its docstring forgets would show without a word."""
     monkeypatch.setenv("COLUMNS", "500")

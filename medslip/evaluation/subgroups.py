@@ -79,13 +79,11 @@ def by_group(
         seed: Random seed.
 
     Returns:
-        - ``subgroups``, one row per attribute and group: ``attribute``, ``group``, ``images``, ``patients``, and for each score
-          the mean over the compared classes (Estimate; not defined where the group is not compared).
-        - ``subgroup_gaps``, one row per attribute and score: ``attribute``, ``score``, ``highest``, ``lowest``, ``gap``
-          (Estimate) and ``classes``, those in the means.
-        - ``subgroup_classes``, one row per attribute, group and class; empty for means over cases.
-
-        Attributes that are unknown for every image are left out.
+        ``subgroups``, one row per attribute and group: ``attribute``, ``group``, ``images``, ``patients``, and for each score
+        the mean over the compared classes (Estimate; not defined where the group is not compared). ``subgroup_gaps``, one row
+        per attribute and score: ``attribute``, ``score``, ``highest``, ``lowest``, ``gap`` (Estimate) and ``classes``, those
+        in the means. ``subgroup_classes``, one row per attribute, group and class; empty for means over cases. Attributes that
+        are unknown for every image are left out.
     """
     image, _ = pd.factorize(metadata["path"])
     first = np.unique(image, return_index=True)[1]

@@ -50,7 +50,12 @@ def test_the_first_block_is_two_lines_and_ci_runs_the_second():
     printed = subprocess.run(
         ["bash", "-c", "eval() { :; }; . .ci/run"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
-    assert printed.splitlines() == [f"+ {block[1]}", "+ .venv/bin/pip install -q -e '.[test,dev]'", "+ .ci/lint"]
+    assert printed.splitlines() == [
+        f"+ {block[1]}",
+        "+ .venv/bin/pip install -q -e '.[test,dev,docs]'",
+        "+ .ci/lint",
+        "+ .venv/bin/mkdocs build --strict --site-dir build/site",
+    ]
 
 
 @pytest.mark.parametrize(

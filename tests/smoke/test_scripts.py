@@ -11,9 +11,11 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import get_type_hints
 
+import nbformat
 import pandas as pd
 import pytest
 import yaml
+from nbclient import NotebookClient
 
 from medslip.cli import TASKS, run_task
 from medslip.errors import InputError
@@ -119,6 +121,15 @@ def test_a_folder_of_images_and_a_free_text_query_need_no_labels(demonstrated, m
     arguments += ["--prompt", '{"broken rib": "rib fracture: a break in the line of a rib"}']
     assert run_task("zeroshot_cls", [*arguments, "--output", str(tmp_path / "out")]) == 0
     assert "broken rib" in pd.read_csv(tmp_path / "out" / "predictions.csv").columns
+
+
+def test_the_tutorial_runs(demonstrated):
+    """The notebook is what most people try first; its pictures must be there."""
+    notebook = nbformat.read(ROOT / "docs" / "tutorial.ipynb", 4)
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(demonstrated)}}).execute()
+    shown = [set(output["data"]) for cell in notebook.cells for output in cell.get("outputs", ()) if "data" in output]
+    assert sum("image/png" in kinds for kinds in shown) == 2
+    assert sum("text/html" in kinds for kinds in shown) == 4
 
 
 @pytest.mark.parametrize("task", sorted(TASKS))
