@@ -11,7 +11,6 @@ import difflib
 import importlib
 import multiprocessing
 import os
-import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -92,7 +91,7 @@ def run_task(task: str, arguments: Sequence[str]) -> int:
         _end_workers()
         return _fail("interrupted; continue a training run with --resume true", status=130)
     except (OSError, RuntimeError) as error:
-        message = _from_outside(error)
+        message = _from_outside(error, task)
         if message is None:
             raise
         _end_workers()
@@ -140,14 +139,16 @@ def _shortest(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def _from_outside(error: OSError | RuntimeError) -> str | None:
+def _from_outside(error: OSError | RuntimeError, task: str) -> str | None:
     """One line about an error of the disk or of a killed worker process, which is neither the input's fault nor ours."""
-    again = "and run it again (a training run with --resume auto)"
+    again = f"and run it again{' with --resume auto' if task in GROUPS.get('Training', ()) else ''}"
     if isinstance(error, OSError) and error.errno:
         file = f"{error.filename}: " if error.filename else ""
         return f"{file}{error.strerror}; check that the folder is there, can be written to and has space, {again}"
     if isinstance(error, BrokenExecutor) or str(error).startswith("DataLoader worker"):
         return f"{one_line(error).rstrip('.')}; if memory ran out, choose fewer workers or a smaller batch, {again}"
+    if "by peer" in str(error):  # as gloo says it
+        return "another process of this run ended; its own message says why"
     return None
 
 
@@ -159,8 +160,6 @@ def _thread_failed(failed: threading.ExceptHookArgs) -> None:
 
 def _end_workers() -> None:
     """Kill worker processes: waiting for what they have begun can take minutes."""
-    if hasattr(signal, "SIGCHLD"):
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # DataLoader's handler would raise because they die
     for worker in multiprocessing.active_children():
         worker.kill()
 

@@ -74,7 +74,10 @@ def folder_written_whole(folder: Path) -> Iterator[Path]:
         partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.partial-", dir=folder.parent))
         try:
             partial.chmod(0o777 & ~_umask())
+            begun = partial.stat()
             yield partial
+            if not os.path.samestat(begun, partial.stat()):
+                raise OSError("another process removed its temporary folder")
             partial.replace(folder)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)

@@ -391,6 +391,7 @@ def test_error_of_one_of_many_processes_is_not_lost(ran, capsys, monkeypatch):
     [
         (OSError(errno.ENOSPC, "No space left on device", "a.csv"), "a.csv: No space left on device; check that"),
         (OSError(errno.EPIPE, "Broken pipe"), "Broken pipe; check that"),
+        (RuntimeError("[gloo/pair.cc:561] Connection closed by peer [127.0.0.1]:6"), "another process of this run"),
         (BrokenProcessPool("A process was terminated."), "A process was terminated; if memory ran out"),
         (
             RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "),

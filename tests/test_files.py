@@ -60,6 +60,13 @@ def test_an_error_in_writing_names_the_file(tmp_path, writer, error, number, rea
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_that_was_taken_away_and_made_again_is_not_whole(tmp_path):
+    """What was written first would be missing without a word."""
+    with pytest.raises(OSError, match="removed"), folder_written_whole(tmp_path / "a") as partial:
+        partial.rename(tmp_path / "away").with_name(partial.name).mkdir()
+    assert [file.name for file in tmp_path.iterdir()] == ["away"]
+
+
 def test_a_file_gets_the_permissions_of_a_new_file(tmp_path):
     """Weights that only their owner can read cannot be shared in a group's folder; safetensors alone writes them so."""
     before = os.umask(0o027)

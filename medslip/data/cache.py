@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
 from PIL import Image
@@ -61,9 +62,14 @@ def build_cache(lists: Sequence[Path], folder: Path, size: int, workers: int, eq
     opened = [read_list(path) for path in lists]
     targets = {source: _target(source, folder, size, equalise) for table in opened for source in _sources(table)}
     jobs = [(source, target, size, equalise) for source, target in targets.items() if not target.exists()]
-    with mapper(workers) as mapped:
-        for _ in tqdm(mapped(_store, jobs), total=len(jobs), desc="caching images", unit="image"):
-            pass
+    try:
+        with mapper(workers) as mapped:
+            for _ in tqdm(mapped(_store, jobs), total=len(jobs), desc="caching images", unit="image"):
+                pass
+    except BrokenExecutor:  # a killed worker removes nothing
+        for half in folder.rglob("*.partial"):
+            half.unlink()
+        raise
     for path, table in zip(lists, opened, strict=True):
         names = [_name(targets[source], Path(path)) for source in _sources(table)]
         write_list(Path(path), table.images.assign(image=names))

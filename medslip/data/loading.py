@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -238,7 +240,9 @@ class Loader:
         Raises:
             InputError: An image cannot be read.
         """
-        for batch in self._loader:
+        with _without_handler():
+            batches = iter(self._loader)
+        for batch in batches:
             if isinstance(batch, str):
                 raise InputError(batch)
             yield batch
@@ -330,6 +334,17 @@ def preload(source: Source, images: int, workers: int) -> Memory:
                 memory.targets[batch.indices] = batch.labels
             progress.update(len(batch))
     return memory
+
+
+@contextmanager
+def _without_handler() -> Iterator[None]:
+    """Remove the handler by which torch raises wherever this process is when a worker dies; the loader notices it anyway."""
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    yield
+    signal.signal(signal.SIGCHLD, before)
 
 
 def _ignore_stop_signals(worker: int) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medslip.errors import InputError, one_line
-from medslip.files import folder_written_whole
+from medslip.files import folder_written_whole, naming
 from medslip.vocabulary import ANATOMIES, PATHOLOGIES
 
 PRESENT, ABSENT, UNKNOWN = 1, 0, -1
@@ -136,21 +136,18 @@ class LabelStoreWriter:
         folder: The folder to write. Nothing is changed in it before ``write``, which replaces an existing store.
 
     Raises:
-        InputError: The folder exists and is not a label store, or cannot be created.
+        InputError: The folder exists and is not a label store.
+        OSError: It cannot be created.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
         if self.folder.exists() and not (self.folder / "meta.json").exists():
             raise InputError(f"{self.folder}: exists and is not a label store; choose another output")
-        try:
+        with naming(self.folder):  # before the data set is read, not after
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             if not os.access(self.folder.parent, os.W_OK):
                 raise PermissionError(errno.EACCES, "Permission denied")
-        except OSError as error:
-            raise InputError(
-                f"{self.folder}: the folder cannot be created ({error.strerror}); choose another output"
-            ) from None
         self._cells = array("H")
         self._offsets = [0]
         self._keys: list[int] = []

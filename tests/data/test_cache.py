@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import pytest
@@ -113,4 +114,14 @@ def test_broken_image_is_named_and_the_lists_stay_as_they_were(prepared, workers
     with pytest.raises(InputError, match=r"valid_4\.png") as caught:
         build_cache(lists(prepared), prepared / "cache", 32, workers)
     assert "\n" not in str(caught.value)
+    assert [path.read_bytes() for path in lists(prepared)] == content
+
+
+def test_a_killed_worker_leaves_no_half_of_an_image(prepared, monkeypatch):
+    """It cannot remove it itself."""
+    monkeypatch.setattr(Image.Image, "save", lambda image, path, **_: (path.write_bytes(b"half"), os._exit(1)))
+    content = [path.read_bytes() for path in lists(prepared)]
+    with pytest.raises(BrokenProcessPool):
+        build_cache(lists(prepared), prepared / "cache", 32, workers=2)
+    assert [path for path in (prepared / "cache").rglob("*") if path.is_file()] == []
     assert [path.read_bytes() for path in lists(prepared)] == content

@@ -1,6 +1,8 @@
 """Samplers and loaders."""
 
 import itertools
+import multiprocessing
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -259,6 +261,18 @@ def test_broken_image_is_one_clean_line_from_any_worker(studies, store, tmp_path
 
 
 # Evaluation
+
+
+def test_a_killed_worker_is_an_error_of_the_loader(studies):
+    """torch's own handler would raise it wherever the main process happens to be, such as in a write or a clean-up."""
+    handler, batches = signal.getsignal(signal.SIGCHLD), iter(evaluation(studies.paths, Shard(1, 1)))
+    next(batches)
+    for worker in multiprocessing.active_children():
+        worker.kill()
+        worker.join()
+    assert signal.getsignal(signal.SIGCHLD) == handler
+    with pytest.raises(RuntimeError, match="DataLoader worker"):
+        list(batches)
 
 
 @pytest.mark.parametrize(("workers", "world"), [(0, 1), (2, 1), (0, 5)])

@@ -81,13 +81,13 @@ def test_nothing_changes_before_the_store_is_written_whole(store, tmp_path, monk
     assert len(LabelStore(store)) == 1
 
 
-def test_a_folder_that_cannot_be_a_store_is_bad_input(tmp_path):
-    """Another folder would be overwritten, or an output inside a file end in a traceback."""
+def test_a_folder_that_cannot_be_a_store_is_an_error_at_once(tmp_path):
+    """Another folder would be overwritten, or the data set be read before it turns out that nothing can be written."""
     (tmp_path / "photos").mkdir()
     with pytest.raises(InputError, match="is not a label store"):
         LabelStoreWriter(tmp_path / "photos")
     (tmp_path / "file").write_text("x")
-    with pytest.raises(InputError, match="cannot be created"):
+    with pytest.raises(OSError, match=r"file.labels"):
         LabelStoreWriter(tmp_path / "file" / "labels")
 
 
