@@ -1,20 +1,106 @@
-"""Write files completely or not at all, and write JSON that every reader accepts."""
+"""Read text and JSON files of any origin, write files completely or not at all, and write JSON that every reader accepts."""
 
 from __future__ import annotations
 
 import errno
+import gzip
 import hashlib
 import json
 import math
 import os
 import shutil
 import tempfile
+import zlib
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
+
+from medslip.errors import InputError, one_line
+
+_NOT_TEXT = {
+    b"PK\x03\x04": "a zip archive or an Excel workbook; unpack it, or save it as CSV",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook; save it as CSV",
+    b"BZh": "a bzip2 archive; unpack it",
+    b"\xfd7zXZ": "an xz archive; unpack it",
+    b"\x28\xb5\x2f\xfd": "a zstd archive; unpack it",
+    b"%PDF": "a PDF file",
+    b"<!doctype html": "a web page; download the file itself",
+    b"<html": "a web page; download the file itself",
+}
+"""How a file begins, in lower case or not -> what it is and what to do about it."""
+
+
+@contextmanager
+def opened_text(path: Path, advice: str = "check the path") -> Iterator[TextIO]:
+    """Open a text file, in UTF-8 or in UTF-16 with a byte order mark, perhaps packed by gzip; line ends are kept.
+
+    Args:
+        path: The file.
+        advice: What to do if there is no such file, for the message.
+
+    Raises:
+        InputError: The file cannot be read, or proves, here or in the body, to be cut short or not to be text.
+    """
+    try:
+        with Path(path).open("rb") as plain_file:
+            packed = plain_file.read(2) == b"\x1f\x8b"
+            plain_file.seek(0)
+            file = gzip.GzipFile(fileobj=plain_file) if packed else plain_file
+            start = file.read(512)
+            file.seek(0)
+            for magic, kind in _NOT_TEXT.items():
+                if start.startswith(magic) or start.lstrip().lower().startswith(magic):
+                    raise InputError(f"{path}: is {kind}")
+            encoding = "utf-16" if start.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig"
+            yield TextIOWrapper(file, encoding, newline="")
+    except FileNotFoundError:
+        raise InputError(f"{path}: not found; {advice}") from None
+    except UnicodeError as error:
+        raise InputError(f"{path}: is not text in UTF-8 ({one_line(error)}); save or download it again") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{path}: is damaged ({one_line(error)}); get a new copy") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); {advice}") from None
+
+
+def read_text(path: Path, advice: str = "check the path") -> str:
+    """The content of a text file; errors as for ``opened_text``, and for a file with null characters."""
+    with opened_text(path, advice) as file:
+        text = file.read()
+    if "\0" in text:
+        raise InputError(f"{path}: is not a text file: it holds null characters; save or download it again")
+    return text
+
+
+def from_json(text: str) -> Any:
+    """Decode JSON.
+
+    Raises:
+        ValueError: It is not complete, has NaN or an infinity, or is nested or has a number longer than Python can take.
+    """
+    try:
+        return json.loads(text, parse_constant=not_json)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def not_json(word: str) -> None:
+    """Raise ValueError for NaN and Infinity, which Python's reader would accept."""
+    raise ValueError(f"{word} is not a number in JSON")
+
+
+def read_json(path: Path, advice: str = "check the path") -> Any:
+    """The content of a JSON file; errors as for ``read_text``, and for what ``from_json`` cannot decode."""
+    text = read_text(path, advice)
+    try:
+        return from_json(text)
+    except ValueError as error:
+        raise InputError(f"{path}: not a complete JSON file ({one_line(error, 120)}); get a new copy") from None
 
 
 @contextmanager

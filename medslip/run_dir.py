@@ -23,7 +23,7 @@ from medslip.config import config_to_dict, flat
 from medslip.errors import InputError, one_line
 from medslip.evaluation.run_page import METRICS_FORMAT, METRICS_VERSION, write_page
 from medslip.evaluation.tables import to_records
-from medslip.files import plain, write_text
+from medslip.files import plain, read_json, write_text
 from medslip.training.distributed import Processes
 from medslip.version import __version__
 
@@ -255,12 +255,7 @@ def read_metrics(folder: Path) -> dict[str, Any]:
         InputError: It is missing, or is not the metrics.json of a run.
     """
     path = folder / "metrics.json"
-    try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; give the directory of a finished run") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot read it ({error})") from None
+    metrics = read_json(path, "give the directory of a finished run")
     if not isinstance(metrics, dict) or metrics.get("format") != METRICS_FORMAT:
         raise InputError(f"{path}: is not the metrics.json of a run")
     return metrics

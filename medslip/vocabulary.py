@@ -6,13 +6,13 @@ The order of both lists is the order of rows and columns in every label matrix, 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 from medslip.errors import InputError
+from medslip.files import read_json
 
 ANATOMIES: tuple[str, ...] = (
     "trachea", "left_hilar", "right_hilar", "hilar_unspec", "left_pleural", "right_pleural", "pleural_unspec",
@@ -183,13 +183,8 @@ def load_prompts(pathology_file: Path | None = None, anatomy_file: Path | None =
 
 
 def _read_prompts(path: Path | None, packaged: str, names: Sequence[str]) -> tuple[str, ...]:
-    source = resources.files("medslip.resources").joinpath(packaged) if path is None else Path(path)
-    try:
-        data = json.loads(source.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{source}: prompt file not found") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{source}: not a JSON file of prompts ({error})") from None
+    source = Path(str(resources.files("medslip.resources").joinpath(packaged))) if path is None else path
+    data = read_json(source, "give a JSON file of prompts")
     keys, texts = (list(data), list(data.values())) if isinstance(data, dict) else ([], data)
     if not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):
         raise InputError(f"{source}: every prompt must be a non-empty text")

@@ -8,7 +8,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "medslip"
 
 LEVELS = (
-    {"errors", "files", "version", "resources"},
+    {"errors", "version", "resources"},
+    {"files"},
     {"vocabulary"},
     {"labels"},
     {"model", "losses", "data"},

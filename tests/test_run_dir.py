@@ -171,7 +171,12 @@ def test_a_setting_cannot_replace_a_table(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [(None, "no such file"), ("{", "cannot read it"), ("[]", "is not the metrics.json"), ("{}", "is not the metrics")],
+    [
+        (None, "not found; give the directory"),
+        ("{", "not a complete JSON file"),
+        ("[]", "is not the metrics.json"),
+        ("{}", "is not the metrics"),
+    ],
 )
 def test_what_is_not_a_run_is_refused(tmp_path, text, message):
     """A traceback for a mistyped folder."""

@@ -99,7 +99,7 @@ def test_published_file_with_its_misspelt_key_is_accepted(tmp_path):
         ({name: name if name != "edema" else " " for name in PATHOLOGIES}, "non-empty"),
         (dict.fromkeys(PATHOLOGIES, 3), "must be a non-empty text"),
         ('"a text"', "must be a non-empty text"),
-        ('{"normal": ', "not a JSON file"),
+        ('{"normal": ', "not a complete JSON file"),
     ],
 )
 def test_unusable_prompt_file_is_one_line_that_names_it(tmp_path, content, words):

@@ -172,7 +172,7 @@ class StudyLabels:
 
     def __init__(self, table: ImageTable, store: LabelStore) -> None:
         self._rows, self._store = table.images["row"].to_numpy(np.int64), store
-        store.check(self._rows.tolist(), table.images["study"].tolist(), table.source)
+        store.check(table.images, table.source)
 
     def __call__(self, index: int) -> Tensor:
         """The label matrix of an image's study."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import csv
 import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from io import StringIO
 from math import isfinite
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
-from zlib import error as zlib_error
 
 import numpy as np
 import numpy.typing as npt
@@ -20,50 +19,74 @@ from tqdm import tqdm
 from medslip.data.dicom import DICOM_SUFFIXES
 from medslip.data.images import Header, is_dicom, years
 from medslip.errors import InputError
+from medslip.files import read_text
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"}) | DICOM_SUFFIXES
-
-_PARSING = (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError)
-_UNPACKING = (EOFError, OSError, BadZipFile, zlib_error)
 
 _SEXES = {"m": "M", "male": "M", "f": "F", "female": "F"}
 _NO_AGE = frozenset({"", "nan", "unknown"})
 _ROUNDING = 1.0  # pixels that a box may reach over the edge: publishers round
 
 
+def read_rows(path: Path, advice: str = "check the path") -> pd.Series:
+    """The rows of a CSV file that have any text, as lists of stripped cells; the index holds the line where each begins.
+
+    Cells are separated by commas, semicolons or tabs: whichever the first row has most of.
+
+    Args:
+        path: The file, which may be packed by gzip.
+        advice: What to do if there is no such file, for the message.
+
+    Raises:
+        InputError: The file is missing, is not text, has a quote that is not closed, or has no row.
+    """
+    text = read_text(path, advice)
+    first = text.lstrip("\r\n").partition("\n")[0]
+    lines = csv.reader(
+        StringIO(text, newline=""), delimiter=max(",;\t", key=first.count), skipinitialspace=True, strict=True
+    )
+    rows, line = {}, 1
+    try:
+        for row in lines:
+            if any(cells := [cell.strip() for cell in row]):
+                rows[line] = cells
+            line = lines.line_num + 1
+    except csv.Error as error:
+        raise InputError(
+            f"{path}: line {line}: not a row in CSV form ({error}); look for a quote that is not closed"
+        ) from None
+    if not rows:
+        raise InputError(f"{path}: is empty")
+    return pd.Series(rows)
+
+
 def read_cells(path: Path, columns: Collection[str] = ()) -> pd.DataFrame:
-    """A CSV file with every cell as text, empty where there is none; the first line names the columns.
+    """A CSV file with every cell as stripped text, empty where there is none; the first row names the columns.
 
     Rows without any text are skipped. The index holds each row's line number in the file, so that messages can name it.
 
     Args:
-        path: The file, which may be compressed.
+        path: The file, as for ``read_rows``.
         columns: Columns that it must have; only these are read. Without any, all are.
 
     Raises:
-        InputError: The file is missing or not CSV, has no row, lacks a column, or has two columns of one name.
+        InputError: As for ``read_rows``; or the table lacks a column, has two of one name, or a row with too many cells.
     """
-    path = Path(path)
-    try:
-        # The header is read as a row, as pandas would rename repeated columns.
-        table = pd.read_csv(
-            path, dtype=str, keep_default_na=False, header=None, skipinitialspace=True, skip_blank_lines=False
-        ).fillna("")
-    except FileNotFoundError:
-        raise InputError(f"{path}: file not found") from None
-    except (*_PARSING, *_UNPACKING) as error:
-        raise InputError(f"{path}: not a table in CSV form ({str(error).strip()})") from None
-    header = table.iloc[0].str.lstrip("\ufeff").str.strip().tolist()
+    header, *rows = (listed := read_rows(path))
     repeated = [name for name in header if name and header.count(name) > 1]
     if repeated:
         raise InputError(f"{path}: has several columns {repeated[0]!r}; rename all but one")
     check_columns(header, columns, path)
-    table = table.set_axis(header, axis=1).set_axis(range(1, len(table) + 1)).iloc[1:]
-    table = table[list(columns)] if columns else table
-    table = table[(table != "").any(axis=1)]
-    if not len(table):
+    if not rows:
         raise InputError(f"{path}: the table has no rows")
-    return table
+    wide = listed.map(lambda row: any(row[len(header) :]))
+    if (line := first_line(wide)) is not None:
+        raise InputError(
+            f"{path}: line {line}: has {len(listed[line])} cells, but the header has {len(header)}; quote cells with commas"
+        )
+    cells = [(row + [""] * len(header))[: len(header)] for row in rows]
+    table = pd.DataFrame(cells, listed.index[1:], header, dtype=str)
+    return table[list(columns)] if columns else table
 
 
 def check_columns(has: Sequence[str], needed: Iterable[str], source: Path) -> None:
@@ -79,7 +102,7 @@ def check_columns(has: Sequence[str], needed: Iterable[str], source: Path) -> No
 
 
 def read_lines(path: Path, advice: str = "check the path") -> pd.Series:
-    """The lines of a UTF-8 text file that are not blank, stripped; the index holds their line numbers.
+    """The lines of a text file that are not blank, stripped; the index holds their line numbers.
 
     Args:
         path: The file.
@@ -88,37 +111,11 @@ def read_lines(path: Path, advice: str = "check the path") -> pd.Series:
     Raises:
         InputError: The file is missing, is not text, or has no line.
     """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f"{path}: list not found; {advice}") from None
-    except OSError as error:
-        raise InputError(f"{path}: the list cannot be read ({error.strerror}); {advice}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not a text file in UTF-8, one entry per line") from None
-    lines = {number: line.strip() for number, line in enumerate(text.splitlines(), start=1) if line.strip()}
+    text = read_text(path, advice)
+    lines = {number: line.strip() for number, line in enumerate(StringIO(text, newline=None), start=1) if line.strip()}
     if not lines:
-        raise InputError(f"{path}: the list is empty")
+        raise InputError(f"{path}: is empty")
     return pd.Series(lines)
-
-
-def read_json(path: Path, advice: str = "check the path") -> Any:
-    """The content of a JSON file.
-
-    Args:
-        path: The file.
-        advice: What to do if there is no such file, for the message.
-
-    Raises:
-        InputError: The file cannot be read, or is not complete.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); {advice}") from None
-    except ValueError as error:
-        raise InputError(f"{path}: not a complete JSON file ({error}); get a new copy") from None
 
 
 def check_unique(names: pd.Series, source: Path | str) -> None:
@@ -222,10 +219,17 @@ def listed_images(names: pd.Series, folder: Path | None, source: Path) -> pd.Ser
         InputError: A row names no image, one that does not exist or is outside the folder, or one that another row names.
     """
     check_unique(names, source)
-    paths = paths_in(folder, names, source)
+    paths = paths_in(folder, names, source).map(_file_of)
     check_files(paths, source)
     check_unique(paths, source)
     return paths
+
+
+def _file_of(path: str) -> str:
+    """The path, or if it has no suffix of images and only with one is there a file, that file."""
+    given = os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES or os.path.isfile(path)
+    suffixed = () if given else (path + suffix for suffix in sorted(IMAGE_SUFFIXES))
+    return next(filter(os.path.isfile, suffixed), path)
 
 
 def find_images(names: pd.Series, folder: Path, source: Path) -> pd.Series:

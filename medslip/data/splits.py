@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import os
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from medslip.data.reading import first_line, read_lines
+from medslip.data.reading import first_line, read_rows
 from medslip.data.table import ImageTable
 from medslip.errors import InputError
 from medslip.labels import PRESENT
@@ -144,12 +143,12 @@ def _stem(name: str) -> str:
 
 
 def _read_names(path: Path, columns: Sequence[str]) -> set[str]:
-    rows = [row for row in csv.reader(read_lines(path)) if row]
-    column = next((rows[0].index(name) for name in columns if rows and name in rows[0]), None)
+    rows = read_rows(path).tolist()
+    column = next((rows[0].index(name) for name in columns if name in rows[0]), None)
     if column is None and any(len(row) > 1 for row in rows):
         raise InputError(f"{path}: has several columns, none called {' or '.join(columns)}")
     body = rows if column is None else rows[1:]
-    names = {row[column or 0].strip() for row in body if len(row) > (column or 0)} - {""}
+    names = {row[column or 0] for row in body if len(row) > (column or 0)} - {""}
     if not names:
         raise InputError(f"{path}: the exclusion file is empty")
     return names

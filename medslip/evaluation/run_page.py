@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
@@ -22,8 +21,9 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
+from medslip.errors import InputError
 from medslip.evaluation.tables import display, filled_columns, from_records, is_missing, show, words
-from medslip.files import written_whole
+from medslip.files import from_json, read_json, written_whole
 
 PAGE = "run.html"
 """The page's name in the run directory."""
@@ -140,9 +140,9 @@ def _read_metrics(folder: Path) -> tuple[dict[str, Any], str]:
     if not path.is_file():
         return {}, ""
     try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        return {}, f"{path}: cannot read it ({error})"
+        metrics = read_json(path)
+    except InputError as error:
+        return {}, str(error)
     if not isinstance(metrics, dict):
         return {}, f"{path}: is not an object"
     version = metrics.get("version", METRICS_VERSION)
@@ -200,7 +200,7 @@ def _csv_and_log(folder: Path) -> Iterator[tuple[str, pd.DataFrame]]:
 
 def _loaded(line: str) -> dict[str, Any]:
     try:
-        entry = json.loads(line)
+        entry = from_json(line)
     except ValueError:
         return {}  # the last line of a run that was stopped
     return entry if isinstance(entry, dict) else {}

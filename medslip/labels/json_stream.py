@@ -6,12 +6,16 @@ On a graph file this takes about half the time of ijson with its C back end, and
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
 from medslip.errors import InputError
+from medslip.files import from_json, not_json, opened_text
+
+_ADVICE = "give the JSON file"
+_TEXT = re.compile(r"\S")
 
 
 def iter_members(path: Path, chunk: int = 1 << 20) -> Iterator[tuple[str, Any]]:
@@ -27,7 +31,7 @@ def iter_members(path: Path, chunk: int = 1 << 20) -> Iterator[tuple[str, Any]]:
     Raises:
         InputError: The file is missing, truncated, or not a JSON object.
     """
-    with _opened(path) as file:
+    with opened_text(path, _ADVICE) as file:
         yield from _Members(file, path, chunk)
 
 
@@ -40,27 +44,13 @@ def iter_lines(path: Path) -> Iterator[tuple[int, Any]]:
     Raises:
         InputError: The file is missing, or a line is not JSON.
     """
-    with _opened(path) as file:
+    with opened_text(path, _ADVICE) as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 try:
-                    yield number, json.loads(line)
-                except (ValueError, RecursionError) as error:
+                    yield number, from_json(line)
+                except ValueError as error:
                     raise InputError(f"{path}: line {number} is not valid JSON ({error}); download it again") from None
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[TextIO]:
-    """The file as text, with errors for what cannot be opened or decoded."""
-    try:
-        with Path(path).open(encoding="utf-8") as file:
-            yield file
-    except FileNotFoundError:
-        raise InputError(f"{path}: file not found; give the JSON file") from None
-    except IsADirectoryError:
-        raise InputError(f"{path}: is a folder; give the JSON file in it") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is not a UTF-8 text file ({error.reason}); download it again") from None
 
 
 class _Members:
@@ -68,7 +58,7 @@ class _Members:
 
     def __init__(self, file: TextIO, path: Path, chunk: int) -> None:
         self._file, self._path, self._chunk = file, path, chunk
-        self._decode = json.JSONDecoder().raw_decode
+        self._decode = json.JSONDecoder(parse_constant=not_json).raw_decode
         self._buffer = ""
         self._at = 0
         self._passed = 0  # characters of the file before the buffer
@@ -103,10 +93,10 @@ class _Members:
     def _next_character(self) -> str:
         """Move to the next character that is not white space, and return it."""
         while True:
-            while self._at < len(self._buffer):
-                if not self._buffer[self._at].isspace():
-                    return self._buffer[self._at]
-                self._at += 1
+            found = _TEXT.search(self._buffer, self._at)
+            self._at = found.start() if found else len(self._buffer)
+            if found:
+                return found[0]
             if not self._refill():
                 raise self._truncated()
 
@@ -128,7 +118,7 @@ class _Members:
                 if not self._refill():
                     raise self._truncated() from None
             except ValueError:
-                raise self._error("has a number of too many digits") from None
+                raise self._error("has a number that is not finite, or has too many digits") from None
 
     def _refill(self) -> bool:
         """Drop the decoded part of the buffer and read more; False at the end of the file."""

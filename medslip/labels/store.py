@@ -13,15 +13,15 @@ import os
 import shutil
 import zlib
 from array import array
-from collections.abc import Sequence
 from pathlib import Path
 from tokenize import TokenError
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from medslip.errors import InputError, one_line
-from medslip.files import folder_written_whole, naming
+from medslip.files import folder_written_whole, from_json, naming
 from medslip.vocabulary import ANATOMIES, PATHOLOGIES
 
 PRESENT, ABSENT, UNKNOWN = 1, 0, -1
@@ -61,7 +61,7 @@ class LabelStore:
             raise InputError(f"{self.folder}: not a complete label store ({one_line(error)}); {_AGAIN}") from None
 
     def _open(self) -> None:
-        meta = json.loads((self.folder / "meta.json").read_text())
+        meta = from_json((self.folder / "meta.json").read_text())
         if not isinstance(meta, dict) or (meta.get("format"), meta.get("version")) != (_FORMAT, _VERSION):
             raise InputError(f"{self.folder}/meta.json: not a label store of version {_VERSION}")
         if meta.get("vocabulary") != _vocabulary_key():
@@ -108,18 +108,17 @@ class LabelStore:
         place = (cells >> 15) * (A * P) + (cells & 0x7FFF)
         return np.bincount(place, minlength=2 * A * P).reshape(2, A, P)
 
-    def check(self, rows: Sequence[int], studies: Sequence[str], source: str) -> None:
+    def check(self, images: pd.DataFrame, source: str) -> None:
         """Check that an image list belongs to this store.
 
         Args:
-            rows: Row in the store of each entry.
-            studies: Study name of each entry.
-            source: The file of the list, for error messages, where entry i is line i + 2.
+            images: Columns row (in the store), study, and line (in the file).
+            source: The file of the list, for error messages.
 
         Raises:
             InputError: A row is outside the store, or belongs to another study.
         """
-        for line, (row, study) in enumerate(zip(rows, studies, strict=True), start=2):
+        for row, study, line in images[["row", "study", "line"]].itertuples(index=False):
             if not 0 <= row < len(self):
                 fault = f"has row {row}, but {self.folder} has {len(self)} studies"
             elif self._keys[row] != _study_key(study):

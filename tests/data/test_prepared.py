@@ -41,7 +41,7 @@ def test_lists_and_store_fit(tmp_path: Path) -> None:
     write(tmp_path, ["train", "test", "train"])
     studies = read_list(tmp_path / "train.csv")
     store = LabelStore(tmp_path / "labels")
-    store.check(studies.images["row"], studies.images["study"], studies.source)
+    store.check(studies.images, studies.source)
     assert studies.images["row"].tolist() == [0, 2]
     assert studies.images.iloc[1][["patient", "view", "sex", "age"]].tolist() == ["p2", "PA", "M", 40]
     assert studies.paths[1] == tmp_path / "2.png"
@@ -159,7 +159,7 @@ HEADER = "image,study,patient,view,sex,age,row\n"
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "not a table in CSV form"),
+        ("", "is empty"),
         (HEADER, "the table has no rows"),
         ("image,study,row\na.png,s,0\n", "has no column 'patient'"),
         (HEADER + "a.png,s,p,,,,0\nb.png,s,p,,,,x\n", "line 3: row 'x' is not a whole number"),
@@ -168,8 +168,8 @@ HEADER = "image,study,patient,view,sex,age,row\n"
         (HEADER + "a.png,s,p,,,,0\na.png,t,p,,,,1\n", "line 3: image a.png is listed twice"),
         (HEADER + ",s,p,,,,0\n", "line 2: has no image path"),
         (HEADER + "../a.png,s,p,,,,0\n", "line 2: ../a.png is outside the folder"),
-        (HEADER + '"a.png,s\n', "not a table in CSV form"),
-        (HEADER + "a.png,s,p,,,,0,9\nb.png,s\n", "line|CSV"),
+        (HEADER + '"a.png,s\n', "line 2: not a row in CSV form"),
+        (HEADER + "a.png,s,p,,,,0,9\nb.png,s\n", "line 2: has 8 cells, but the header has 7"),
     ],
 )
 def test_unusable_list_is_one_line_with_file_and_line(tmp_path, text, words):
@@ -188,5 +188,5 @@ def test_missing_or_unreadable_list_is_bad_input(tmp_path):
     with pytest.raises(InputError, match="list not found"):
         read_list(tmp_path)
     (tmp_path / "bytes.csv").write_bytes(b"image,study\n\xff\xfe,\x00")
-    with pytest.raises(InputError, match="not a table in CSV form"):
+    with pytest.raises(InputError, match="is not text in UTF-8"):
         read_list(tmp_path / "bytes.csv")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import lzma
 import re
 import shutil
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 
 from medslip.data.datasets.folder import Folder
 from medslip.data.images import Header
-from medslip.data.reading import check_unique, find_images, path_in, read_box, read_cells
+from medslip.data.reading import check_unique, find_images, listed_images, path_in, read_box, read_cells
 from medslip.errors import InputError
 from medslip.phantoms.dicom import uid_of, write_dicom
 
@@ -130,10 +132,68 @@ def test_a_box_outside_the_image_is_refused(cells: tuple[str, str, str, str]) ->
         read_box(cells, "here", 1024, 1024)
 
 
-def test_tables_keep_the_lines_of_the_file(tmp_path: Path) -> None:
-    """Messages must name the line that the user sees in an editor."""
-    (tmp_path / "t.csv").write_text("\ufeffa, b,c\n1,2,3\n\n,,\n4,5,6\n", encoding="utf-8")
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "gzip"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_tables_as_spreadsheets_write_them_keep_the_lines_of_the_file(
+    tmp_path: Path, separator: str, encoding: str, end: str
+) -> None:
+    """Messages must name the line that the user sees in an editor, also after blank lines and cells of several lines."""
+    rows = [" a,b ", '1, "2\n3"', ",", " 4 ,é", "", ","]
+    text = "\n".join(rows).replace(",", separator).replace("\n", end)
+    packed = encoding == "gzip"
+    (tmp_path / "t.csv").write_bytes(gzip.compress(text.encode()) if packed else text.encode(encoding))
     cells = read_cells(tmp_path / "t.csv", ("b", "a"))
-    assert cells.to_dict("split") == {"index": [2, 5], "columns": ["b", "a"], "data": [["2", "1"], ["5", "4"]]}
+    assert cells.columns.tolist() == ["b", "a"]
+    assert cells.replace(r"\r\n?", "\n", regex=True).to_dict("index") == {
+        2: {"b": "2\n3", "a": "1"},
+        5: {"b": "é", "a": "4"},
+    }
     with pytest.raises(InputError, match=r"t\.csv: has no column 'd'; it must have a, d"):
         read_cells(tmp_path / "t.csv", ("a", "d"))
+
+
+PACKED = gzip.compress(b"a,b\n" + bytes(range(32, 127)) * 9, mtime=0)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\n \n", "is empty"),
+        (b"a,b\n,\n", "the table has no rows"),
+        (b"a,b,a\n1,2,3", "has several columns 'a'; rename all but one"),
+        (b"a,b\n1,2\n\n1,2,3,4", "line 4: has 4 cells, but the header has 2; quote cells with commas"),
+        (
+            b'a,b\n\n"1,2\n3,4\n',
+            "line 3: not a row in CSV form (unexpected end of data); look for a quote that is not closed",
+        ),
+        (
+            b"a,\xe4\n",
+            "is not text in UTF-8 ('utf-8' codec can't decode byte 0xe4 in position 2: invalid continuation byte)",
+        ),
+        ("a,b\n1,2".encode("utf-16-le"), "is not a text file: it holds null characters"),
+        (PACKED[:-9], "is damaged (Compressed file ended before the end-of-stream marker was reached); get a new copy"),
+        (PACKED[:10] + b"\xff" + PACKED[10:], "is damaged (Error -3 while decompressing data: invalid block type)"),
+        (b"\x1f\x8b\x01" + PACKED[3:], "is damaged (Unknown compression method); get a new copy"),
+        (b"PK\x03\x04", "is a zip archive or an Excel workbook; unpack it, or save it as CSV"),
+        (b"\xd0\xcf\x11\xe0\xa1", "is an Excel workbook; save it as CSV"),
+        (b"\n<!DOCTYPE html><html>", "is a web page; download the file itself"),
+        (lzma.compress(b"a,b"), "is an xz archive; unpack it"),
+    ],
+)
+def test_what_is_not_a_table_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    """A traceback, or half of a table, for what downloads and spreadsheets leave under the name of a table."""
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        read_cells(tmp_path / "t.csv")
+    assert str(caught.value).startswith(f"{tmp_path / 't.csv'}: {message}")
+
+
+def test_listed_names_without_a_suffix_find_their_image(folder: Path) -> None:
+    """A table whose names have no suffix would be told to give another folder."""
+    names = pd.Series(["one/a", "two/d.txt", "two/b"], [2, 3, 4])
+    assert listed_images(names, folder, SOURCE).tolist() == [
+        f"{folder}/{name}" for name in ("one/a.png", "two/d.txt", "two/b.png")
+    ]
+    with pytest.raises(InputError, match=r"list\.csv: line 2: image .*/one/d not found"):
+        listed_images(pd.Series(["one/d"], [2]), folder, SOURCE)

@@ -172,7 +172,7 @@ def test_an_empty_or_broken_folder_still_has_a_page(tmp_path):
     (tmp_path / "config.yaml").write_bytes(b"\xff\xfe")
     page = Page(write_page(tmp_path))
     check_alone(page)
-    assert "cannot read it" in page.text
+    assert "not a complete JSON file" in page.text
     (tmp_path / "metrics.json").write_text("[1]")
     assert "is not an object" in Page(write_page(tmp_path)).text
     write_json(tmp_path / "metrics.json", {"version": 2, "macro": {"name": "mean", "auroc": 0.8125}})

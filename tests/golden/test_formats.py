@@ -97,7 +97,7 @@ def test_a_prepared_data_set_is_read() -> None:
     store = LabelStore(folder / "labels")
     lists = {split: read_list(folder / f"{split}.csv") for split in ("train", "valid", "test")}
     for studies in lists.values():
-        store.check(studies.images["row"], studies.images["study"], studies.source)
+        store.check(studies.images, studies.source)
     assert {split: len(studies) for split, studies in lists.items()} == EXPECTED["images"]
     first = lists["train"].images.iloc[0]
     anatomy, pathology, state = store.cells(int(first["row"]))

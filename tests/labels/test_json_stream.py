@@ -72,16 +72,20 @@ def test_missing_files_folders_and_binary_files_are_errors(tmp_path: Path) -> No
     """A wrong path would end in a traceback."""
     with pytest.raises(InputError, match="not found"):
         list(iter_members(tmp_path / "none.json"))
-    with pytest.raises(InputError, match="is a folder"):
+    with pytest.raises(InputError, match=r"cannot be read \(Is a directory\); give the JSON file"):
         list(iter_members(tmp_path))
     (tmp_path / "bytes.json").write_bytes(b'{"a": "\xff\xfe"}')
-    with pytest.raises(InputError, match="not a UTF-8 text file"):
+    with pytest.raises(InputError, match="is not text in UTF-8"):
         list(iter_members(tmp_path / "bytes.json"))
 
 
 @pytest.mark.parametrize(
     ("value", "fault"),
-    [("[" * 200_000 + "]" * 200_000, "nested too deeply"), (f"[{'9' * 5000}]", "a number of too many digits")],
+    [
+        ("[" * 200_000 + "]" * 200_000, "nested too deeply"),
+        (f"[{'9' * 5000}]", "has too many digits"),
+        ("[NaN]", "not finite"),
+    ],
 )
 def test_values_that_cannot_be_decoded_are_errors(tmp_path: Path, value: str, fault: str) -> None:
     """A damaged file would end in a traceback."""

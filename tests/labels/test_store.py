@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -156,9 +157,13 @@ def test_a_store_without_checksums_is_read(store):
 def test_list_of_another_store_is_an_error_with_file_and_line(store):
     """With the wrong store, every image would be trained on the report of another patient."""
     opened = LabelStore(store)
-    opened.check([2, 0], ["s3", "s1"], "train.csv")
-    with pytest.raises(InputError, match=r"train\.csv: line 3 is study s1, but row 1 of .*labels belongs to another"):
-        opened.check([0, 1], ["s1", "s1"], "train.csv")
+
+    def check(rows: list[int], studies: list[str]) -> None:
+        opened.check(pd.DataFrame({"row": rows, "study": studies, "line": range(5, 5 + len(rows))}), "train.csv")
+
+    check([2, 0], ["s3", "s1"])
+    with pytest.raises(InputError, match=r"train\.csv: line 6 is study s1, but row 1 of .*labels belongs to another"):
+        check([0, 1], ["s1", "s1"])
     for row in (-1, 3):
-        with pytest.raises(InputError, match=rf"train\.csv: line 2 has row {row}, but .* has 3 studies"):
-            opened.check([row], ["s1"], "train.csv")
+        with pytest.raises(InputError, match=rf"train\.csv: line 5 has row {row}, but .* has 3 studies"):
+            check([row], ["s1"])

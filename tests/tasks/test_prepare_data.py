@@ -27,7 +27,7 @@ def read_all(folder: Path) -> dict[str, ImageTable]:
     store = LabelStore(folder / "labels")
     lists = {path.stem: read_list(path) for path in folder.glob("*.csv")}
     for studies in lists.values():
-        store.check(studies.images["row"], studies.images["study"], studies.source)
+        store.check(studies.images, studies.source)
         assert all(studies.paths[index].is_file() for index in range(len(studies)))
     assert (folder / "summary.json").is_file()
     return lists

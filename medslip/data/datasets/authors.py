@@ -7,6 +7,7 @@ studies x 51 x 75, float64, in our order of anatomies and pathologies: 1 present
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -20,10 +21,11 @@ import pandas as pd
 from tqdm import tqdm
 
 from medslip.data.dataset import DataSet
-from medslip.data.reading import path_in, read_json
+from medslip.data.reading import path_in
 from medslip.data.splits import SPLITS
 from medslip.data.table import ImageTable
 from medslip.errors import InputError
+from medslip.files import read_json
 from medslip.labels import UNKNOWN, A, Cells, Matrix, P
 
 MATRIX_FILE = "landmark_observation_adj_mtx.npy"
@@ -62,7 +64,7 @@ class AuthorsFiles(DataSet):
                         f"{path}: key {name}: labels_id {row!r} is not a row of a matrix of {rows} studies"
                     )
                 image = self._image_path(name, path)
-                if not image.is_file():
+                if not os.path.isfile(image):
                     missing.append(image)
                     continue
                 match = _MIMIC.search(image.as_posix())

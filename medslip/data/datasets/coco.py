@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,10 @@ import pandas as pd
 from medslip.data.dataset import ListedDataSet
 from medslip.data.images import read_headers, years
 from medslip.data.masks import Mask, Runs, runs_of
-from medslip.data.reading import check_files, check_unique, paths_in, read_box, read_json, sexes_of
+from medslip.data.reading import check_files, check_unique, paths_in, read_box, sexes_of
 from medslip.data.table import FINDING_COLUMNS, ImageTable
 from medslip.errors import InputError
+from medslip.files import read_json
 from medslip.labels import PRESENT
 from medslip.vocabulary import class_key
 
@@ -130,7 +132,7 @@ def _read_coco(source: Path) -> dict[str, list[Any]]:
 def _folder_above(source: Path, name: str) -> Path | None:
     """The folder above the file's, if the image is there and not in the file's own."""
     above = source.parent.parent
-    return above if not (source.parent / name).exists() and (above / name).exists() else None
+    return above if not os.path.exists(source.parent / name) and os.path.exists(above / name) else None
 
 
 def _annotation(

@@ -36,7 +36,7 @@ class Prepared(DataSet):
         table = read_list(self.path)
         store = LabelStore(self.labels or self.path.parent / "labels")
         rows = table.images["row"].tolist()
-        store.check(rows, table.images["study"].tolist(), table.source)
+        store.check(table.images, table.source)
         states = np.stack([store.dense(row).max(axis=0) for row in rows])
         labels = {name: states[:, pathology_index(name)] for name in FINDINGS}
         scored = {name: column for name, column in labels.items() if {0, 1} <= set(column.tolist())}

@@ -68,7 +68,7 @@ def test_lists_keep_rows_studies_and_patients(tmp_path: Path, monkeypatch: pytes
     assert train.images["patient"].tolist() == ["p10000000", "p10000005"]
     assert train.paths[0].is_file()
     store = LabelStore(tmp_path / "out" / "labels")
-    store.check(train.images["row"], train.images["study"], train.source)
+    store.check(train.images, train.source)
 
 
 def test_images_of_one_study_keep_their_own_rows(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_images_of_one_study_keep_their_own_rows(tmp_path: Path) -> None:
     prepare(folder, tmp_path / "out", folder)
     train = read_list(tmp_path / "out" / "train.csv")
     assert dict(zip((path.stem for path in train.paths), train.images["row"], strict=True)) == {"0": 1, "1": 4}
-    LabelStore(tmp_path / "out" / "labels").check(train.images["row"], train.images["study"], train.source)
+    LabelStore(tmp_path / "out" / "labels").check(train.images, train.source)
 
 
 def test_missing_images_are_counted_and_all_missing_is_an_error(tmp_path: Path) -> None:

@@ -176,5 +176,5 @@ def test_a_bad_annotation_is_named(tmp_path: Path, change: dict[str, Any], words
 def test_a_folder_without_files_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"contains none of train\.json"):
         Coco(tmp_path).read()
-    with pytest.raises(InputError, match=r"test\.json: cannot be read"):
+    with pytest.raises(InputError, match=r"test\.json: not found; give the COCO file"):
         Coco(tmp_path, split="test").read()

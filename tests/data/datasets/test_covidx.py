@@ -59,10 +59,10 @@ def test_a_bad_line_is_named(tmp_path: Path, row: str, message: str) -> None:
 
 
 def test_missing_and_empty_lists_are_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"test.txt: list not found"):
+    with pytest.raises(InputError, match=r"test.txt: not found; give the folder that holds"):
         Covidx(tmp_path).read()
     (tmp_path / "val.txt").write_text("\n \n")
-    with pytest.raises(InputError, match=r"val.txt: the list is empty"):
+    with pytest.raises(InputError, match=r"val.txt: is empty"):
         Covidx(tmp_path, split="val").read()
     with pytest.raises(InputError, match=r"cannot be read \(Not a directory\); give the folder that holds"):
         Covidx(tmp_path / "val.txt").read()

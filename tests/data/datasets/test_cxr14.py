@@ -65,7 +65,7 @@ def test_labels_follow_the_lists_in_their_order(tmp_path: Path, sex: str) -> Non
         ((ROWS[0].replace("Mass", "Mas"),), "", r"Data_Entry.*line 2.*'Mas'"),
         ((*ROWS, ROWS[0]), "", r"Data_Entry.*: line 5: image 00000001_000.png is listed twice, also in line 2"),
         (ROWS, "00000001_000.png\n\n\n9.png\n", r"mine.txt: line 4: 9.png is not in"),
-        (ROWS, "00000001_000.png \u00e9", r"mine.txt: not a text file in UTF-8"),
+        (ROWS, "00000001_000.png \u00e9", r"mine.txt: is not text in UTF-8"),
     ],
 )
 def test_a_bad_row_is_named(tmp_path: Path, rows: tuple[str, ...], listed: str, message: str) -> None:

@@ -91,7 +91,7 @@ def test_frontal_images_of_reported_studies(root: Path, tmp_path: Path) -> None:
     assert store.dense(found["valid"].images["row"][0])[effusion] == 0
     for part in found.values():
         assert all(part.paths[index].is_file() for index in range(len(part)))
-        store.check(part.images["row"].tolist(), part.images["study"].tolist(), part.source)
+        store.check(part.images, part.source)
     assert (summary.studies, summary.present, summary.absent) == (3, 2, 1)
     assert {reason: count for reason, count in summary.left_out.items() if count} == {
         "images of view LATERAL": 1,
@@ -230,7 +230,7 @@ def test_bad_tables_are_refused(root: Path, tmp_path: Path, images: Any, message
         (gzip.compress(b"dicom_id,part\nd1,train\n", mtime=0), "has no column 'split'"),
         (
             gzip.compress(b"dicom_id,split\n" + b"d1,train\n" * 99, mtime=0)[:-12],
-            r"split\.csv\.gz: not a table in CSV form",
+            r"split\.csv\.gz: is damaged",
         ),
         (None, r"has neither .*split\.csv\.gz nor .*split\.csv"),
     ],
