@@ -8,6 +8,7 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
@@ -30,7 +31,9 @@ from medslip.version import __version__
 RUNS = Path("runs")
 """Where runs go unless the user says otherwise."""
 
-_BEGUN = frozenset({"config.yaml", "log.jsonl", "tensorboard"})
+_LOCK = ".lock"
+
+_BEGUN = frozenset({_LOCK, "config.yaml", "log.jsonl", "tensorboard"})
 """All that is left of a run that was stopped before its first save: nothing to resume, nothing to lose."""
 
 _FIRST_BEST = frozenset({"best.safetensors", "best.json", "metrics.json"})
@@ -92,30 +95,71 @@ def agreed_folder(wanted: Path | None, task: str, world: Processes, resume: Resu
     Raises:
         InputError: In every process: the folder is in use, or there is nothing to resume.
     """
-    named = str(wanted or RUNS / task / "{time}").replace("{time}", timestamp())
-    folder: Path = world.gather(Path(named))[0]
-    killed = bool(resume) and folder.is_dir() and _saved_nothing(folder)
-    if resume == "auto" and not killed and (wanted is None or not (folder / "config.yaml").is_file()):
-        resume = False
-    if not resume:
+    folder = Path(str(wanted or RUNS / task / "{time}").replace("{time}", timestamp()))
+    return world.from_main(lambda: (folder, _resumes(folder, wanted is not None, resume)))
+
+
+def _resumes(folder: Path, given: bool, resume: Resume) -> bool:
+    """Whether to resume the run in a folder, which is then locked and tidied, rather than to start one."""
+    begun = given and folder.is_dir() and (_saved_nothing(folder) or (folder / "config.yaml").is_file())
+    if not (resume and begun):
+        if resume is True:
+            raise InputError(f"resume: {f'{folder} contains no run to resume' if given else 'no --output is given'}")
         check_unused(folder)
-    elif wanted is None or not (killed or (folder / "config.yaml").is_file()):
-        raise InputError(
-            f"resume: {'no --output is given' if wanted is None else f'{folder} contains no run to resume'}"
-        )
-    world.wait()  # all have looked at the folder before one changes it
-    if killed and world.is_main:
-        shutil.rmtree(folder)
-    elif resume and world.is_main:
-        for path in list(folder.rglob("*")):
-            if _LEFTOVER.fullmatch(path.name) and path.is_file():
-                path.unlink()
-    world.wait()
-    return folder, bool(resume) and not killed
+        return False
+    lock(folder)
+    if _saved_nothing(folder):
+        _empty(folder)
+        return False
+    for path in list(folder.rglob("*")):
+        if _LEFTOVER.fullmatch(path.name) and path.is_file():
+            path.unlink()
+    return True
+
+
+def lock(folder: Path) -> None:
+    """Create a folder if necessary, and lock it until this process ends, however it ends.
+
+    The lock is the process's, so that neither worker processes nor a file left by a killed run keep it. Where the file system
+    has no locks, a warning is printed.
+
+    Raises:
+        InputError: Another process has locked the folder.
+        OSError: The folder or the file in it that is locked cannot be created.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path, ours = folder / _LOCK, False
+    while not ours:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # never closed, which would end the lock
+        try:
+            import fcntl  # not on Windows
+
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = path.read_text() or "another process"
+            raise InputError(
+                f"{folder}: {owner} is writing to it; wait for its end, or choose another --output"
+            ) from None
+        except (ImportError, OSError) as error:
+            print(f"{path}: cannot be locked ({error}); let no other run write to this folder", file=sys.stderr)
+        ours = path.exists() and os.path.samestat(
+            os.fstat(descriptor), path.stat()
+        )  # and not just removed by its owner
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"process {os.getpid()} on {platform.node()}".encode())
+
+
+def _empty(folder: Path) -> None:
+    """Remove all that a locked folder holds but the lock."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != _LOCK:
+            path.unlink()
 
 
 def begin(folder: Path, config: Any, resume: bool = False) -> Path:
-    """Make the run directory and write config.yaml into it; a resumed run keeps its own.
+    """Make and lock the run directory, and write config.yaml into it; a resumed run keeps its own.
 
     Args:
         folder: The run directory.
@@ -132,7 +176,9 @@ def begin(folder: Path, config: Any, resume: bool = False) -> Path:
         check_same_config(folder, config)
         return folder
     check_unused(folder)
-    discard_beginning(folder)
+    lock(folder)
+    check_unused(folder)  # again: until the lock, another run could be there
+    _empty(folder)
     write_text(folder / "config.yaml", yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=True))
     return folder
 
@@ -145,8 +191,7 @@ def discard_beginning(folder: Path) -> None:
 
 @contextmanager
 def removed_on_error(folder: Path) -> Iterator[None]:
-    """Remove a run directory again if bad input or a full disk ends it before it holds weights or results."""
-    check_unused(folder)
+    """Remove a run directory that was begun if bad input or a full disk ends it before it holds weights or results."""
     try:
         yield
     except (InputError, OSError):

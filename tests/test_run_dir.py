@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from medslip import run_dir
 from medslip.errors import InputError
 from medslip.evaluation.classification import score
 from medslip.evaluation.run_page import METRICS_FORMAT, METRICS_VERSION
@@ -25,6 +31,7 @@ from medslip.run_dir import (
     write_metrics,
 )
 from medslip.training.distributed import processes
+from medslip.training.engine import TrainConfig
 from medslip.version import __version__
 
 
@@ -68,8 +75,8 @@ def test_after_any_other_end_the_folder_stays_to_be_looked_at(tmp_path, error):
 def test_somebody_elses_folder_is_refused_and_stays(tmp_path):
     """A wrong --output would delete what is there."""
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(InputError, match="not empty"), removed_on_error(tmp_path):
-        pytest.fail("began in it")
+    with pytest.raises(InputError, match="not empty"):
+        run_dir.begin(tmp_path, None)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
@@ -109,10 +116,59 @@ def test_what_lies_in_the_folder_decides_whether_a_run_starts(tmp_path, files, p
         else:
             assert agreed_folder(folder, "task", world, resume) == (folder, expected == RESUMED)
     if files and expected != STARTED:
-        kept = set(files) - ({"seed_0/.tmpEjlE8B"} if expected == RESUMED else set())
+        kept = set(files) - {"seed_0/.tmpEjlE8B"} | {".lock"} if expected == RESUMED else set(files)
         assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == kept
     elif resume:
-        assert not folder.exists()
+        assert [path.name for path in folder.glob("*")] in ([], [".lock"])
+
+
+OWNER = """
+import os, sys, time
+from pathlib import Path
+from medslip import run_dir
+run_dir.lock(Path(sys.argv[1]))
+if child := os.fork():
+    print(child, flush=True)
+time.sleep(60)
+"""
+
+
+def test_only_one_process_runs_in_a_folder_and_a_killed_one_keeps_nothing(tmp_path):
+    """Two runs would mix their logs and replace each other's weights; a lock left behind would end every restart.
+
+    A worker process that outlives the run holds no lock.
+    """
+    folder = tmp_path / "run"
+    owner = subprocess.Popen([sys.executable, "-c", OWNER, str(folder)], stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None
+    worker = int(owner.stdout.readline())
+    try:
+        with processes("cpu") as world:
+            for start in (
+                lambda: run_dir.begin(folder, TrainConfig()),
+                lambda: agreed_folder(folder, "t", world, "auto"),
+            ):
+                with pytest.raises(InputError, match=rf"^{folder}: process {owner.pid} on \S+ is writing to it; wait"):
+                    start()
+            assert [path.name for path in folder.iterdir()] == [".lock"]
+            owner.kill()
+            owner.wait()
+            os.kill(worker, 0)  # is still there
+            run_dir.begin(folder, TrainConfig())
+    finally:
+        os.kill(worker, signal.SIGKILL)
+        owner.kill()
+        owner.wait()
+
+
+def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, capsys):
+    """Some network file systems have none: the run must go on."""
+    monkeypatch.setattr("fcntl.lockf", Mock(side_effect=OSError(37, "No locks available")))
+    run_dir.begin(tmp_path, TrainConfig())
+    assert (
+        f"{tmp_path}/.lock: cannot be locked ([Errno 37] No locks available); let no other run"
+        in capsys.readouterr().err
+    )
 
 
 def read_strictly(path: Path) -> Any:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,21 +19,46 @@ from medslip.errors import InputError, one_line
 from medslip.files import written_whole
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file atomically."""
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], previous: Path | None = None
+) -> None:
+    """Write a safetensors file atomically, with a checksum.
+
+    Args:
+        path: The file.
+        tensors: Name -> tensor.
+        metadata: Further entries of its header.
+        previous: Under which name the file that is replaced stays; None removes it.
+    """
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with written_whole(path) as partial:
         try:
-            save_file(whole, partial, dict(metadata))
+            save_file(whole, partial, {**metadata, "crc32": _checksum(whole, metadata)})
         except SafetensorError as error:
             raise OSError(one_line(error).split("I/O error: ")[-1]) from None
+        if previous is not None and path.is_file():
+            previous.unlink(missing_ok=True)
+            try:
+                os.link(path, previous)  # the file keeps its own name too, so that it is there at every moment
+            except OSError:  # a file system without links
+                shutil.copyfile(path, previous)
+
+
+def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """CRC-32 of all that a safetensors file holds."""
+    ordered = sorted(tensors.items())
+    about = [sorted(metadata.items()), [(name, str(tensor.dtype), list(tensor.shape)) for name, tensor in ordered]]
+    checksum = zlib.crc32(json.dumps(about).encode())
+    for _, tensor in ordered:
+        checksum = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, checksum)
+    return f"{checksum:08x}"
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file.
 
     Raises:
-        InputError: The file is missing, truncated, or not a safetensors file.
+        InputError: The file is missing, truncated, damaged, or not a safetensors file.
     """
     path = Path(path)
     if path.is_dir():
@@ -38,9 +67,13 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise InputError(f"{path}: no such checkpoint")
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: not a complete safetensors file ({error})") from None
+    written = metadata.pop("crc32", None)  # files of earlier versions, and of others, have none
+    if written is not None and written != _checksum(tensors, metadata):
+        raise InputError(f"{path}: is damaged: its content does not have the checksum in its header")
+    return tensors, metadata
 
 
 def read_torch(path: Path, source: str) -> Mapping[str, Any]:

@@ -72,8 +72,8 @@ def run(config: CompareConfig, show: bool = True) -> pd.DataFrame:
         )
     matched = match_runs(a, b)
     differences = compare_runs(a, b, matched, config.resamples, config.seed)
+    begin(output, replace(config, output=output))
     with removed_on_error(output):
-        begin(output, replace(config, output=output))
         write_csv(differences.drop(columns="by_seed"), output / "differences.csv")
         panels = panels_of(differences)
         difference_plot(output / "differences.png", panels)

@@ -20,7 +20,7 @@ from medslip.evaluation.run_page import METRICS_VERSION, write_page
 from medslip.evaluation.tables import to_text
 from medslip.evaluation.thumbnails import thumbnail_regression
 from medslip.predictor import Predictor
-from medslip.run_dir import RUNS, changed_keys, read_metrics
+from medslip.run_dir import RUNS, changed_keys, lock, read_metrics
 from medslip.tasks import finetune_seg, ground, make_phantom, prepare_data, pretrain, zeroshot_cls
 from medslip.tasks.finetune_seg import FinetuneSegConfig
 from medslip.tasks.ground import GroundConfig
@@ -157,6 +157,7 @@ def _is_done(folder: Path, wanted: object, checkpoint: Path) -> bool:
 def _discard(folder: Path) -> None:
     """Remove a run, but nothing else."""
     if (folder / "config.yaml").is_file():
+        lock(folder)
         shutil.rmtree(folder)
 
 

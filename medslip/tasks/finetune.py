@@ -21,7 +21,7 @@ import torch
 from scipy.ndimage import binary_erosion
 from torch import Tensor, nn
 
-from medslip.checkpoints import Checkpoint, Progress, load_authors, load_checkpoint, save_finetuned
+from medslip.checkpoints import PREVIOUS, Checkpoint, Progress, load_authors, load_checkpoint, save_finetuned
 from medslip.config import config_to_dict
 from medslip.data.augmentation import (
     Augment,
@@ -659,12 +659,9 @@ def _begun(output: Path, config: FinetuneConfig, splits: Splits, world: Processe
             _write_lists(output, splits)  # the run may have been killed before they were written
         yield
         return
+    world.from_main(lambda: begin(output, config))
     with removed_on_error(output):
-        world.wait()  # all have seen the folder empty before one writes
-        if world.is_main:
-            begin(output, config)
-            _write_lists(output, splits)
-        world.wait()
+        world.from_main(lambda: _write_lists(output, splits))
         yield
 
 
@@ -761,7 +758,8 @@ def _run_seed(
     settings |= {"seed": seed, "validation": validation, "init": init}
     write_metrics(folder, task.name, data, tables, settings, str(world.device))
     # The state is large. A resumed run takes a seed's metrics.json, which was written last, for the end of that seed.
-    last.unlink(missing_ok=True)
+    for state in (last, folder / PREVIOUS):
+        state.unlink(missing_ok=True)
     if show:
         print(f"\nseed {seed}, test images")
         show_tables(tables)

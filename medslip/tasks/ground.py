@@ -192,8 +192,8 @@ def run(config: GroundConfig, show: bool = True) -> dict[str, pd.DataFrame]:
     scores = score_grounding(cases, config.resamples, config.seed)
     tables = {"scores": scores[scores["class"] == ALL], "class_scores": scores[scores["class"] != ALL]}
     tables |= pointing_by_group(cases, config.resamples, config.seed)
+    begin(output, config)
     with removed_on_error(output):
-        begin(output, config)
         write_csv(prediction_table(cases), output / "predictions.csv", float_format="%.6g")
         overview(output / "overlays.png", _tiles(scored, cases), _TILES)
         box_curves(output / "box_precision_recall.png", _box_curves(cases, tables["scores"]))

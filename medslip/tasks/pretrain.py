@@ -184,9 +184,7 @@ def run(config: PretrainConfig) -> Path:
                 scores = {"scores": validator.scores}
                 write_metrics(config.output, "pre-training", data, scores, settings, str(world.device))
 
-        if world.is_main:
-            begin(config.output, config, resume)
-        world.wait()
+        world.from_main(lambda: begin(config.output, config, resume))
         trainer = Trainer(config.train, config.optim, world, config.output, validator, save_best)
         try:
             trainer.fit(objective, batches, resume)

@@ -140,8 +140,8 @@ def run(config: ZeroshotConfig, show: bool = True) -> dict[str, pd.DataFrame] | 
 
     probabilities = probabilities_of(images.paths)
     validation = None if others is None else _predictions(others, probabilities_of(others.paths))
+    begin(output, config)
     with removed_on_error(output):
-        begin(output, config)
         table = prediction_table(images.images, queries.classes, probabilities, queries.labels(images))
         write_csv(table, output / "predictions.csv")
         data = {

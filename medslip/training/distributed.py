@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from medslip.errors import InputError
 from medslip.model.device import choose_device
 
 Device = Literal["auto", "cpu", "cuda"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,19 @@ class Processes:
         values: list[Any] = [None] * self.world_size
         dist.all_gather_object(values, value)
         return values
+
+    def from_main(self, act: Callable[[], T]) -> T:
+        """What a function returns in the main process, for which all wait; its InputError is raised in all."""
+        result: T | InputError | None = None
+        if self.is_main:
+            try:
+                result = act()
+            except InputError as error:
+                result = error
+        result = self.gather(result)[0]
+        if isinstance(result, InputError):
+            raise result
+        return cast(T, result)
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """The module, with gradients averaged over processes."""

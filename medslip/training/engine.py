@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from medslip.checkpoints import Progress, load_state, save_state
+from medslip.checkpoints import PREVIOUS, Progress, load_state, save_state
 from medslip.data.loading import Loader
 from medslip.errors import STOP_SIGNALS, InputError, Stopped, check_at_least
 from medslip.files import naming, to_json, write_text
@@ -103,7 +103,7 @@ class Trainer:
         Args:
             objective: Model and losses, already on their device.
             batches: Training batches.
-            resume: Whether to continue from folder/last.safetensors.
+            resume: Whether to continue from folder/last.safetensors, or from the state before it if that is damaged.
 
         Returns:
             Steps done and the best score.
@@ -121,7 +121,7 @@ class Trainer:
                 "processes is more images than the training list has; reduce it"
             )
         optimizer, state = make_optimizer(objective, self.optim), self.folder / "last.safetensors"
-        progress = load_state(state, objective, optimizer) if resume else Progress(steps_per_epoch=steps_per_epoch)
+        progress = self._load(objective, optimizer) if resume else Progress(steps_per_epoch=steps_per_epoch)
         if progress.steps_per_epoch != steps_per_epoch:
             raise InputError(
                 f"{self.folder}: the run had {progress.steps_per_epoch} steps per epoch, but now there are {steps_per_epoch}; "
@@ -164,6 +164,24 @@ class Trainer:
                 if self.processes.any(bool(signals)):
                     self._stop(progress)
         return progress
+
+    def _load(self, objective: Objective, optimizer: torch.optim.Optimizer) -> Progress:
+        """The last state that is whole, the same one in every process."""
+        faults: list[str] = []
+        for path in (self.folder / "last.safetensors", self.folder / PREVIOUS):
+            fault = ""
+            try:
+                progress = load_state(path, objective, optimizer)
+                if progress.step > (end := self.config.epochs * progress.steps_per_epoch):
+                    fault = f"{path}: it is of step {progress.step}, but the run ends at step {end}"
+            except InputError as error:
+                fault = str(error)
+            if not (fault := max(self.processes.gather(fault))):
+                if faults and self.processes.is_main:
+                    print(f"{faults[0]}; resuming from {path}, of step {progress.step}")
+                return progress
+            faults.append(fault)
+        raise InputError("; ".join(faults))
 
     def _stop(self, progress: Progress) -> NoReturn:
         self.processes.wait()  # until the main process has saved the state
@@ -307,6 +325,20 @@ class _Log:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log.jsonl: {"kind": "train" or "validation", "step": ..., and the values}."""
-    with path.open() as file:
-        return [json.loads(line) for line in file if line.endswith("\n")]
+    """The lines of a log.jsonl: {"kind": "train" or "validation", "step": ..., and the values}.
+
+    Anything else is left out; the first such line is named.
+    """
+    lines, bad = [], []
+    for number, text in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1], start=1):
+        try:
+            line = json.loads(text)
+        except ValueError:
+            line = None
+        if isinstance(line, dict) and isinstance(line.get("step"), int) and isinstance(line.get("kind"), str):
+            lines.append(line)
+        else:
+            bad.append(number)
+    if bad:
+        print(f"{path}: line {bad[0]} is not a line of a training log, {len(bad)} in all; they are left out")
+    return lines

@@ -40,6 +40,24 @@ def test_a_full_disk_leaves_the_earlier_file_and_nothing_else(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
+def test_every_flipped_byte_that_changes_something_is_noticed(tmp_path):
+    """A damaged checkpoint would load, and score as if training had been worse."""
+    path, tensors = (
+        tmp_path / "x.safetensors",
+        {"a": torch.randn(3), "b": torch.arange(2), "c": torch.ones((), dtype=torch.bool)},
+    )
+    write_tensors(path, tensors, {"card": "{}"})
+    data = path.read_bytes()
+    for place in range(len(data)):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        try:
+            found, metadata = read_tensors(path)
+        except InputError:
+            continue
+        assert metadata["card"] == "{}", place  # it was a space in the header, or the name of the checksum
+        assert all(torch.equal(tensor, found[name]) for name, tensor in tensors.items()), place
+
+
 @pytest.mark.parametrize("kept", [0, 4, 60, -1])
 def test_truncated_file_is_bad_input(tmp_path, kept):
     path = tmp_path / "x.safetensors"

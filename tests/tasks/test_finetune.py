@@ -133,7 +133,7 @@ def test_segmentation_learns_and_leaves_a_complete_run_directory(seg, estimates_
     """Bright squares on noise: a segmenter that does not find them does not learn, or learns the wrong masks."""
     output = finetune.run(replace(seg, seeds=(0, 1)), show=False)
     assert {path.name for path in output.iterdir()} == {
-        "config.yaml", "metrics.json", "run.html", "valid_list.txt", "test_list.txt", "seed_0", "seed_1",
+        ".lock", "config.yaml", "metrics.json", "run.html", "valid_list.txt", "test_list.txt", "seed_0", "seed_1",
     }  # fmt: skip
     assert not list(output.rglob("*.partial"))
     summary = read(output / "metrics.json")

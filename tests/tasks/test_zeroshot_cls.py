@@ -97,6 +97,7 @@ def test_table_gives_predictions_scores_and_figures(config, capsys, estimates_of
     assert metrics["checkpoint"] == str(config.checkpoint)
     names = {path.name for path in config.output.iterdir()}
     assert names == {
+        ".lock",
         "config.yaml",
         "run.html",
         "predictions.csv",

@@ -6,6 +6,7 @@ Run as a script, this file is one of the processes of test_two_processes_equal_o
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import socket
@@ -24,7 +25,7 @@ import torch
 from torch import nn
 
 from medslip.errors import InputError, Stopped
-from medslip.model.weights import read_tensors
+from medslip.model.weights import read_tensors, write_tensors
 from medslip.training import engine
 from medslip.training.distributed import processes
 from medslip.training.engine import TrainConfig, Trainer, Validation, read_log
@@ -385,9 +386,66 @@ def test_a_run_ends_when_its_folder_is_taken_away(tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
-def test_log_that_was_cut_in_a_line_can_be_read(tmp_path):
-    (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"step": 2, "tot')
-    assert read_log(tmp_path / "log.jsonl") == [{"step": 1}]
+def test_what_is_no_line_of_a_log_is_told_and_left_out(tmp_path, capsys):
+    """A damaged log would keep a run from being resumed. A last line that was cut is usual, and goes without a word."""
+    lines = [{"kind": "train", "step": 1}, {"kind": "validation", "step": 3}]
+    good = [json.dumps(line).encode() + b"\n" for line in lines]
+    (tmp_path / "log.jsonl").write_bytes(good[0] + good[1] + b'{"step": 2, "tot')
+    assert read_log(tmp_path / "log.jsonl") == lines
+    assert not capsys.readouterr().out
+    (tmp_path / "log.jsonl").write_bytes(good[0] + b'{"kind": \xff\n5\n{"step": 2}\n' + good[1])
+    assert read_log(tmp_path / "log.jsonl") == lines
+    assert "log.jsonl: line 2 is not a line of a training log, 3 in all; they are left out" in capsys.readouterr().out
+
+
+def flip_a_byte(file):
+    data = bytearray(file.read_bytes())
+    data[-40] ^= 1
+    file.write_bytes(data)
+
+
+def zero_half(file):
+    data = file.read_bytes()
+    file.write_bytes(data[: len(data) // 2] + bytes(len(data) - len(data) // 2))
+
+
+def lose_the_optimiser(file):
+    tensors, metadata = read_tensors(file)
+    write_tensors(file, {name: tensor for name, tensor in tensors.items() if "optimizer.0" not in name}, metadata)
+
+
+def leap(file):
+    tensors, metadata = read_tensors(file)
+    write_tensors(file, tensors, {"progress": json.dumps(json.loads(metadata["progress"]) | {"step": 10**9})})
+
+
+DAMAGES = {
+    flip_a_byte: "is damaged: its content does not have the checksum in its header",
+    zero_half: "not a complete safetensors file .*",
+    lose_the_optimiser: "is incomplete: no optimizer state fits parameter 0 of 4",
+    leap: "it is of step 1000000000, but the run ends at step 9",
+    Path.unlink: "no such checkpoint",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_state_is_told_and_the_one_before_it_resumed(tmp_path, capsys, damage):
+    """It would train on with wrong weights, or end at once as if it were complete."""
+    whole, toy, _ = fit(tmp_path / "whole", NOISY, toy=Toy(noise=0.3))
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "broken", NOISY, toy=Interrupted(5))
+    last, previous = (tmp_path / "broken" / name for name in ("last.safetensors", "previous.safetensors"))
+    damage(last)
+    capsys.readouterr()
+    resumed, other, _ = fit(tmp_path / "broken", NOISY, toy=Toy(noise=0.3), resume=True)
+    message = capsys.readouterr().out.split("\n")[0]
+    assert re.fullmatch(rf"{last}: {DAMAGES[damage]}; resuming from {previous}, of step 3", message)
+    assert resumed == whole
+    assert_same_weights(toy.state_dict(), other.state_dict(), rtol=0, atol=0)
+    for file in (last, previous):
+        damage(file)
+    with pytest.raises(InputError, match=rf"^{last}: {DAMAGES[damage]}; {previous}: {DAMAGES[damage]}$"):
+        fit(tmp_path / "broken", NOISY, toy=Toy(), resume=True)
 
 
 def test_gradients_are_clipped(tmp_path, monkeypatch):
