@@ -118,7 +118,7 @@ class Predictor(
         text_encoder: Where the checkpoint's text encoder is, for free text, if not under its recorded name.
 
     Attributes:
-        checkpoint: As given; ``checkpoint.card`` says what the model was trained on.
+        checkpoint: As given; ``checkpoint.card`` describes the model; its ``trained_on`` names the data.
         patch_centre: Where in a patch its features are centred; see ``model.trunk.Backbone``.
 
     Raises:
@@ -140,6 +140,11 @@ class Predictor(
         self.patch_centre = self.model.image_encoder.trunk.patch_centre
         self._batch, self._workers, self._equalise, self._text_encoder = batch, workers, equalise, text_encoder
         self._runs: list[Path] = []
+
+    def __repr__(self) -> str:
+        card = self.checkpoint.card
+        about = f"{card.model.trunk}, {card.transform.side} px, trained on: {card.trained_on}, device: {self.device}"
+        return f"Predictor({about})"
 
     @classmethod
     def from_pretrained(cls, name: Path | str, **options: Any) -> Self:  # type: ignore[override]
@@ -181,9 +186,7 @@ class Predictor(
         """
         card, results = self.checkpoint.card, [_results(Path(run)) for run in (*self._runs, *runs)]
         known = json.loads(card.to_json())
-        source = known["provenance"].get("source") or known["provenance"].get("config", {}).get("data", {}).get("train")
-        data = f"Source: {source}." if source else "Not recorded."
-        return super().generate_model_card(*args, **known, training_data=data, results=results, **kwargs)
+        return super().generate_model_card(*args, **known, trained_on=card.trained_on, results=results, **kwargs)
 
     def classify(
         self, images: Images, findings: Sequence[str] | None = None, text: str | Sequence[str] = ()

@@ -1,15 +1,18 @@
 """The public API: each image once, in order, in every form that an image has, and the hub's form of a model."""
 
+import hashlib
 import io
 import json
 import os
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import huggingface_hub
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from huggingface_hub import HfApi, ModelCard
-from huggingface_hub.file_download import repo_folder_name
 from PIL import Image
 
 from medslip import MeDSLIP, Predictor
@@ -160,7 +163,9 @@ def test_unreadable_image_is_named(predictor, files, tmp_path):
 
 def test_public_names(tiny_checkpoint):
     """What the README imports: the names at the top of the package."""
-    assert isinstance(Predictor.from_pretrained(str(tiny_checkpoint), device="cpu").model, MeDSLIP)
+    predictor = Predictor.from_pretrained(str(tiny_checkpoint), device="cpu")
+    assert isinstance(predictor.model, MeDSLIP)
+    assert repr(predictor) == "Predictor(resnet18, 32 px, trained on: not recorded, device: cpu)"
     with pytest.raises(ImportError):
         from medslip import Segmenter  # noqa: F401
 
@@ -217,19 +222,56 @@ def test_the_model_card_has_use_data_and_scores(hub_folder):
     assert json.loads((hub_folder / "config.json").read_text())["model"]["trunk"] == "resnet18"
 
 
-@pytest.mark.parametrize("revision", ["main", "v1", "0" * 40])
-def test_a_repository_is_read_from_the_cache_without_network(hub_folder, tmp_path, revision, files, predictor):
-    """With HF_HUB_OFFLINE=1, as on most clusters; ``revision`` chooses the weights. The cache is laid out as documented."""
-    repository = tmp_path / repo_folder_name(repo_id="someone/medslip", repo_type="model")
-    for part in ("snapshots", "refs", "blobs"):
-        (repository / part).mkdir(parents=True)
-    (repository / "snapshots" / ("0" * 40)).symlink_to(hub_folder)
-    for name in ("main", "v1"):
-        (repository / "refs" / name).write_text("0" * 40)
-    found = Predictor.from_pretrained("someone/medslip", revision=revision, cache_dir=tmp_path, device="cpu", batch=2)
+COMMIT = "0123456789" * 4
+
+
+@pytest.fixture(scope="module")
+def hub_cache(hub_folder, tmp_path_factory):
+    """A cache that huggingface_hub itself filled with someone/medslip, from a server that answers as the Hub does."""
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_GET(self):
+            *_, revision, name = self.path.split("/")
+            content = (hub_folder / name).read_bytes()
+            self.send_response(200 if revision in ("main", "v1", COMMIT) else 404)
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(content)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_):
+            pass
+
+    cache, server = tmp_path_factory.mktemp("cache"), ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        for revision in ("main", "v1"):
+            huggingface_hub.hf_hub_download(
+                "someone/medslip",
+                "model.safetensors",
+                revision=revision,
+                cache_dir=cache,
+                endpoint=f"http://127.0.0.1:{server.server_port}",
+            )
+    server.shutdown()
+    return cache
+
+
+@pytest.mark.parametrize("revision", [None, "main", "v1", COMMIT])
+def test_a_repository_is_read_from_the_cache_without_network(hub_cache, revision, files, predictor):
+    """With HF_HUB_OFFLINE=1, as on most clusters; the revision chooses the weights."""
+    found = Predictor.from_pretrained("someone/medslip", revision=revision, cache_dir=hub_cache, device="cpu", batch=2)
     pd.testing.assert_frame_equal(found.classify(files), predictor.classify(files), check_exact=True)
+
+
+def test_a_revision_that_is_not_in_the_cache_is_one_line(hub_cache):
     with pytest.raises(InputError, match="someone/medslip: no such file or folder"):
-        Predictor.from_pretrained("someone/medslip", revision="v2", cache_dir=tmp_path)
+        Predictor.from_pretrained("someone/medslip", revision="v2", cache_dir=hub_cache)
 
 
 def test_push_to_hub_uploads_the_three_files(predictor, monkeypatch):

@@ -48,6 +48,12 @@ class Card:
     prompts: Prompts | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def trained_on(self) -> str:
+        """The training list, or another source of the weights; "not recorded" where neither is known."""
+        listed = self.provenance.get("config", {}).get("data", {}).get("train")
+        return str(listed or self.provenance.get("source") or "not recorded")
+
     def to_json(self) -> str:
         """As one JSON object."""
         return to_json({"format": _FORMAT, "version": _VERSION, "medslip": __version__, **asdict(self)}, indent=1)
