@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from medslip.errors import InputError, Stopped, one_line
+from medslip.errors import InputError, NotFinite, Stopped, one_line
 from medslip.version import __version__
 
 GROUPS: dict[str, dict[str, str]] = {
@@ -87,6 +87,8 @@ def run_task(task: str, arguments: Sequence[str]) -> int:
         return _fail(str(error))
     except Stopped as stopped:
         return _fail(str(stopped), status=75)
+    except NotFinite as error:
+        return _fail(str(error), status=1)
     except KeyboardInterrupt:
         _end_workers()
         return _fail("interrupted; continue a training run with --resume true", status=130)

@@ -21,6 +21,10 @@ class Stopped(Exception):
     """A signal stopped a training run after its state was saved; the command line exits with status 75."""
 
 
+class NotFinite(Exception):
+    """A loss, gradient or weight of a training run is not finite, and was not saved; the command line exits with status 1."""
+
+
 def check_at_least(config: object, section: str = "", **least: int) -> None:
     """Check that numbers of a config are not too small.
 

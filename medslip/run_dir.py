@@ -45,8 +45,11 @@ _LEFTOVER = re.compile(r"\.tmp\w{6}|\w+\.(yaml|jsonl?|safetensors|txt|csv|png|ht
 Resume = bool | Literal["auto"]
 """Whether to resume the run in the output directory; "auto" starts it where there is none."""
 
-_FREE_TO_CHANGE = frozenset({"resume", "device", "data.workers", "train.save_every", "train.log_every"})
-"""Keys that may change when a run is resumed, because they change no number."""
+_FREE_TO_CHANGE = frozenset(
+    {"resume", "device", "data.workers"}
+    | {f"train.{key}" for key in ("save_every", "log_every", "on_non_finite", "on_bad_image")}
+)
+"""Keys that may change when a run is resumed, because they change no number of the steps that were taken."""
 
 _PACKAGES = ("torch", "torchvision", "transformers", "numpy", "scikit-learn", "pandas", "pydicom")
 

@@ -6,7 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,9 @@ from medslip.labels import LabelStore
 Source = Callable[[int], tuple[Tensor, Tensor]]
 """Position in the data set -> image (1 x H x W, uint8) and target, empty if there is none. Picklable, for worker processes."""
 
+_DRAWS = 10
+"""Images to try in the place of one that cannot be read; if all fail, a disk or folder is missing rather than a file broken."""
+
 _Item = tuple[int, int]
 """(epoch, place in the epoch's list). The epoch goes with the place, as workers outlive it."""
 
@@ -40,11 +43,13 @@ class Batch:
         indices: B positions in the data set, int64.
         labels: The targets: B x A x P or B x C, int8, 1 present, 0 absent, -1 unknown; or masks, B x 1 x S x S, uint8, 1 inside
             and 0 outside. None without targets.
+        unreadable: Position in the data set -> why it could not be read; another image takes its place in the batch.
     """
 
     images: Tensor
     indices: Tensor
     labels: Tensor | None = None
+    unreadable: dict[int, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -58,7 +63,8 @@ class Batch:
         return self._each(Tensor.pin_memory)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        return Batch(change(self.images), change(self.indices), None if self.labels is None else change(self.labels))
+        labels = None if self.labels is None else change(self.labels)
+        return replace(self, images=change(self.images), indices=change(self.indices), labels=labels)
 
 
 @dataclass(frozen=True)
@@ -262,7 +268,9 @@ class Loader:
         return iter(self)
 
 
-def training_loader(source: Source, chosen: Indices, augment: Augment, seed: int, shard: Shard) -> Loader:
+def training_loader(
+    source: Source, chosen: Indices, augment: Augment, seed: int, shard: Shard, substitute: bool = False
+) -> Loader:
     """Shuffled batches of augmented images.
 
     Args:
@@ -271,6 +279,7 @@ def training_loader(source: Source, chosen: Indices, augment: Augment, seed: int
         augment: The augmentation.
         seed: Seed of the order and of the augmentation.
         shard: The part of this process.
+        substitute: Whether another of the chosen images takes the place of one that cannot be read.
 
     Raises:
         InputError: The images do not fill one batch on every process.
@@ -281,20 +290,21 @@ def training_loader(source: Source, chosen: Indices, augment: Augment, seed: int
             f"{len(chosen)} training images do not fill a batch of {shard.batch} on {shard.world_size} process(es); choose a "
             "smaller batch"
         )
-    return Loader(_Batches(source, chosen, augment, seed), sampler, shard)
+    return Loader(_Batches(source, chosen, augment, seed, substitute), sampler, shard)
 
 
-def evaluation_loader(source: Source, images: int, shard: Shard) -> Loader:
+def evaluation_loader(source: Source, images: int, shard: Shard, substitute: bool = False) -> Loader:
     """Every image once, in order, without augmentation. Process r of w takes images r, r + w, r + 2 w, ...
 
     Args:
         source: Images and targets of a data set, all of one side.
         images: How many.
         shard: The part of this process.
+        substitute: As for training_loader; only for images that are preloaded to train on.
     """
     mine = range(shard.rank, images, shard.world_size)
     batches = [[(0, index) for index in mine[at : at + shard.batch]] for at in range(0, len(mine), shard.batch)]
-    return Loader(_Batches(source, np.arange(images)), batches, shard)
+    return Loader(_Batches(source, np.arange(images), substitute=substitute), batches, shard)
 
 
 @dataclass(frozen=True)
@@ -304,35 +314,47 @@ class Memory:
     Attributes:
         images: n x 1 x S x S, uint8.
         targets: n targets, empty for a source without targets.
+        unreadable: Position -> why it could not be read.
     """
 
     images: Tensor
     targets: Tensor
+    unreadable: dict[int, str] = field(default_factory=dict)
 
     def __call__(self, index: int) -> tuple[Tensor, Tensor]:
-        """Image and target."""
+        """Image and target.
+
+        Raises:
+            InputError: The image could not be read.
+        """
+        if index in self.unreadable:
+            raise InputError(self.unreadable[index])
         return self.images[index], self.targets[index]
 
 
-def preload(source: Source, images: int, workers: int) -> Memory:
+def preload(source: Source, images: int, workers: int, skip: bool = False) -> Memory:
     """Decode every image and target once and keep them in memory: side squared bytes per image, and as many per mask.
 
     Args:
         source: Images and targets of a data set, all of one side.
         images: How many, at least one.
         workers: Worker processes; 0 decodes in this one.
+        skip: Whether to leave the error of an image that cannot be read to those who ask for that image.
 
     Raises:
         InputError: An image or mask cannot be read.
     """
-    image, target = source(0)
-    memory = Memory(image.new_empty((images, *image.shape)), target.new_empty((images, *target.shape)))
+    memory: Memory | None = None
     with tqdm(total=images, desc="loading images", unit="image") as progress:
-        for batch in evaluation_loader(source, images, Shard(64, workers)):
-            memory.images[batch.indices] = batch.images
-            if batch.labels is not None:
-                memory.targets[batch.indices] = batch.labels
+        for batch in evaluation_loader(source, images, Shard(64, workers), skip):
+            targets = batch.images.new_empty((len(batch), 0)) if batch.labels is None else batch.labels
+            if memory is None:
+                image, target = (part.new_empty((images, *part.shape[1:])) for part in (batch.images, targets))
+                memory = Memory(image, target)
+            memory.images[batch.indices], memory.targets[batch.indices] = batch.images, targets
+            memory.unreadable.update(batch.unreadable)
             progress.update(len(batch))
+    assert memory is not None
     return memory
 
 
@@ -359,21 +381,45 @@ class _Batches(Dataset[Batch | str]):
     An InputError is returned as its message, because DataLoader would bury that line in a worker's traceback.
     """
 
-    def __init__(self, source: Source, chosen: Indices, augment: Augment | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        source: Source,
+        chosen: Indices,
+        augment: Augment | None = None,
+        seed: int = 0,
+        substitute: bool = False,
+    ) -> None:
         self._source, self._chosen, self._augment, self._seed = source, chosen, augment, seed
+        self._substitute = substitute
 
     def __len__(self) -> int:
         return len(self._chosen)
 
     def __getitem__(self, items: Sequence[_Item]) -> Batch | str:
+        unreadable: dict[int, str] = {}
         try:
-            pairs = [self._sample(epoch, place) for epoch, place in items]
+            samples = [self._sample(epoch, place, unreadable) for epoch, place in items]
         except InputError as error:
             return str(error)
-        images, targets = (torch.stack(column) for column in zip(*pairs, strict=True))
-        indices = torch.tensor([int(self._chosen[place]) for _, place in items])
-        return Batch(images, indices, targets if targets.numel() else None)
+        indices, images, targets = (torch.stack(column) for column in zip(*samples, strict=True))
+        return Batch(images, indices, targets if targets.numel() else None, unreadable)
 
-    def _sample(self, epoch: int, place: int) -> tuple[Tensor, Tensor]:
-        image, target = self._source(int(self._chosen[place]))
-        return (image, target) if self._augment is None else self._augment(image, target, self._seed, epoch, place)
+    def _sample(self, epoch: int, place: int, unreadable: dict[int, str]) -> tuple[Tensor, Tensor, Tensor]:
+        for index in self._candidates(epoch, place):
+            try:
+                image, target = self._source(index)
+            except InputError as error:
+                unreadable[index] = str(error)
+                continue
+            if self._augment is not None:
+                image, target = self._augment(image, target, self._seed, epoch, place)
+            return torch.tensor(index), image, target
+        others = f"; nor can {_DRAWS} others that were drawn in its place" if self._substitute else ""
+        raise InputError(f"{unreadable[int(self._chosen[place])]}{others}")
+
+    def _candidates(self, epoch: int, place: int) -> Iterator[int]:
+        """The image of this place, then those that may take it."""
+        yield int(self._chosen[place])
+        if self._substitute:
+            drawn = np.random.default_rng((self._seed, epoch, place)).choice(self._chosen, _DRAWS)
+            yield from drawn.tolist()

@@ -83,7 +83,7 @@ from medslip.run_dir import (
 from medslip.tasks.weights import newest
 from medslip.tasks.zeroshot_cls import check_specificity
 from medslip.training.distributed import Device, Processes, processes
-from medslip.training.engine import TrainConfig, Trainer, Validation, read_log
+from medslip.training.engine import OnFault, TrainConfig, Trainer, Validation, count_skipped, read_log
 from medslip.training.finetuning import CLASSIFICATION_LOSS, SEGMENTATION_LOSS
 from medslip.training.objective import Objective
 from medslip.training.optim import OptimConfig
@@ -350,8 +350,12 @@ def describe_init(init: Mapping[str, Any]) -> str:
 # Splits --------------------------------------------------------------------------------------------------------------
 
 
-def read_splits(config: FinetuneDataConfig) -> dict[str, ImageTable]:
+def read_splits(config: FinetuneDataConfig, on_bad_image: OnFault = "error") -> dict[str, ImageTable]:
     """Read train, valid and test images, with no patient in two of them.
+
+    Args:
+        config: Which images.
+        on_bad_image: "skip" does not check the training images.
 
     Raises:
         InputError: Images cannot be read, two splits share a patient, or a publisher's test images are given to train on.
@@ -369,8 +373,9 @@ def read_splits(config: FinetuneDataConfig) -> dict[str, ImageTable]:
     splits = split_patients(train, config.split_seed, wanted["valid"], wanted["test"])
     splits |= {name: data.read() for name, data in given.items() if data is not None}
     check_shared(splits)
-    for table in splits.values():
-        read_headers(table.paths)  # a file that is not an image is found now, not after the training
+    for name, table in splits.items():
+        if name != "train" or on_bad_image == "error":
+            read_headers(table.paths)  # a file that is not an image is found now, not after the training
     return splits
 
 
@@ -629,13 +634,15 @@ def run(config: FinetuneSegConfig | FinetuneClsConfig, show: bool = True) -> Pat
         backbone = open_backbone(config.init, config.checkpoint, config.data.side)
         config = replace(config, checkpoint=backbone.checkpoint, output=output, resume=resume)
         task = _task(config)
-        splits = task.targets(read_splits(config.data))
+        splits = task.targets(read_splits(config.data, config.train.on_bad_image))
         subsamples = choose_subsamples(splits["train"].label_array, config.data.fraction, config.seeds)
         with _begun(output, config, splits, world):
             sources = {name: task.source(table, name) for name, table in splits.items()}
             if config.data.preload:
+                skips = {"train": config.train.on_bad_image == "skip"}
                 sources = {
-                    name: preload(source, len(splits[name]), config.data.workers) for name, source in sources.items()
+                    name: preload(source, len(splits[name]), config.data.workers, skips.get(name, False))
+                    for name, source in sources.items()
                 }
             folders = {seed: output / f"seed_{seed}" for seed in config.seeds}
             for seed, folder in folders.items():
@@ -724,10 +731,11 @@ def _run_seed(
 
     best, last = folder / "best.safetensors", folder / "last.safetensors"
     images = np.tile(subsample, config.data.passes)
-    batches = training_loader(sources["train"], images, task.augment(), seed, _shard(config, len(images), world))
+    shard, skips = _shard(config, len(images), world), config.train.on_bad_image == "skip"
+    batches = training_loader(sources["train"], images, task.augment(), seed, shard, skips)
     trainer = Trainer(
         replace(config.train, seed=seed), config.optim, world, folder,
-        lambda: task.validate(valid, *examine("valid")), save_best,
+        lambda: task.validate(valid, *examine("valid")), save_best, train.paths,
     )  # fmt: skip
     trainer.fit(objective, batches, bool(config.resume) and last.is_file())
 
@@ -755,7 +763,7 @@ def _run_seed(
         **task.card(train),
     }
     settings |= bootstrap_settings(config.resamples, 0, test.patients)
-    settings |= {"seed": seed, "validation": validation, "init": init}
+    settings |= {"seed": seed, "validation": validation, "init": init, **count_skipped(folder)}
     write_metrics(folder, task.name, data, tables, settings, str(world.device))
     # The state is large. A resumed run takes a seed's metrics.json, which was written last, for the end of that seed.
     for state in (last, folder / PREVIOUS):

@@ -51,7 +51,7 @@ from medslip.run_dir import (
 )
 from medslip.training.criterion import Criterion, LossConfig, loss_terms
 from medslip.training.distributed import Device, Processes, processes
-from medslip.training.engine import Progress, TrainConfig, Trainer, Validation, read_log
+from medslip.training.engine import Progress, TrainConfig, Trainer, Validation, count_skipped, read_log
 from medslip.training.objective import Objective
 from medslip.training.optim import OptimConfig
 from medslip.vocabulary import FINDINGS, PATHOLOGIES, load_prompts
@@ -136,7 +136,8 @@ def run(config: PretrainConfig) -> Path:
     train, valid = read_list(config.data.train), read_list(config.data.valid)
     store = LabelStore(config.data.labels)
     labels = StudyLabels(train, store), StudyLabels(valid, store)
-    for table in (train, valid):
+    skips = config.train.on_bad_image == "skip"
+    for table in (valid,) if skips else (train, valid):
         paths = table.images.set_index("line")["path"]
         check_files(paths, table.source, advice="get the image, or take it out of the list")
     if not config.resume:
@@ -161,9 +162,10 @@ def run(config: PretrainConfig) -> Path:
         images: Source = ImageSource(train, None, labels[0], at_least=augment.source_side)
         examined: Source = ImageSource(valid, side, labels[1])
         if config.data.preload:
-            images = preload(ImageSource(train, roomy(side), labels[0]), len(train), shard.workers)
+            images = preload(ImageSource(train, roomy(side), labels[0]), len(train), shard.workers, skips)
             examined = preload(examined, len(valid), shard.workers)
-        batches = training_loader(images, np.arange(len(train)), LabelAugment(augment), config.train.seed, shard)
+        augmented = LabelAugment(augment)
+        batches = training_loader(images, np.arange(len(train)), augmented, config.train.seed, shard, skips)
         examined_batches = evaluation_loader(examined, len(valid), shard)
         validator = Validator(objective, criterion, valid.patients, examined_batches, config.train.seed, world)
 
@@ -180,12 +182,13 @@ def run(config: PretrainConfig) -> Path:
                     "images": len(patients),
                     "patients": count_patients(patient_index(patients)),
                 }
-                settings = {"validation": values, "step": progress.step, **bootstrap_settings(0, 0, patients)}
+                settings = {"validation": values, "step": progress.step, **count_skipped(config.output)}
+                settings |= bootstrap_settings(0, 0, patients)
                 scores = {"scores": validator.scores}
                 write_metrics(config.output, "pre-training", data, scores, settings, str(world.device))
 
         world.from_main(lambda: begin(config.output, config, resume))
-        trainer = Trainer(config.train, config.optim, world, config.output, validator, save_best)
+        trainer = Trainer(config.train, config.optim, world, config.output, validator, save_best, train.paths)
         try:
             trainer.fit(objective, batches, resume)
         except (InputError, OSError):

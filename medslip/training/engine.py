@@ -13,7 +13,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,13 +27,14 @@ from tqdm import tqdm
 
 from medslip.checkpoints import PREVIOUS, Progress, load_state, save_state
 from medslip.data.loading import Loader
-from medslip.errors import STOP_SIGNALS, InputError, Stopped, check_at_least
+from medslip.errors import STOP_SIGNALS, InputError, NotFinite, Stopped, check_at_least
 from medslip.files import naming, to_json, write_text
 from medslip.training.distributed import Processes, without_sync
 from medslip.training.objective import Objective
 from medslip.training.optim import OptimConfig, learning_rate_at, make_optimizer
 
 Precision = Literal["auto", "float32", "bfloat16"]
+OnFault = Literal["error", "skip"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,10 @@ class TrainConfig:
         seed: Random seed.
         save_every: Also save the resumable state every this many optimiser steps; 0 saves only after each epoch.
         log_every: Optimiser steps between lines of the log.
+        on_non_finite: A step with a loss or gradient that is not finite never changes the weights. "error" then ends the run
+            with exit status 1; "skip" goes on with the next step. Either names the step's images in log.jsonl.
+        on_bad_image: "error" ends the run at a training image that cannot be read; "skip" takes another one in its place,
+            drawn by seed, epoch and place, and names it in log.jsonl. In validation and test it is always an error.
     """
 
     epochs: int = 100
@@ -59,6 +64,8 @@ class TrainConfig:
     seed: int = 0
     save_every: int = 0
     log_every: int = 10
+    on_non_finite: OnFault = "error"
+    on_bad_image: OnFault = "error"
 
     def __post_init__(self) -> None:
         check_at_least(self, "train.", epochs=1, batch_size=1, accumulate=1, seed=0, save_every=0, log_every=1)
@@ -88,6 +95,7 @@ class Trainer:
         folder: The run directory: last.safetensors, log.jsonl and TensorBoard events go there.
         validate: Called after each epoch, in every process.
         save_best: Called by the main process when a validation is the best so far, with the progress and its values.
+        images: What each position in the data set is called in the log.
     """
 
     config: TrainConfig
@@ -96,6 +104,7 @@ class Trainer:
     folder: Path
     validate: Callable[[], Validation]
     save_best: Callable[[Progress, dict[str, float]], None]
+    images: Sequence[object]
 
     def fit(self, objective: Objective, batches: Loader, resume: bool = False) -> Progress:
         """Train to the last epoch, from the beginning or from the run directory's last state.
@@ -109,7 +118,8 @@ class Trainer:
             Steps done and the best score.
 
         Raises:
-            InputError: The list is too short for one step, the state belongs to another run, or the loss is not finite.
+            InputError: The list is too short for one step, or the state belongs to another run.
+            NotFinite: A loss, gradient or weight is not finite.
             Stopped: One of the processes got SIGTERM or SIGUSR1: the state is saved after the step that it came in, or after
                 the validation.
         """
@@ -128,6 +138,7 @@ class Trainer:
                 "resume with the same list, batch size, accumulation and processes"
             )
         wrapped, steps = self.processes.wrap(objective), config.epochs * steps_per_epoch
+        unread: list[_Taken] = []  # steps whose losses are still on the device
         bar = tqdm(total=steps, initial=progress.step, unit="step", disable=not is_main, smoothing=0.05)
         with _Log(self.folder, is_main, progress.step) as log, bar, _stop_signals() as signals:
             while progress.step < steps:
@@ -137,8 +148,9 @@ class Trainer:
                 groups = _groups(batches.epoch(epoch, done * config.accumulate), config.accumulate)
                 for group in itertools.islice(groups, steps_per_epoch - done):
                     rate = learning_rate_at(progress.step, steps, self.optim)
-                    losses = self._step(wrapped, objective, optimizer, group, progress.step, rate)
+                    found = self._step(wrapped, objective, optimizer, group, progress.step, rate)
                     progress.step += 1
+                    unread.append(_Taken(progress.step, group, found))
                     bar.update()
                     ends_epoch = progress.step % steps_per_epoch == 0
                     logs = progress.step % config.log_every == 0 or progress.step == 1
@@ -146,9 +158,13 @@ class Trainer:
                     stops = self.processes.any(bool(signals))
                     due = config.save_every > 0 and progress.step % config.save_every == 0
                     saves = (due or stops) and not ends_epoch
-                    if logs or saves or ends_epoch:  # reading the losses waits for the device
-                        values = dict(zip(objective.criterion.names, losses.tolist(), strict=True))
-                        _check_finite(values["total"], progress.step)
+                    # Reading the losses waits for the device.
+                    if logs or saves or ends_epoch or self.processes.device.type == "cpu":
+                        *losses, _ = self._read(unread, log, bar)
+                        values = dict(zip(objective.criterion.names, losses, strict=True))
+                        unread = []
+                    if saves or ends_epoch:
+                        self._check_state(objective, optimizer, progress.step)
                     if logs:
                         bar.set_postfix(loss=f"{values['total']:.3f}")
                         log.write("train", progress.step, values | {"learning_rate": rate})
@@ -196,11 +212,17 @@ class Trainer:
         step: int,
         rate: float,
     ) -> Tensor:
-        """One optimiser step over the accumulation steps of ``group``; returns the losses over all processes."""
+        """One optimiser step over the accumulation steps of ``group``, without effect if the loss or gradient is not finite.
+
+        Returns:
+            The losses over all processes, then the gradient norm.
+        """
         processes, config = self.processes, self.config
         group = [batch.to(processes.device) for batch in group]
         counts = processes.sum(torch.stack([objective.counts(batch) for batch in group]).sum(dim=0))
         total = torch.zeros(len(objective.criterion.names), device=processes.device)
+        # The forward pass itself changes the statistics of batch norm.
+        before = [buffer.clone() for buffer in objective.buffers()] if config.on_non_finite == "skip" else []
         for position, batch in enumerate(group):
             seed = _mix(config.seed, step * config.accumulate + position, processes.rank)
             torch.manual_seed(seed)
@@ -211,13 +233,54 @@ class Trainer:
                 # Wrapping averages gradients over processes, but the losses already have the counts of all of them.
                 (losses[0] * processes.world_size).backward()
             total += losses.detach()
-        if self.optim.clip_norm is not None:
-            nn.utils.clip_grad_norm_(objective.parameters(), self.optim.clip_norm)
+        norm = nn.utils.clip_grad_norm_(objective.parameters(), self.optim.clip_norm or math.inf)
+        # One sum, so that all processes decide alike.
+        found = processes.sum(torch.cat([total, norm[None] / processes.world_size]))
+        skips = ~found.isfinite().all()
+        optimizer.found_inf = skips.float()  # type: ignore[attr-defined]  # the device decides, the host does not wait
         for parameters in optimizer.param_groups:
             parameters["lr"] = rate
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return processes.sum(total)
+        for buffer, kept in zip(objective.buffers(), before, strict=False):
+            buffer.copy_(torch.where(skips, kept, buffer))
+        return found
+
+    def _read(self, steps: list[_Taken], log: _Log, bar: tqdm[Any]) -> list[float]:
+        """Log the steps that had no effect and the images that could not be read; returns what the last step found."""
+        rows: list[list[float]] = torch.stack([step.found for step in steps]).tolist()
+        skips = self.config.on_bad_image == "skip"
+        shards = self.processes.gather([step.unreadable for step in steps]) if skips else []
+        for place, (step, row) in enumerate(zip(steps, rows, strict=True)):
+            for index, reason in sorted(item for shard in shards for item in shard[place].items()):
+                image = str(self.images[index])
+                if self.processes.is_main and image not in log.unreadable:
+                    log.unreadable.add(image)
+                    log.write("unreadable", step.number, {"image": image, "reason": reason})
+                    bar.write(f"{reason}; training takes another image in its place")
+            if not all(map(math.isfinite, row)):
+                images = [str(self.images[index]) for shard in self.processes.gather(step.indices) for index in shard]
+                log.write("non_finite", step.number, {"images": images})
+                shown = ", ".join(images[:3]) + (f" and {len(images) - 3} more (see log.jsonl)" if images[3:] else "")
+                message = f"step {step.number}: loss {row[0]:.4g}, gradient norm {row[-1]:.4g}, with the images {shown}"
+                if self.config.on_non_finite == "error":
+                    raise NotFinite(
+                        f"{message}; the step was not taken. Check these images; or start again with a lower "
+                        "optim.learning_rate or with train.precision float32; or leave such steps out, with --resume auto "
+                        "--train.on_non_finite skip"
+                    )
+                if self.processes.is_main:
+                    bar.write(f"{message}; skipped")
+        return rows[-1]
+
+    def _check_state(self, objective: Objective, optimizer: torch.optim.Optimizer, step: int) -> None:
+        moments = (tensor for state in optimizer.state.values() for tensor in state.values())
+        finite = all(bool(tensor.isfinite().all()) for tensor in (*objective.state_dict().values(), *moments))
+        if self.processes.any(not finite):
+            raise NotFinite(
+                f"after step {step} weights are not finite, and are not saved; start again, in another run directory, with a "
+                "lower optim.learning_rate"
+            )
 
     def _validate(self, objective: nn.Module, progress: Progress, epoch: int, log: _Log, bar: tqdm[Any]) -> None:
         objective.eval()
@@ -243,6 +306,15 @@ class Trainer:
         return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
 
+class _Taken:
+    """A step: its number, what it found on the device, and of its images only what is needed to name them."""
+
+    def __init__(self, number: int, group: list[Any], found: Tensor) -> None:
+        self.number, self.found = number, found
+        self.indices: list[int] = [index for batch in group for index in batch.indices.tolist()]
+        self.unreadable: dict[int, str] = {index: why for batch in group for index, why in batch.unreadable.items()}
+
+
 @contextmanager
 def _stop_signals() -> Iterator[list[int]]:
     """Collect the signals to stop that this process gets; Python allows that in the main thread only."""
@@ -256,14 +328,6 @@ def _stop_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in zip(STOP_SIGNALS, before, strict=True):
             signal.signal(number, handler)
-
-
-def _check_finite(total: float, step: int) -> None:
-    if not math.isfinite(total):
-        raise InputError(
-            f"the loss is {total} at step {step}; start again, in another run directory, with a lower "
-            "optim.learning_rate or with train.precision float32"
-        )
 
 
 def _has_fast_bfloat16(device: torch.device) -> bool:
@@ -289,16 +353,17 @@ class _Log:
     """log.jsonl and TensorBoard events of the main process. A resumed run first drops the lines after its state."""
 
     def __init__(self, folder: Path, active: bool, step: int) -> None:
-        self._active, self._folder = active, folder
+        self._active, self._folder, self.unreadable = active, folder, set[str]()
         if not active:
             return
         path = folder / "log.jsonl"
         kept = [line for line in read_log(path) if line["step"] <= step] if path.exists() and step else []
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+        self.unreadable = {line["image"] for line in kept if line["kind"] == "unreadable"}
         self._file = path.open("a")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
 
-    def write(self, kind: str, step: int, values: dict[str, float]) -> None:
+    def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
         if not self._active:
             return
         line = {"kind": kind, "step": step, "time": round(time.time(), 1)} | values
@@ -307,7 +372,8 @@ class _Log:
             self._file.write(to_json(line) + "\n")
             self._file.flush()
             for name, value in values.items():
-                self._board.add_scalar(f"{kind}/{name}", value, step)
+                if isinstance(value, float | int):
+                    self._board.add_scalar(f"{kind}/{name}", value, step)
 
     def check(self) -> None:
         """Check that the run directory was not taken away, as writing a file would create it again without the others."""
@@ -325,8 +391,10 @@ class _Log:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log.jsonl: {"kind": "train" or "validation", "step": ..., and the values}.
+    """The lines of a log.jsonl: {"kind": ..., "step": ..., and the values}.
 
+    The kinds are "train", "validation", "non_finite" (a step without effect: ``images``) and "unreadable" (a training image,
+    at its first time: ``image``, ``reason``).
     Anything else is left out; the first such line is named.
     """
     lines, bad = [], []
@@ -342,3 +410,9 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     if bad:
         print(f"{path}: line {bad[0]} is not a line of a training log, {len(bad)} in all; they are left out")
     return lines
+
+
+def count_skipped(folder: Path) -> dict[str, int]:
+    """How many steps a run skipped and how many training images it could not read, for its metrics.json."""
+    kinds = [line["kind"] for line in read_log(folder / "log.jsonl")]
+    return {"skipped_steps": kinds.count("non_finite"), "unreadable_images": kinds.count("unreadable")}

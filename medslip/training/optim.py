@@ -39,15 +39,28 @@ class OptimConfig:
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters, in two groups: with and without decay."""
+    """AdamW over the trainable parameters, in two groups: with and without decay.
+
+    Where its attribute ``found_inf`` is a tensor of 1, a step changes neither the weights nor the state, on the device itself.
+    """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return torch.optim.AdamW(
+    optimizer = torch.optim.AdamW(
         [
             {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": config.weight_decay},
             {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
         ],
         lr=config.learning_rate,
+        fused=True,
     )
+    optimizer.register_load_state_dict_post_hook(_lay_out)
+    return optimizer
+
+
+def _lay_out(optimizer: torch.optim.Optimizer) -> None:
+    """Give loaded moments their parameters' memory format: the fused kernel pairs elements by their place in memory."""
+    for parameter, state in optimizer.state.items():
+        for name in state.keys() - {"step"}:
+            state[name] = torch.empty_like(parameter, requires_grad=False).copy_(state[name])
 
 
 def learning_rate_at(step: int, steps: int, config: OptimConfig) -> float:

@@ -118,9 +118,9 @@ def source_of(studies, store, transform=TRAINING) -> ImageSource:
     return ImageSource(studies, None, StudyLabels(studies, store), at_least=transform.source_side)
 
 
-def training(studies, store, shard, seed=0, transform=TRAINING):
+def training(studies, store, shard, seed=0, transform=TRAINING, substitute=False):
     source = source_of(studies, store, transform)
-    return training_loader(source, np.arange(len(studies)), LabelAugment(transform), seed, shard)
+    return training_loader(source, np.arange(len(studies)), LabelAugment(transform), seed, shard, substitute)
 
 
 def evaluation(images, shard, side=32):
@@ -246,18 +246,63 @@ def test_an_image_that_is_chosen_twice_comes_twice_varied_differently(localised)
     assert not torch.equal(batch.images[0], batch.images[1])
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_broken_image_is_one_clean_line_from_any_worker(studies, store, tmp_path, workers):
-    """DataLoader would bury it under the worker's traceback."""
+@pytest.fixture
+def broken(studies, tmp_path) -> ImageTable:
+    """The studies, with an image that is cut short at position 11."""
     (tmp_path / "broken.png").write_bytes(studies.paths[0].read_bytes()[:100])
     paths = [str(path) for path in studies.paths]
     paths[11] = str(tmp_path / "broken.png")
-    broken = replace(studies, images=studies.images.assign(path=paths))
+    return replace(studies, images=studies.images.assign(path=paths))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_broken_image_is_one_clean_line_from_any_worker(broken, store, workers):
+    """DataLoader would bury it under the worker's traceback."""
     loaders = training(broken, store, Shard(4, workers)).epoch(0), evaluation(broken, Shard(4, workers))
     for batches in loaders:
         with pytest.raises(InputError, match=r"train\.csv: line 13: .*broken\.png") as caught:
             list(batches)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("preloads", [False, True])
+def test_another_image_takes_the_place_of_a_broken_one(broken, store, preloads):
+    """The same one with any workers and on any process, with its own labels; the batches stay as many and as large."""
+    source = ImageSource(broken, 48, StudyLabels(broken, store))
+    source = preload(source, 24, 2, skip=True) if preloads else source
+    plain = TrainingTransform(48, AugmentationConfig(scale_min=1.0, scale_max=1.0, operations=0, flip_probability=0.0))
+
+    def epoch(number, batch, workers=0, world=1, rank=0):
+        shard = Shard(batch, workers, world, rank)
+        return list(training_loader(source, np.arange(24), LabelAugment(plain), 1, shard, True).epoch(number))
+
+    taken = set()
+    for number in range(3):
+        alone, helped = epoch(number, 4), epoch(number, 4, workers=2)
+        shared = [
+            batch for pair in zip(*(epoch(number, 2, 0, 2, rank) for rank in (0, 1)), strict=True) for batch in pair
+        ]
+        orders = [torch.cat([batch.indices for batch in batches]) for batches in (alone, helped, shared)]
+        assert torch.equal(orders[0], orders[1])
+        assert torch.equal(orders[0], orders[2])
+        indices = orders[0].tolist()
+        assert (len(alone), len(indices), 11 in indices) == (6, 24, False)
+        taken |= {index for index in indices if indices.count(index) == 2}
+        for batch in alone:
+            for image, index, labels in zip(batch.images, batch.indices.tolist(), batch.labels.numpy(), strict=True):
+                assert torch.equal(image, squash(read_image(broken.paths[index]), 48))
+                assert (labels == store.dense(int(broken.images["row"].iat[index]))).all()
+        (unreadable,) = [batch.unreadable for batch in helped if batch.unreadable]
+        assert list(unreadable) == [11]
+        assert "train.csv: line 13: " in unreadable[11]
+    assert len(taken) > 1  # not one image for ever
+
+
+def test_a_folder_of_unreadable_images_ends_the_run_all_the_same(studies, store, tmp_path):
+    """A disk that is gone must not look like a run on the rest."""
+    gone = replace(studies, images=studies.images.assign(path=[str(tmp_path / f"{k}.png") for k in range(24)]))
+    with pytest.raises(InputError, match=r"train\.csv: line \d+: .*check the path; nor can 10 others that were drawn"):
+        list(training(gone, store, Shard(4), substitute=True).epoch(0))
 
 
 # Evaluation

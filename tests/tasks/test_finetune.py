@@ -25,6 +25,7 @@ from medslip.config import parse
 from medslip.data.augmentation import AugmentationConfig, JointAugmentationConfig
 from medslip.data.datasets.coco import Coco
 from medslip.data.datasets.covidx import Covidx
+from medslip.data.datasets.csv_table import CsvTable
 from medslip.data.images import read_image
 from medslip.data.loading import evaluation_loader
 from medslip.errors import InputError
@@ -40,7 +41,7 @@ from medslip.tasks.finetune import (
     open_backbone,
     read_splits,
 )
-from medslip.training.engine import TrainConfig, Trainer
+from medslip.training.engine import TrainConfig, Trainer, read_log
 from medslip.training.objective import Objective
 from medslip.training.optim import OptimConfig
 
@@ -447,6 +448,48 @@ def test_a_publishers_test_images_are_not_trained_on(tmp_path):
         read_splits(FinetuneDataConfig(Covidx(tmp_path)))
     config = FinetuneDataConfig(Covidx(tmp_path, split="train"), valid_fraction=0.3, test_fraction=0.3)
     assert set(read_splits(config)) == {"train", "valid", "test"}
+
+
+@pytest.mark.parametrize("kind", ["seg", "cls"])
+def test_training_goes_on_without_a_broken_image_if_told_to(seg, cls, corpus, tmp_path, kind):
+    """Preloaded (segmentation) or not; by default it ends the run before anything is trained, and a test image always does."""
+    shutil.copytree(corpus, tmp_path / "corpus")
+    config = {"seg": seg, "cls": cls}[kind]
+    parts = {name: getattr(config.data, name) for name in ("train", "test")}
+    moved = {name: part and replace(part, path=tmp_path / "corpus") for name, part in parts.items()}
+    config = replace(config, data=replace(config.data, **moved), train=replace(config.train, epochs=1))
+    skipping = replace(config, train=replace(config.train, on_bad_image="skip"), output=tmp_path / "skipping")
+    splits = read_splits(config.data)
+
+    def cut(path):
+        path.write_bytes(path.read_bytes()[:300])
+
+    cut(splits["train"].paths[0])
+    with pytest.raises(InputError, match="damaged or truncated"):
+        finetune.run(config, show=False)
+    finetune.run(skipping, show=False)
+    (line,) = [line for line in read_log(skipping.output / "seed_0" / "log.jsonl") if line["kind"] == "unreadable"]
+    assert line["image"] == str(splits["train"].paths[0])
+    metrics = read(skipping.output / "seed_0" / "metrics.json")
+    assert (metrics["unreadable_images"], metrics["skipped_steps"]) == (1, 0)
+    cut(splits["test"].paths[0])
+    with pytest.raises(InputError, match="damaged or truncated"):
+        finetune.run(replace(skipping, output=tmp_path / "no"), show=False)
+
+
+def test_headers_of_training_images_are_checked_unless_they_are_skipped(tmp_path):
+    for index in range(20):
+        Image.new("L", (4, 4)).save(tmp_path / f"{index}.png")
+    lines = ["image,patient,effusion", *(f"{index}.png,p{index},{index % 2}" for index in range(20))]
+    (tmp_path / "table.csv").write_text("\n".join(lines))
+    config = FinetuneDataConfig(CsvTable(tmp_path / "table.csv"), valid_fraction=0.3, test_fraction=0.3)
+    splits = read_splits(config)
+    splits["train"].paths[0].write_text("no image")
+    assert read_splits(config, "skip").keys() == splits.keys()
+    splits["valid"].paths[0].write_text("no image")
+    for path, choice in ((splits["train"].paths[0], "error"), (splits["valid"].paths[0], "skip")):
+        with pytest.raises(InputError, match=f"{path}: neither PNG"):
+            read_splits(config, choice)
 
 
 def test_a_finding_with_a_box_alone_cannot_be_segmented(seg, corpus, tmp_path):

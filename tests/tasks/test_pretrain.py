@@ -1,5 +1,7 @@
 import json
+import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,6 +24,7 @@ from medslip.model.medslip import ModelConfig
 from medslip.model.text_encoder import TextConfig
 from medslip.model.weights import read_tensors
 from medslip.tasks.pretrain import PretrainConfig, PretrainDataConfig, run
+from medslip.training.criterion import Criterion
 from medslip.training.engine import TrainConfig, Trainer, read_log
 from medslip.training.optim import OptimConfig
 
@@ -208,6 +211,41 @@ def test_a_bad_line_is_named_and_leaves_no_half_written_run(config, tmp_path, im
     with pytest.raises(InputError, match=message):
         run(replace(config, data=replace(config.data, train=tmp_path / "train.csv")))
     assert not config.output.exists()
+
+
+@pytest.mark.parametrize("preload", [False, True])
+def test_training_skips_broken_images_if_told_to_and_validation_does_not(config, tmp_path, preload):
+    """Each is named once in the log and counted, over all epochs."""
+    data = {}
+    for name in ("train", "valid"):
+        lines = [line.split(",") for line in getattr(config.data, name).read_text().splitlines()]
+        for cells in lines[1:]:
+            cells[0] = str(config.data.train.parent / cells[0])
+        (tmp_path / f"{name}.png").write_bytes(Path(lines[1][0]).read_bytes()[:300])
+        lines[1][0] = str(tmp_path / f"{name}.png")
+        data[name] = tmp_path / f"{name}.csv"
+        data[name].write_text("\n".join(map(",".join, lines)) + "\n")
+    skipping = replace(config, train=replace(config.train, on_bad_image="skip"))
+    run(replace(skipping, data=replace(config.data, train=data["train"], preload=preload)))
+    (line,) = [line for line in read_log(config.output / "log.jsonl") if line["kind"] == "unreadable"]
+    assert line["image"] == str(tmp_path / "train.png")
+    assert "train.csv: line 2: " in line["reason"]
+    metrics = json.loads((config.output / "metrics.json").read_text())
+    assert (metrics["unreadable_images"], metrics["skipped_steps"]) == (1, 0)
+    with pytest.raises(InputError, match=r"valid\.csv: line 2"):
+        run(replace(skipping, data=replace(config.data, valid=data["valid"], preload=preload), output=tmp_path / "no"))
+
+
+def test_a_loss_that_is_not_finite_is_one_line_and_status_1(config, tmp_path, capsys, monkeypatch):
+    """It is neither bad input nor a fault of the program, and the run's files are those of the last save."""
+    of_loss = Criterion.__call__
+    monkeypatch.setattr(Criterion, "__call__", lambda *arguments: of_loss(*arguments) * math.nan)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(arguments(config) | {"train": {"batch_size": 8}}))
+    status = run_task("pretrain", ["--config", str(tmp_path / "config.yaml"), "--output", str(config.output)])
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert status == 1
+    assert re.match(r"error: step 1: loss nan, gradient norm nan, with the images .*\.png, .* and 5 more", error)
+    assert not list(config.output.glob("*.safetensors"))
 
 
 def test_patients_of_both_lists_are_told(config, tmp_path, capsys):

@@ -13,7 +13,8 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, replace
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,12 +25,12 @@ import pytest
 import torch
 from torch import nn
 
-from medslip.errors import InputError, Stopped
+from medslip.errors import InputError, NotFinite, Stopped
 from medslip.model.weights import read_tensors, write_tensors
 from medslip.training import engine
 from medslip.training.distributed import processes
 from medslip.training.engine import TrainConfig, Trainer, Validation, read_log
-from medslip.training.optim import OptimConfig
+from medslip.training.optim import OptimConfig, make_optimizer
 
 N = 24
 
@@ -43,9 +44,11 @@ class Rows:
 
     x: torch.Tensor
     y: torch.Tensor
+    indices: torch.Tensor
+    unreadable: dict[int, str] = field(default_factory=dict)
 
     def to(self, device):
-        return Rows(self.x.to(device), self.y.to(device))
+        return replace(self, x=self.x.to(device), y=self.y.to(device))
 
 
 class RowBatches:
@@ -67,7 +70,8 @@ class RowBatches:
             first = (index * self.world_size + self.rank) * self.batch
             rows = order[first : first + self.batch]
             x = self.x[rows] * (math.inf if (epoch, index) == self.poison else 1)
-            yield Rows(x, self.y[rows])
+            # The first process finds the same row unreadable in each epoch.
+            yield Rows(x, self.y[rows], rows, {} if self.rank else {7: "row 7: unreadable"})
 
 
 class Toy(nn.Module):
@@ -104,7 +108,7 @@ def trainer(folder, world, config, scores=(), **optim):
         saved.append((progress.step, values["validation_score"], values["epoch"]))
 
     optim = {"learning_rate": 0.05, "warmup_steps": 2, "clip_norm": None} | optim
-    made = Trainer(config, OptimConfig(**optim), world, folder, validate, save_best)
+    made = Trainer(config, OptimConfig(**optim), world, folder, validate, save_best, [f"row {k}" for k in range(N)])
     made.saved = saved
     return made
 
@@ -120,7 +124,9 @@ def fit(folder, config=None, batch=8, poison=None, toy=None, resume=False, score
 
 def plain_sgd(monkeypatch):
     """AdamW forgives a gradient of another scale; this does not."""
-    monkeypatch.setattr(engine, "make_optimizer", lambda model, config: torch.optim.SGD(model.parameters(), lr=1.0))
+    monkeypatch.setattr(
+        engine, "make_optimizer", lambda model, config: torch.optim.SGD(model.parameters(), lr=1.0, fused=True)
+    )
 
 
 def assert_same_weights(first, second, **tolerance):
@@ -157,7 +163,7 @@ def train_lines(folder):
 
 def one_process(folder):
     """What each process of the next test runs."""
-    engine.make_optimizer = lambda model, config: torch.optim.SGD(model.parameters(), lr=1.0)
+    engine.make_optimizer = lambda model, config: torch.optim.SGD(model.parameters(), lr=1.0, fused=True)
     with processes("cpu") as world:
         made = trainer(Path(folder), world, exact(epochs=2, log_every=1, accumulate=2), scores=(0.5, 0.7))
         made.fit(Toy(), RowBatches(2, world.rank, world.world_size))
@@ -343,17 +349,93 @@ def test_too_few_images_for_one_step_are_bad_input(tmp_path):
         fit(tmp_path, exact(accumulate=4), batch=8)
 
 
+class Normed(Toy):
+    """With batch norm, whose statistics a forward pass changes, and with gradients that a hook can spoil."""
+
+    def __init__(self, spoil=False):
+        super().__init__()
+        self.net.insert(0, nn.BatchNorm1d(3))
+        self.spoil = spoil
+
+    def forward(self, batch, counts, generator):
+        losses = super().forward(batch, counts, generator)
+        if self.spoil:
+            losses.register_hook(lambda gradient: gradient * math.nan)
+        return losses
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
+@pytest.mark.parametrize("spoilt", ["loss", "gradient"])
+def test_a_step_that_is_not_finite_changes_no_weight_moment_or_statistic(tmp_path, spoilt, clip_norm, accumulate):
+    """One NaN would be in every weight after the step, and in the moments of AdamW for ever."""
+    toy = Normed()
+    with processes("cpu") as world:
+        config = exact(accumulate=accumulate, on_non_finite="skip")
+        made = trainer(tmp_path, world, config, clip_norm=clip_norm)
+        optimizer = make_optimizer(toy, made.optim)
+        batches = list(RowBatches(4).epoch(0))[:accumulate]
+        assert made._step(toy, toy, optimizer, batches, 0, 0.1).isfinite().all()
+        before = deepcopy((toy.state_dict(), optimizer.state_dict()["state"]))
+        toy.spoil = spoilt == "gradient"
+        if spoilt == "loss":
+            batches[-1].x[0] = math.inf
+        found = made._step(toy, toy, optimizer, batches, 1, 0.1)
+    assert found.isfinite().tolist() == [spoilt == "gradient"] * 2 + [False]
+    torch.testing.assert_close((toy.state_dict(), optimizer.state_dict()["state"]), before, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize(("log_every", "save_every"), [(1, 0), (100, 0), (100, 2)])
-def test_loss_that_is_no_number_ends_the_run_and_is_not_saved(tmp_path, log_every, save_every):
-    """A state of NaN would be resumed from, and never recover."""
+def test_a_loss_that_is_not_finite_ends_the_run_naming_its_images(tmp_path, log_every, save_every):
+    """A state of NaN would be resumed from, and never recover. Going on with "skip" is as if it had been chosen before."""
     config = exact(epochs=3, log_every=log_every, save_every=save_every)
     with pytest.raises(
-        InputError, match=r"the loss is (nan|inf) at step \d; start again, .*lower optim\.learning_rate"
+        NotFinite, match=r"step 4: loss (nan|inf), gradient norm nan, with the images row \d+, .* and 5 more"
     ):
-        fit(tmp_path, config, poison=(1, 0))
-    tensors, metadata = read_tensors(tmp_path / "last.safetensors")
+        fit(tmp_path / "run", config, poison=(1, 0))
+    tensors, metadata = read_tensors(tmp_path / "run" / "last.safetensors")
     assert all(tensor.isfinite().all() for tensor in tensors.values())
     assert json.loads(metadata["progress"])["step"] == 3
+    (line,) = [line for line in read_log(tmp_path / "run" / "log.jsonl") if line["kind"] == "non_finite"]
+    assert (line["step"], len(set(line["images"]))) == (4, 8)
+    skipping = replace(config, on_non_finite="skip")
+    resumed, toy, _ = fit(tmp_path / "run", skipping, poison=(1, 0), resume=True)
+    whole, other, _ = fit(tmp_path / "whole", skipping, poison=(1, 0))
+    assert resumed == whole
+    assert whole.step == 9
+    assert_same_weights(toy.state_dict(), other.state_dict(), rtol=0, atol=0)
+    assert log_without_time(tmp_path / "run") == log_without_time(tmp_path / "whole")
+    assert engine.count_skipped(tmp_path / "run") == {"skipped_steps": 1, "unreadable_images": 0}
+
+
+@pytest.mark.parametrize(("batch", "save_every"), [(N, 0), (8, 1)])
+def test_weights_that_are_not_finite_are_neither_validated_nor_saved(tmp_path, batch, save_every):
+    """An update can overflow although its gradient is finite."""
+    with pytest.raises(NotFinite, match="after step 1 weights are not finite, and are not saved"):
+        fit(tmp_path, exact(epochs=1, save_every=save_every), batch, warmup_steps=0, learning_rate=1e39)
+    assert not (tmp_path / "last.safetensors").exists()
+
+
+def skipping_process(folder):
+    """What each process of the next test runs: the second one meets a loss of NaN."""
+    with processes("cpu") as world:
+        config = exact(epochs=2, accumulate=2, on_non_finite="skip", on_bad_image="skip")
+        made = trainer(Path(folder), world, config)
+        toy = Toy()
+        made.fit(toy, RowBatches(2, world.rank, world.world_size, (1, 2) if world.rank else None))
+        same = world.gather([parameter.tolist() for parameter in toy.parameters()])
+        assert same[0] == same[1]
+
+
+def test_all_processes_skip_the_same_step(tmp_path):
+    """Otherwise their weights would part. Epochs are of three steps; both processes' images are named."""
+    for process in two_processes(tmp_path, "skip"):
+        _, errors = process.communicate(timeout=240)
+        assert process.returncode == 0, errors
+    assert all(tensor.isfinite().all() for tensor in read_tensors(tmp_path / "last.safetensors")[0].values())
+    lines = [line for line in log_without_time(tmp_path) if line["kind"] in ("non_finite", "unreadable")]
+    assert lines[0] == {"kind": "unreadable", "step": 1, "image": "row 7", "reason": "row 7: unreadable"}
+    assert [(line["step"], len(set(line["images"]))) for line in lines[1:]] == [(5, 8)]
 
 
 def test_best_is_the_first_of_the_highest_scores_and_last_is_the_last(tmp_path):
@@ -471,5 +553,5 @@ def test_impossible_setting_is_bad_input_that_names_the_key(key):
 
 
 if __name__ == "__main__":
-    run = {"stop": stopped_process, "wait": waiting_process}.get(sys.argv[-1], one_process)
+    run = {"stop": stopped_process, "wait": waiting_process, "skip": skipping_process}.get(sys.argv[-1], one_process)
     run(sys.argv[1])
