@@ -112,6 +112,8 @@ def _run(task: str, arguments: list[str]) -> None:
         close = difflib.get_close_matches(task, TASKS, n=1)
         guess = f"did you mean {close[0]}? " if close else ""
         raise InputError(f"unknown task {task!r}; {guess}choose one of {', '.join(TASKS)}")
+    # Idle OpenMP threads wait instead of spinning, so that two programs on one machine do not stop each other.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Imported here because these bring in jsonargparse, torch and everything else.
     from medslip.config import parse, phantom_config, phantom_file
 

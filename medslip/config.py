@@ -69,7 +69,9 @@ def _path(value: object) -> Path:
 
 
 jsonargparse.set_loader("yaml", _load, (yaml.YAMLError,))
-register_type(Path, deserializer=_path, type_check=lambda value, _: isinstance(value, Path))
+register_type(
+    Path, deserializer=_path, type_check=lambda value, _: isinstance(value, Path), fail_already_registered=False
+)
 
 
 _CONFIG_ERRORS = (InputError, jsonargparse.ArgumentError, TypeError, ValueError, OSError)

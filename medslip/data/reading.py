@@ -190,15 +190,19 @@ def path_in(folder: Path | None, name: str, source: Path, where: str) -> str:
     Raises:
         InputError: The name leaves the folder.
     """
-    root = source.parent if folder is None else folder
-    if "\\" in name and not os.path.exists(root / name):
+    # Texts instead of path objects, which take most of the time of a long list.
+    root = str(source.parent if folder is None else folder)
+    if "\\" in name and not os.path.exists(os.path.join(root, name)):
         name = name.replace("\\", "/")
-    spelt = Path(os.path.normpath(name))
-    outside = folder is not None and not spelt.is_relative_to(os.path.abspath(folder))
-    if outside if spelt.is_absolute() else spelt.parts[:1] == ("..",):
+    spelt = os.path.normpath(name)
+    if os.path.isabs(spelt):
+        outside = folder is not None and not Path(spelt).is_relative_to(os.path.abspath(folder))
+    else:
+        outside = spelt.split(os.sep, 1)[0] == ".."
+    if outside:
         advice = "files inside it, or absolute paths" if folder is None else "only files inside it"
         raise InputError(f"{source}: {where}: {name} is outside the folder {root}; list {advice}")
-    return str(root / spelt)
+    return spelt if root == "." else os.path.join(root, spelt)
 
 
 def paths_in(folder: Path | None, names: pd.Series, source: Path) -> pd.Series:
