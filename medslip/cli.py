@@ -1,8 +1,8 @@
 """The command line: one command per task, and the one place that turns user errors into one line.
 
 ``medslip TASK ...`` and ``python scripts/TASK.py ...`` are the same. Exit status: 0; 2 for bad input; 75 when a signal
-stopped a training run that can be resumed; 130 when interrupted; 1 for any other failure, such as a full disk. Only running a
-task imports torch; ``--help`` and ``--version`` do not.
+stopped a training run that can be resumed; 130 when interrupted, 143 when SIGTERM ends another task; 1 for any other failure,
+such as a full disk. Only running a task imports torch; ``--help`` and ``--version`` do not.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import difflib
 import importlib
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -82,16 +83,18 @@ def run_task(task: str, arguments: Sequence[str]) -> int:
     """Parse a task's arguments and run it; returns the exit status."""
     threading.excepthook = _thread_failed
     try:
-        _run(task, list(arguments))
+        with _sigterm_interrupts(task not in GROUPS.get("Training", ())):
+            _run(task, list(arguments))
     except InputError as error:
         return _fail(str(error))
     except Stopped as stopped:
         return _fail(str(stopped), status=75)
     except NotFinite as error:
         return _fail(str(error), status=1)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         _end_workers()
-        return _fail("interrupted; continue a training run with --resume true", status=130)
+        again = "continue with --resume true" if task in GROUPS.get("Training", ()) else "run the same command again"
+        return _fail(f"interrupted; {again}", status=128 + (*stopped.args, signal.SIGINT)[0])
     except (OSError, RuntimeError) as error:
         message = _from_outside(error, task)
         if message is None:
@@ -128,6 +131,23 @@ def _run(task: str, arguments: list[str]) -> None:
     with _hint(": not given", f" (without any arguments, {command} runs on the phantom data)" if packaged else ""):
         config = parse(config_class, arguments, command)
     run(config)
+
+
+@contextmanager
+def _sigterm_interrupts(wanted: bool) -> Iterator[None]:
+    """Let SIGTERM end this process as an interruption does, so that it removes what it has half written."""
+
+    def interrupt(number: int, _: object) -> NoReturn:
+        raise KeyboardInterrupt(number)
+
+    if not wanted or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

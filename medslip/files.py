@@ -13,7 +13,8 @@ import tempfile
 import zlib
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from glob import escape
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, TextIO
@@ -148,6 +149,8 @@ def written_whole(path: Path) -> Iterator[Path]:
 def folder_written_whole(folder: Path) -> Iterator[Path]:
     """Give a new folder to fill, which takes the folder's name at the end; after an error, it is removed.
 
+    What a process that was killed left of such a folder is removed first.
+
     Args:
         folder: A path where nothing exists, or an empty folder.
 
@@ -157,17 +160,39 @@ def folder_written_whole(folder: Path) -> Iterator[Path]:
     folder = Path(folder)
     with naming(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.partial-", dir=folder.parent))
+        prefix = f"{folder.name}.partial-"
+        for left in folder.parent.glob(f"{escape(prefix)}????????"):
+            with suppress(BlockingIOError), _locked(left):  # another process may be filling it
+                shutil.rmtree(left, ignore_errors=True)
+        partial = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
         try:
             partial.chmod(0o777 & ~_umask())
             begun = partial.stat()
-            yield partial
+            with _locked(partial):
+                yield partial
             if not os.path.samestat(begun, partial.stat()):
                 raise OSError("another process removed its temporary folder")
             partial.replace(folder)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder, which ends with this process; where folders cannot be locked, go on without."""
+    with ExitStack() as stack:
+        try:
+            import fcntl  # not on Windows
+
+            descriptor = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except (ImportError, OSError):
+            pass
+        yield
 
 
 def _umask() -> int:

@@ -121,7 +121,7 @@ def tiny_prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     random = np.random.default_rng(0)
     effusion, normal = PATHOLOGIES.index("effusion"), PATHOLOGIES.index("normal")
     sides = (ANATOMIES.index("right_pleural"), ANATOMIES.index("left_pleural"))
-    store = LabelStoreWriter(folder / "labels")
+    store = LabelStoreWriter()
     for split, number in (("train", 24), ("valid", 12)):
         rows = []
         for index in range(number):
@@ -135,5 +135,5 @@ def tiny_prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
             row = store.add(study, cells)
             rows.append({"image": name, "study": study, "patient": f"p{index}", "row": row})
         write_list(folder / f"{split}.csv", pd.DataFrame(rows))
-    store.write()
+    store.write(folder / "labels")
     return folder

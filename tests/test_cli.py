@@ -372,10 +372,14 @@ def test_bad_input_met_on_the_way_is_one_line_and_status_2(ran, capsys, monkeypa
     assert one_line(capsys) == "error: a.csv: line 3: no such image\n"
 
 
-def test_interruption_is_one_line(ran, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("group", "again"), [("Data", "run the same command again"), ("Training", "continue with --resume true")]
+)
+def test_interruption_is_one_line(ran, capsys, monkeypatch, group, again):
+    monkeypatch.setitem(cli.GROUPS, group, {"toy": ""})
     fails_with(monkeypatch, KeyboardInterrupt())
     assert run_task("toy", []) == 130
-    assert one_line(capsys) == "error: interrupted; continue a training run with --resume true\n"
+    assert one_line(capsys) == f"error: interrupted; {again}\n"
 
 
 def test_error_of_one_of_many_processes_is_not_lost(ran, capsys, monkeypatch):

@@ -67,6 +67,15 @@ def test_a_folder_that_was_taken_away_and_made_again_is_not_whole(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["away"]
 
 
+def test_what_a_killed_process_left_of_a_folder_is_removed_and_what_another_fills_is_not(tmp_path):
+    """Every killed run would take disk space for good; or two runs would destroy each other's files."""
+    for name in ("a.partial-killed00", "a.partial", "b.partial-killed00"):
+        (tmp_path / name).mkdir()
+    with folder_written_whole(tmp_path / "a") as first, folder_written_whole(tmp_path / "a"):
+        assert first.exists()
+    assert {file.name for file in tmp_path.iterdir()} == {"a", "a.partial", "b.partial-killed00"}
+
+
 def test_a_file_gets_the_permissions_of_a_new_file(tmp_path):
     """Weights that only their owner can read cannot be shared in a group's folder; safetensors alone writes them so."""
     before = os.umask(0o027)

@@ -1,10 +1,9 @@
-"""Image cache: every image of some lists decoded once and stored small, so that training need not wait."""
+"""Image cache: every image decoded once and stored small, so that training need not wait."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
 from PIL import Image
@@ -12,10 +11,8 @@ from tqdm import tqdm
 
 from medslip.data.images import read_image
 from medslip.data.pool import mapper
-from medslip.data.prepared import read_list, write_list
 from medslip.data.preprocessing import equalise as equalised
 from medslip.data.preprocessing import squash
-from medslip.data.table import ImageTable
 from medslip.errors import InputError
 from medslip.files import written_whole
 
@@ -38,52 +35,46 @@ def check_cache(size: int | None, workers: int) -> None:
         raise InputError(f"workers: {workers} is less than 0; 0 means this process only")
 
 
-def build_cache(lists: Sequence[Path], folder: Path, size: int, workers: int, equalise: bool = False) -> None:
-    """Store every image of some lists as a small square and let the lists name these.
+def build_cache(images: Sequence[Path], folder: Path, size: int, workers: int, equalise: bool = False) -> list[Path]:
+    """Store images as small squares.
 
-    Images are squashed to size x size as for evaluation, and stored as 8-bit PNG. Choose a size above the training side, as
+    They are squashed to size x size as for evaluation, and stored as 8-bit PNG. Choose a size above the training side, as
     random crops are cut from it. A file's name in the cache depends on its source, the source's length and time, and the
-    size, so that an interrupted run continues where it was. Lists change only after every image is stored; a list that
-    already names cached images of this size is left unchanged.
+    size, so that an interrupted run continues where it was.
 
     Args:
-        lists: List files, which are rewritten.
+        images: The images.
         folder: Where the cached images go.
         size: Side of the cached images in pixels.
         workers: Worker processes; 0 works in this one.
         equalise: Whether to equalise each image's histogram first.
 
+    Returns:
+        The cached image of each image.
+
     Raises:
-        InputError: An image is missing or cannot be read, a list names images cached in another size, or the size or
-            the number of workers is out of range.
+        InputError: An image is missing or cannot be read, or the size or the number of workers is out of range.
     """
     check_cache(size, workers)
-    folder = Path(folder).resolve()
-    opened = [read_list(path) for path in lists]
-    targets = {source: _target(source, folder, size, equalise) for table in opened for source in _sources(table)}
+    targets = {image: _target(Path(image).resolve(), Path(folder), size, equalise) for image in images}
     jobs = [(source, target, size, equalise) for source, target in targets.items() if not target.exists()]
+    _remove_halves(folder)
     try:
         with mapper(workers) as mapped:
             for _ in tqdm(mapped(_store, jobs), total=len(jobs), desc="caching images", unit="image"):
                 pass
-    except BrokenExecutor:  # a killed worker removes nothing
-        for half in folder.rglob("*.partial"):
-            half.unlink()
-        raise
-    for path, table in zip(lists, opened, strict=True):
-        names = [_name(targets[source], Path(path)) for source in _sources(table)]
-        write_list(Path(path), table.images.assign(image=names))
+    finally:
+        _remove_halves(folder)
+    return [targets[image] for image in images]
 
 
-def _sources(table: ImageTable) -> list[Path]:
-    return [path.resolve() for path in table.paths]
+def _remove_halves(folder: Path) -> None:
+    """Remove what killed processes left."""
+    for half in folder.rglob("*.partial"):
+        half.unlink()
 
 
 def _target(source: Path, folder: Path, size: int, equalise: bool) -> Path:
-    if source.is_relative_to(folder):
-        if source.relative_to(folder).parts[0] != str(size):
-            raise InputError(f"{source}: is already a cached image of a size other than {size}; prepare the list again")
-        return source
     try:
         stat = source.stat()
     except OSError as error:
@@ -103,9 +94,3 @@ def _store(job: _Job) -> None:
     small = squash(equalised(image) if equalise else image, size)
     with written_whole(target) as partial:
         Image.fromarray(small[0].numpy()).save(partial, format="PNG", compress_level=_COMPRESSION)
-
-
-def _name(target: Path, list_file: Path) -> str:
-    """How a list names a cached image: relative where the cache lies beside it, so that both can be moved."""
-    folder = list_file.parent.resolve()
-    return target.relative_to(folder).as_posix() if target.is_relative_to(folder) else str(target)

@@ -82,6 +82,13 @@ class DataSet:
         changes: dict[str, Any] = {"split": None} if hasattr(self, "split") else {}
         return replace(self, **changes)
 
+    def check_reports(self) -> None:
+        """Check the files, besides those of ``read``, that triplets are made from, before images are looked for.
+
+        Raises:
+            InputError: One is missing or cannot be used.
+        """
+
     def triplets(self, table: ImageTable, left_out: Counter[str]) -> Iterator[tuple[str, Cells]]:
         """What is known of each study, for pre-training: by default its class labels, in the row "unspecified".
 

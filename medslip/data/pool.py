@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -36,6 +37,8 @@ def mapper(workers: int, start: str | None = None) -> Iterator[Callable[..., Ite
 
 
 def _begin() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all, and the parent ends its workers
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if torch := sys.modules.get("torch"):  # drawing phantoms does without it
         torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()

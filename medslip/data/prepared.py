@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -15,12 +18,15 @@ from medslip.data.reading import check_columns, check_unique, first_line, paths_
 from medslip.data.splits import SPLITS
 from medslip.data.table import ImageTable
 from medslip.errors import InputError
-from medslip.files import to_json, write_text, written_whole
+from medslip.files import naming, to_json, write_text, written_whole
 from medslip.labels import LabelStore, LabelStoreWriter
 from medslip.vocabulary import ANATOMIES, PATHOLOGIES
 
 COLUMNS = ("image", "study", "patient", "view", "sex", "age", "row")
 """Columns of a list. `image` is a path, relative to the list's folder or absolute; view, sex and age may be empty."""
+
+_BEGUN, _WHOLE = ".partial", ".new"
+"""Folders in a prepared folder: a preparation while it is written, and one that only has to be moved to its place."""
 
 FREQUENT_PAIRS = 20
 """How many of the most frequent (anatomy, pathology) pairs a summary names."""
@@ -44,9 +50,12 @@ def read_list(path: Path) -> ImageTable:
         An image table with two more columns: ``row``, the study's row in the label store (-1 if there is none), and ``line``.
 
     Raises:
-        InputError: The file is missing, empty, lacks a column, names an image twice, or has a row that is not a number.
+        InputError: The file is missing, empty, lacks a column, names an image twice, or has a row that is not a number; or its
+            folder is not whole.
     """
     path = Path(path)
+    if (path.parent / _WHOLE).exists():
+        raise InputError(f"{path.parent}: its preparation was interrupted; run the same prepare_data.py command again")
     if not path.is_file():
         raise InputError(f"{path}: list not found; make it with prepare_data.py")
     cells = read_cells(path)
@@ -109,6 +118,37 @@ class PreparationSummary:
         return "\n".join([*lines, *self.notes])
 
 
+def check_output(folder: Path) -> None:
+    """Check that a data set can be prepared into a folder, and finish or remove what a killed preparation left in it.
+
+    Raises:
+        InputError: It has a folder labels that is not a label store.
+        OSError: It cannot be created or written to.
+    """
+    labels = folder / "labels"
+    with naming(folder):
+        _put_in_place(folder)
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        TemporaryFile(dir=existing).close()
+    if labels.exists() and not (labels / "meta.json").exists():
+        raise InputError(f"{labels}: exists and is not a label store; choose another output")
+
+
+def _put_in_place(folder: Path) -> None:
+    """Replace an earlier preparation by one that is whole; begins again where a killed process stopped."""
+    shutil.rmtree(folder / _BEGUN, ignore_errors=True)
+    whole = folder / _WHOLE
+    if (summary := whole / "summary.json").is_file():
+        for split in set(SPLITS) - json.loads(summary.read_text(encoding="utf-8"))["images"].keys():
+            (folder / f"{split}.csv").unlink(missing_ok=True)
+        for path in sorted(whole.iterdir(), key=lambda path: path == summary):  # the summary last
+            if path.is_dir() and (folder / path.name).exists():
+                shutil.rmtree(folder / path.name)
+            path.replace(folder / path.name)
+    if whole.exists():
+        whole.rmdir()
+
+
 def write_prepared(
     folder: Path,
     source: str,
@@ -116,8 +156,11 @@ def write_prepared(
     images: pd.DataFrame,
     left_out: Mapping[str, int],
     notes: tuple[str, ...] = (),
+    cached: Callable[[list[Path]], list[Path]] = list,
 ) -> PreparationSummary:
-    """Write train.csv, valid.csv, test.csv (those with images), labels/ and summary.json.
+    """Write train.csv, valid.csv, test.csv (those with images), labels/ and summary.json, all or none of them.
+
+    An earlier preparation is replaced; its cache and other files in the folder stay.
 
     Args:
         folder: Where they go; the store is in its folder labels.
@@ -126,6 +169,7 @@ def write_prepared(
         images: The images of an image table, each with its split and its study's ``row`` in the store.
         left_out: For the summary.
         notes: For the summary.
+        cached: Called once these have been checked; gives the images that the lists shall name in place of the images.
 
     Raises:
         InputError: No images are left, or a study belongs to two patients. Nothing is written in that case.
@@ -138,20 +182,28 @@ def write_prepared(
         study = several["study"].iat[0]
         patients = " and ".join(several["patient"][several["study"] == study])
         raise InputError(f"{source}: study {study} belongs to patients {patients}")
-    images = images.assign(image=images["path"].map(os.path.abspath)).sort_values("row", kind="stable")
+    root = Path(os.path.abspath(folder))
+    paths = [Path(os.path.abspath(path)) for path in cached(images["path"].tolist())]
+    # Relative where they lie in the folder, so that it can be moved with its cache.
+    names = [path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path) for path in paths]
+    images = images.assign(image=names).sort_values("row", kind="stable")
     lists = {split: images[images["split"] == split] for split in SPLITS}
     numbers = {split: len(rows) for split, rows in lists.items() if len(rows)}
     if "train" not in numbers:
         notes = (*notes, "The train list is empty: there is nothing to pre-train on.")
-    store.write()
-    for split, rows in lists.items():
-        path = folder / f"{split}.csv"
-        if len(rows):
-            write_list(path, rows)
-        else:
-            path.unlink(missing_ok=True)
-    summary = summarise(LabelStore(folder / "labels"), source, numbers, left_out, notes)
-    write_text(folder / "summary.json", to_json(asdict(summary), indent=1) + "\n")
+    _put_in_place(folder)
+    begun = folder / _BEGUN
+    try:
+        for split in numbers:
+            write_list(begun / f"{split}.csv", lists[split])
+        store.write(begun / "labels", [f"{split}.csv" for split in numbers])
+        summary = summarise(LabelStore(begun / "labels"), source, numbers, left_out, notes)
+        write_text(begun / "summary.json", to_json(asdict(summary), indent=1) + "\n")
+    except BaseException:
+        shutil.rmtree(begun, ignore_errors=True)
+        raise
+    begun.replace(folder / _WHOLE)
+    _put_in_place(folder)
     return summary
 
 

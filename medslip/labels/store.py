@@ -7,12 +7,10 @@ pages. Opening a store reads it once, a few megabytes for 220 k studies, to chec
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import shutil
 import zlib
 from array import array
+from collections.abc import Sequence
 from pathlib import Path
 from tokenize import TokenError
 
@@ -21,7 +19,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from medslip.errors import InputError, one_line
-from medslip.files import folder_written_whole, from_json, naming
+from medslip.files import folder_written_whole, from_json
 from medslip.vocabulary import ANATOMIES, PATHOLOGIES
 
 PRESENT, ABSENT, UNKNOWN = 1, 0, -1
@@ -29,6 +27,7 @@ PRESENT, ABSENT, UNKNOWN = 1, 0, -1
 A, P = len(ANATOMIES), len(PATHOLOGIES)
 
 _FORMAT, _VERSION = "medslip-labels", 1
+_FILES = ("cells.bin", "offsets.npy", "keys.npy")
 _AGAIN = "run prepare_data.py again"
 
 Matrix = npt.NDArray[np.int8]
@@ -66,7 +65,8 @@ class LabelStore:
             raise InputError(f"{self.folder}/meta.json: not a label store of version {_VERSION}")
         if meta.get("vocabulary") != _vocabulary_key():
             raise InputError(f"{self.folder}/meta.json: written with another vocabulary; {_AGAIN}")
-        for name, checksum in _checksums(self.folder).items():
+        self._lists: dict[str, int] = meta.get("lists", {})
+        for name, checksum in _checksums(self.folder, _FILES).items():
             if meta.get(name, checksum) != checksum:  # stores of earlier versions have none
                 raise InputError(f"{self.folder / name}: is damaged: its checksum is not that in meta.json; {_AGAIN}")
         self._offsets = np.load(self.folder / "offsets.npy", mmap_mode="r")
@@ -116,7 +116,8 @@ class LabelStore:
             source: The file of the list, for error messages.
 
         Raises:
-            InputError: A row is outside the store, or belongs to another study.
+            InputError: A row is outside the store or belongs to another study, or the store was prepared with another list
+                of this name.
         """
         for row, study, line in images[["row", "study", "line"]].itertuples(index=False):
             if not 0 <= row < len(self):
@@ -126,27 +127,19 @@ class LabelStore:
             else:
                 continue
             raise InputError(f"{source}: line {line} {fault}; use a list and a store from the same preparation")
+        folder, name = Path(source).parent, Path(source).name
+        beside = name in self._lists and folder.resolve() == self.folder.resolve().parent
+        if beside and self._lists[name] != _checksums(folder, [name])[name]:
+            raise InputError(
+                f"{source}: is not the list that was prepared with {self.folder}; {_AGAIN}, or give a list that you changed "
+                "another name"
+            )
 
 
 class LabelStoreWriter:
-    """Collects the labels of studies, and writes them as a label store.
+    """Collects the labels of studies, and writes them as a label store."""
 
-    Args:
-        folder: The folder to write. Nothing is changed in it before ``write``, which replaces an existing store.
-
-    Raises:
-        InputError: The folder exists and is not a label store.
-        OSError: It cannot be created.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = Path(folder)
-        if self.folder.exists() and not (self.folder / "meta.json").exists():
-            raise InputError(f"{self.folder}: exists and is not a label store; choose another output")
-        with naming(self.folder):  # before the data set is read, not after
-            self.folder.parent.mkdir(parents=True, exist_ok=True)
-            if not os.access(self.folder.parent, os.W_OK):
-                raise PermissionError(errno.EACCES, "Permission denied")
+    def __init__(self) -> None:
         self._cells = array("H")
         self._offsets = [0]
         self._keys: list[int] = []
@@ -167,9 +160,14 @@ class LabelStoreWriter:
         self._keys.append(_study_key(study))
         return len(self._keys) - 1
 
-    def write(self) -> None:
-        """Write the store, completely or not at all."""
-        with folder_written_whole(self.folder) as partial:
+    def write(self, folder: Path, lists: Sequence[str] = ()) -> None:
+        """Write the store, completely or not at all.
+
+        Args:
+            folder: A path where nothing exists.
+            lists: Names of the image lists beside it, whose checksums it keeps.
+        """
+        with folder_written_whole(folder) as partial:
             np.asarray(self._cells, "<u2").tofile(partial / "cells.bin")
             np.save(partial / "offsets.npy", np.asarray(self._offsets, np.int64))
             np.save(partial / "keys.npy", np.asarray(self._keys, np.uint32))
@@ -179,16 +177,15 @@ class LabelStoreWriter:
                 "studies": len(self._keys),
                 "cells": len(self._cells),
                 "vocabulary": _vocabulary_key(),
-                **_checksums(partial),
+                **_checksums(partial, _FILES),
+                "lists": _checksums(folder.parent, lists),
             }
             (partial / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
-            if self.folder.exists():
-                shutil.rmtree(self.folder)
 
 
-def _checksums(folder: Path) -> dict[str, int]:
+def _checksums(folder: Path, names: Sequence[str]) -> dict[str, int]:
     """File -> CRC-32 of its content."""
-    return {name: zlib.crc32((folder / name).read_bytes()) for name in ("cells.bin", "offsets.npy", "keys.npy")}
+    return {name: zlib.crc32((folder / name).read_bytes()) for name in names}
 
 
 def _study_key(study: str) -> int:

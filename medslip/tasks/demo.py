@@ -12,11 +12,12 @@ from medslip.config import PHANTOM, PHANTOM_PREPARED, phantom_config
 from medslip.data.datasets.coco import Coco
 from medslip.data.datasets.csv_table import CsvTable
 from medslip.data.loading import ImageSource, preload
+from medslip.data.prepared import check_output
 from medslip.data.table import Finding
 from medslip.errors import InputError
 from medslip.evaluation.classification import SCORES, mean_auroc, score
 from medslip.evaluation.figures import Tile, overview
-from medslip.evaluation.run_page import METRICS_VERSION, write_page
+from medslip.evaluation.run_page import METRICS_VERSION, PAGE, write_page
 from medslip.evaluation.tables import to_text
 from medslip.evaluation.thumbnails import thumbnail_regression
 from medslip.predictor import Predictor
@@ -32,7 +33,9 @@ ENOUGH_TO_SEGMENT = 1000  # with fewer studies, a split may by chance have no ma
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Draw phantoms, prepare them and pre-train; then classify, ground and segment held-out ones. Finished steps are kept.
+    """Draw phantoms, prepare them and pre-train; then classify, ground and segment held-out ones.
+
+    Finished steps are kept, and pre-training is resumed: after an interruption, run the same command again.
 
     Attributes:
         corpus: Where to draw the phantoms.
@@ -81,6 +84,7 @@ def run(config: DemoConfig) -> None:
 
 
 def _prepare(config: DemoConfig) -> None:
+    check_output(config.prepared)
     made, drawn = config.prepared / "summary.json", config.corpus / make_phantom.DESCRIPTION
     if made.is_file() and made.stat().st_mtime >= drawn.stat().st_mtime:
         print(f"{config.prepared}: already prepared")
@@ -92,7 +96,7 @@ def _pretrain(config: DemoConfig) -> Path:
     output = config.output / "pretrain"
     wanted = phantom_config(pretrain.PretrainConfig, "pretrain", prepared=config.prepared, output=output)
     train = replace(wanted.train, seed=config.seed, epochs=config.epochs or wanted.train.epochs)
-    wanted = replace(wanted, train=train)
+    wanted = replace(wanted, train=train, resume="auto")
     if not (output / "last.safetensors").is_file():
         return pretrain.run(wanted)
     learned = read_metrics(output)["data"].get("fingerprint") if (output / "metrics.json").is_file() else None
@@ -100,11 +104,11 @@ def _pretrain(config: DemoConfig) -> Path:
         raise InputError(
             f"{output}: contains a run on other phantoms or with another config; remove it, or choose another --output"
         )
-    if (output / "losses.png").is_file():
+    if (output / PAGE).is_file():
         print(f"{output}: already trained")
         return output / "best.safetensors"
     print(f"{output}: resuming")
-    return pretrain.run(replace(wanted, resume=True))
+    return pretrain.run(wanted)
 
 
 def _classify(config: DemoConfig, checkpoint: Path) -> Path:
@@ -145,8 +149,8 @@ def _segment(config: DemoConfig, checkpoint: Path) -> Path:
 
 def _is_done(folder: Path, wanted: object, checkpoint: Path) -> bool:
     """Whether an earlier demo finished this run with these weights; if not, what it left of a run is removed."""
-    done = folder / "metrics.json"
-    newer = done.is_file() and done.stat().st_mtime >= checkpoint.stat().st_mtime
+    done = [folder / "metrics.json", folder / PAGE]
+    newer = all(path.is_file() and path.stat().st_mtime >= checkpoint.stat().st_mtime for path in done)
     if newer and read_metrics(folder)["version"] == METRICS_VERSION and not changed_keys(folder, wanted):
         print(f"{folder}: already done")
         return True
@@ -155,10 +159,13 @@ def _is_done(folder: Path, wanted: object, checkpoint: Path) -> bool:
 
 
 def _discard(folder: Path) -> None:
-    """Remove a run, but nothing else."""
+    """Remove a run, but nothing else; if killed, go on the next time."""
+    discarded = folder.with_name(f"{folder.name}.discarded")
+    shutil.rmtree(discarded, ignore_errors=True)
     if (folder / "config.yaml").is_file():
         lock(folder)
-        shutil.rmtree(folder)
+        folder.replace(discarded)
+        shutil.rmtree(discarded)
 
 
 def _thumbnail_scores(config: DemoConfig) -> pd.DataFrame:

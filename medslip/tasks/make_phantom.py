@@ -25,6 +25,8 @@ DESCRIPTION = "phantom.json"
 class MakePhantomConfig:
     """Draw a corpus of phantom chests with reports, RadGraph graphs, boxes and masks.
 
+    After an interruption, run the same command again.
+
     Attributes:
         output: Output folder. It appears once everything has been written.
         studies: Number of studies, with one frontal image each.

@@ -11,7 +11,8 @@ import numpy as np
 
 from medslip.data.cache import build_cache, check_cache
 from medslip.data.dataset import DataSet, ListedDataSet
-from medslip.data.prepared import PreparationSummary, write_prepared
+from medslip.data.prepared import PreparationSummary, check_output, write_prepared
+from medslip.data.reading import read_lines
 from medslip.data.splits import check_fractions, read_exclusion, split_of
 from medslip.data.table import ImageTable, check_shared
 from medslip.errors import InputError
@@ -21,6 +22,9 @@ from medslip.labels import LabelStoreWriter
 @dataclass(frozen=True)
 class PrepareConfig:
     """Prepare a data set for pre-training: triplets from its reports, or else from its class labels.
+
+    Nothing of an earlier preparation in the output folder changes until all of the new one is written. After an interruption,
+    run the same command again; cached images are kept.
 
     Attributes:
         data: The data set, with the images of all of its splits; ``prepare_data KIND`` is short for --data.kind KIND.
@@ -64,22 +68,27 @@ def run(config: PrepareConfig) -> PreparationSummary:
     """
     output = config.output or Path("data_file") / f"{config.data.kind}_prepared"
     data = config.data.all_splits()
+    check_output(output)
+    data.check_reports()
+    for path in (config.exclude_patients, config.exclude_images):
+        if path is not None:
+            read_lines(path)
     table = data.read()
     left_out = Counter(table.left_out)
     table, notes = _divided(table, config, left_out)
     members = table.images.groupby("study", sort=False).indices
-    store = LabelStoreWriter(output / "labels")
+    store = LabelStoreWriter()
     row = np.full(len(table), -1)
     for study, cells in data.triplets(table, left_out):
         row[members.get(study, [])] = store.add(study, cells)
     images = table.images.assign(row=row)[row >= 0]
-    summary = write_prepared(output, table.name, store, images, left_out, (*table.notes, *notes))
-    if config.cache_size is not None:
-        lists = [output / f"{split}.csv" for split in summary.images]
-        try:
-            build_cache(lists, output / "cache", config.cache_size, config.workers, config.data.equalise)
-        except InputError as error:
-            raise InputError(f"{error}; {output} is prepared, but without the cache") from None
+
+    def cached(paths: list[Path]) -> list[Path]:
+        if config.cache_size is None:
+            return paths
+        return build_cache(paths, output / "cache", config.cache_size, config.workers, config.data.equalise)
+
+    summary = write_prepared(output, table.name, store, images, left_out, (*table.notes, *notes), cached)
     print(summary)
     print(f"lists: {', '.join(str(output / f'{split}.csv') for split in summary.images)}")
     print(f"label store: {output / 'labels'}")

@@ -139,7 +139,7 @@ def run(config: PretrainConfig) -> Path:
     skips = config.train.on_bad_image == "skip"
     for table in (valid,) if skips else (train, valid):
         paths = table.images.set_index("line")["path"]
-        check_files(paths, table.source, advice="get the image, or take it out of the list")
+        check_files(paths, table.source, advice="get the image, or give a copy of the list without it")
     if not config.resume:
         check_unused(config.output)
     prompts = load_prompts(config.prompts.pathology, config.prompts.anatomy)

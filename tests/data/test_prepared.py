@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medslip.data.prepared import PreparationSummary, read_list, summarise, write_list, write_prepared
+from medslip.data.datasets.prepared import Prepared
+from medslip.data.prepared import PreparationSummary, check_output, read_list, summarise, write_list, write_prepared
 from medslip.data.reading import check_files
 from medslip.data.table import ImageTable
 from medslip.errors import InputError
@@ -27,7 +32,7 @@ def write(
     notes: tuple[str, ...] = (),
 ) -> PreparationSummary:
     """Prepare one image per split that is named, each of its own study unless patients are given."""
-    store = LabelStoreWriter(folder / "labels")
+    store = LabelStoreWriter()
     cells = studies or [{(0, index): 1} for index in range(len(splits))]
     rows = [store.add(f"s{index}", each) for index, each in enumerate(cells)]
     images = pd.DataFrame({"path": [folder / f"{row}.png" for row in rows], "row": rows, "split": splits})
@@ -60,8 +65,90 @@ def test_a_second_preparation_replaces_the_first_or_leaves_it_as_it_was(tmp_path
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
+class Killed(BaseException):
+    """Stands for SIGKILL."""
+
+
+CHANGES = (
+    *((Path, name) for name in ("mkdir", "replace", "rmdir", "unlink", "write_text")),
+    *((shutil, "rmtree"), (np, "save"), (pd.DataFrame, "to_csv")),
+)
+"""What changes files."""
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file() and ".partial" not in str(path))
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def test_a_preparation_that_is_killed_anywhere_changes_all_or_nothing_and_can_be_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lists of one preparation and labels of another would mix splits, or patients with the reports of others."""
+    before, after = ["train", "valid"], ["test", "train", "train"]
+    write(tmp_path / "old", before)
+    write(tmp_path / "new", after)
+    old, new = content(tmp_path / "old"), content(tmp_path / "new")
+    interrupted = 0
+    for moment in range(1000):
+        folder, calls = tmp_path / str(moment), count()
+        write(folder, before)
+
+        def killing(change: Callable[..., Any], calls: Iterator[int], moment: int) -> Callable[..., Any]:
+            def changed(*arguments: Any, **options: Any) -> Any:
+                if next(calls) >= moment:
+                    raise Killed
+                return change(*arguments, **options)
+
+            return changed
+
+        with monkeypatch.context() as patch:
+            for owner, name in CHANGES:
+                patch.setattr(owner, name, killing(getattr(owner, name), calls, moment))
+            try:
+                write(folder, after)
+                break
+            except Killed:
+                pass
+        if (folder / ".new").exists():
+            interrupted += 1
+            with pytest.raises(InputError, match=r"interrupted; run the same prepare_data\.py command again"):
+                read_list(folder / "train.csv")
+        else:
+            assert content(folder) in (old, new)
+        check_output(folder)
+        assert content(folder) in (old, new)
+        write(folder, after)
+        assert content(folder) == new
+        assert not list(folder.rglob("*.partial*"))
+    assert moment > 20
+    assert interrupted > 4
+
+
+def test_a_list_of_another_preparation_is_bad_input(tmp_path: Path) -> None:
+    """A patient could be both in train.csv and in valid.csv."""
+    write(tmp_path / "a", ["train", "valid"])
+    write(tmp_path / "b", ["valid", "train"])
+    for name in ("valid.csv", "mine.csv"):
+        shutil.copy(tmp_path / "b" / "valid.csv", tmp_path / "a" / name)
+    Prepared(tmp_path / "a" / "mine.csv").read()
+    Prepared(tmp_path / "a" / "train.csv").read()
+    with pytest.raises(InputError, match=r"valid\.csv: is not the list that was prepared with .*; run prepare_data"):
+        Prepared(tmp_path / "a" / "valid.csv").read()
+
+
+def test_an_output_that_cannot_be_used_is_an_error_at_once(tmp_path: Path) -> None:
+    """Another folder would be overwritten, or the data set be read before it turns out that nothing can be written."""
+    (tmp_path / "labels").mkdir()
+    with pytest.raises(InputError, match="labels: exists and is not a label store; choose another output"):
+        check_output(tmp_path)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(NotADirectoryError, match=r"file.out"):
+        check_output(tmp_path / "file" / "out")
+
+
 def test_nothing_left_says_why(tmp_path: Path) -> None:
-    store = LabelStoreWriter(tmp_path / "new" / "labels")
+    store = LabelStoreWriter()
     with pytest.raises(InputError, match="no images are left to prepare \\(3 images not found\\)"):
         write_prepared(tmp_path / "new", "test", store, pd.DataFrame({"path": []}), {"images not found": 3})
     assert not list(tmp_path.rglob("*.*"))
@@ -82,11 +169,11 @@ CELLS = st.dictionaries(st.tuples(st.integers(0, A - 1), st.integers(0, P - 1)),
 @given(st.lists(CELLS, min_size=1, max_size=6))
 def test_the_summary_counts_the_matrices(tmp_path_factory: pytest.TempPathFactory, studies: list[Cells]) -> None:
     """The summary would not describe the store."""
-    store = LabelStoreWriter(tmp_path_factory.mktemp("store") / "labels")
+    store, folder = LabelStoreWriter(), tmp_path_factory.mktemp("store") / "labels"
     for index, cells in enumerate(studies):
         store.add(f"s{index}", cells)
-    store.write()
-    written = LabelStore(store.folder)
+    store.write(folder)
+    written = LabelStore(folder)
     matrices = np.stack([written.dense(row) for row in range(len(studies))])
     summary = summarise(written, "x", {"train": 1}, {})
     sizes = (matrices >= 0).sum(axis=(1, 2))

@@ -12,6 +12,7 @@ from PIL import Image
 
 from medslip.data.datasets.csv_table import Columns, CsvTable
 from medslip.data.datasets.cxr14 import Cxr14
+from medslip.data.datasets.mimic_cxr import MimicCxr
 from medslip.data.prepared import PreparationSummary, read_list
 from medslip.data.table import ImageTable
 from medslip.errors import InputError
@@ -145,3 +146,41 @@ def test_the_cache_takes_the_images_place_and_equalising_needs_one(table: Path) 
             assert image.size == (16, 16)
             found.append(image.tobytes())
     assert found[0] != found[1]
+
+
+def test_a_prepared_folder_can_be_moved_with_its_cache(table: Path) -> None:
+    """The cache would have to be made again."""
+    prepare(table, cache_size=16, workers=0)
+    (table.parent / "out").rename(table.parent / "moved")
+    lists = read_all(table.parent / "moved")
+    assert all(path.is_relative_to(table.parent / "moved") for images in lists.values() for path in images.paths)
+
+
+def test_a_broken_image_leaves_the_earlier_preparation(table: Path) -> None:
+    """Hours of caching would cost what was there before."""
+    prepare(table)
+    before = (table.parent / "out" / "train.csv").read_bytes()
+    (table.parent / "images" / "i7.png").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"i7\.png"):
+        prepare(table, cache_size=16, workers=0, seed=3)
+    assert (table.parent / "out" / "train.csv").read_bytes() == before
+    read_all(table.parent / "out")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"graphs": None}, "graphs: not given"),
+        ({"graphs": Path("no.json")}, r"no\.json: not found"),
+        ({}, r"no\.txt"),
+    ],
+)
+def test_missing_files_are_noticed_before_images_are_looked_for(
+    tmp_path: Path, wrong: dict[str, Any], message: str
+) -> None:
+    """Looking for 377,110 images takes many minutes on a network disk."""
+    (tmp_path / "graphs.json").write_text("{}")
+    data = MimicCxr(tmp_path / "none", **{"graphs": tmp_path / "graphs.json", **wrong})
+    with pytest.raises(InputError, match=message):
+        run(PrepareConfig(data, tmp_path / "out", exclude_images=tmp_path / "no.txt"))
+    assert not (tmp_path / "out").exists()

@@ -73,10 +73,17 @@ class MimicCxr(DataSet):
         table = _existing(images, self.path, left_out)[["path", "patient", "study", "view", "split"]]
         return ImageTable("MIMIC-CXR-JPG", table, left_out=left_out)
 
-    def triplets(self, table: ImageTable, left_out: Counter[str]) -> Iterator[tuple[str, Cells]]:
-        """The triplets of the studies whose report has a graph, in the order of the graphs."""
+    def check_reports(self) -> None:
+        """Check that the graphs, and the table of their keys, can be read."""
         if self.graphs is None:
             raise InputError("graphs: not given; give RadGraph's file MIMIC-CXR_graphs.json (key graphs)")
+        next(iter_graphs(self.graphs), None)
+        if self.graph_keys is not None:
+            _read_keys(self.graph_keys)
+
+    def triplets(self, table: ImageTable, left_out: Counter[str]) -> Iterator[tuple[str, Cells]]:
+        """The triplets of the studies whose report has a graph, in the order of the graphs."""
+        assert self.graphs is not None, "check_reports"
         wanted = set(table.images["study"])
         rules = ReportRules.load(self.mapping)
         study_of = None if self.graph_keys is None else _read_keys(self.graph_keys)
