@@ -99,7 +99,6 @@ class Predictor(
     ModelHubMixin,
     library_name="medslip",
     tags=["chest-x-ray", "radiology", "vision-language", "zero-shot"],
-    paper_url="https://arxiv.org/abs/2403.10635",
     pipeline_tag="zero-shot-image-classification",
     model_card_template=resources.files("medslip.resources").joinpath("hub_card.md.jinja").read_text(encoding="utf-8"),
 ):
