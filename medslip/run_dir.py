@@ -46,7 +46,7 @@ Resume = bool | Literal["auto"]
 """Whether to resume the run in the output directory; "auto" starts it where there is none."""
 
 _FREE_TO_CHANGE = frozenset(
-    {"resume", "device", "data.workers"}
+    {"resume", "device", "patients", "data.workers"}
     | {f"train.{key}" for key in ("save_every", "log_every", "on_non_finite", "on_bad_image")}
 )
 """Keys that may change when a run is resumed, because they change no number of the steps that were taken."""

@@ -177,11 +177,10 @@ def write_prepared(
     if not len(images):
         reasons = "; ".join(f"{count} {reason}" for reason, count in left_out.items() if count)
         raise InputError(f"{source}: no images are left to prepare ({reasons or 'none were listed'})")
-    owners = images[["study", "patient"]].drop_duplicates().sort_values("patient")
+    owners = images.drop_duplicates(["study", "patient"])
     if len(several := owners[owners["study"].duplicated(keep=False)]):
-        study = several["study"].iat[0]
-        patients = " and ".join(several["patient"][several["study"] == study])
-        raise InputError(f"{source}: study {study} belongs to patients {patients}")
+        shared = several["path"][several["study"] == several["study"].iat[0]]
+        raise InputError(f"{source}: {' and '.join(map(str, shared))} are of one study, but of different patients")
     root = Path(os.path.abspath(folder))
     paths = [Path(os.path.abspath(path)) for path in cached(images["path"].tolist())]
     # Relative where they lie in the folder, so that it can be moved with its cache.

@@ -206,7 +206,7 @@ def check_shared(splits: Mapping[str, ImageTable]) -> None:
         splits: Split name -> its images. Unknown patients share nothing.
 
     Raises:
-        InputError: Naming what is shared, and an image of it in each of the two splits.
+        InputError: Naming an image that is shared, or one of the shared patient in each of the two splits.
     """
     owners: dict[tuple[str, str], tuple[str, Path]] = {}
     for split, table in splits.items():
@@ -216,7 +216,7 @@ def check_shared(splits: Mapping[str, ImageTable]) -> None:
                     continue
                 owner, first = owners.setdefault((what, key), (split, path))
                 if owner != split:
-                    shown = f"image {path}" if what == "image" else f"patient {patient}"
+                    shown = f"image {path}" if what == "image" else "one patient"
                     where = "" if what == "image" else f" ({first.name} and {path.name})"
                     raise InputError(
                         f"{table.name}: {shown} is in {owner} and in {split}{where}; keep it in one of them"

@@ -150,7 +150,7 @@ class Matched:
         classes: The common classes.
         only_a: Images of run A alone.
         only_b: Images of run B alone.
-        patients: One name per row, "" where unknown; run B's where run A has none.
+        patients: One number per row, "" where unknown; of run B's patient where run A has none.
     """
 
     pairs: list[Pair]
@@ -201,7 +201,11 @@ def match_runs(a: Run, b: Run) -> Matched:
     for table in (table for pair in pairs for table in pair):
         _check_same(first, table, a.task, classes)
     only_a, only_b = (sorted(set(table["image"]) - set(of)) for table, of in zip(tables, name_in_a, strict=True))
-    patients = [mine or theirs for mine, theirs in zip(first["patient"], second["patient"], strict=True)]
+    # Numbered in the order of run A's file: names may be hashes, and with another key the resamples would be others.
+    number = {name: f"{k:09}" for k, name in enumerate(dict.fromkeys(pd.concat(tables)["patient"])) if name}
+    patients = [
+        number.get(mine or theirs, "") for mine, theirs in zip(first["patient"], second["patient"], strict=True)
+    ]
     return Matched(pairs, seeds, classes, only_a, only_b, patients)
 
 

@@ -5,18 +5,26 @@ A missing value (NaN, None) and an Estimate that is not defined are shown as "-"
 
 from __future__ import annotations
 
+import hmac
 import json
 import math
+import os
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from medslip.evaluation.bootstrap import Estimate
 from medslip.files import written_whole
+
+Patients = Literal["hash", "keep"]
+"""How predictions.csv names patients: by keyed hashes, or as the data set does."""
+
+_RANDOM_KEY = secrets.token_hex()
 
 MISSING = "-"
 """What is shown of a missing value."""
@@ -191,3 +199,25 @@ def write_csv(table: pd.DataFrame, path: Path, float_format: str | None = None) 
                 columns[f"{name}{suffix}"] = column.map(lambda value, end=end: getattr(value, end, value))
     with written_whole(path) as partial:
         pd.DataFrame(columns).to_csv(partial, index=False, float_format=float_format)
+
+
+def write_predictions(table: pd.DataFrame, folder: Path, patients: Patients, float_format: str | None = None) -> None:
+    """Write a run's predictions.csv, in which a patient's images share a name that does not tell who it is.
+
+    The names are hashes with a secret key, as the few digits of a hospital's number could be found by trying them all: the
+    environment variable MEDSLIP_PATIENT_KEY or, without one, a random key that is never stored.
+
+    Args:
+        table: The predictions, with a column ``patient``, empty where unknown.
+        folder: The run directory.
+        patients: Whether to hash the names or to keep them.
+        float_format: How numbers are written; None keeps every digit.
+    """
+    if patients == "hash":
+        key = os.fsencode(os.environ.get("MEDSLIP_PATIENT_KEY") or _RANDOM_KEY)
+
+        def hashed(name: str) -> str:
+            return name and "p" + hmac.new(key, name.encode("utf-8", "surrogatepass"), "sha256").hexdigest()[:16]
+
+        table = table.assign(patient=table["patient"].map(hashed))
+    write_csv(table, folder / "predictions.csv", float_format)

@@ -123,7 +123,7 @@ class LabelStore:
             if not 0 <= row < len(self):
                 fault = f"has row {row}, but {self.folder} has {len(self)} studies"
             elif self._keys[row] != _study_key(study):
-                fault = f"is study {study}, but row {row} of {self.folder} belongs to another"
+                fault = f"is not of the study of its row {row} in {self.folder}"
             else:
                 continue
             raise InputError(f"{source}: line {line} {fault}; use a list and a store from the same preparation")
@@ -152,9 +152,7 @@ class LabelStoreWriter:
         """
         for (anatomy, pathology), state in sorted(cells.items()):
             if not (0 <= anatomy < A and 0 <= pathology < P and state in (ABSENT, PRESENT)):
-                raise ValueError(
-                    f"study {study}: no state {state} of cell ({anatomy}, {pathology}) in a {A} x {P} matrix"
-                )
+                raise ValueError(f"no state {state} of cell ({anatomy}, {pathology}) in a {A} x {P} matrix")
             self._cells.append(int(anatomy * P + pathology) | int(state) << 15)
         self._offsets.append(len(self._cells))
         self._keys.append(_study_key(study))

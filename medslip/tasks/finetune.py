@@ -62,7 +62,7 @@ from medslip.evaluation.segmentation import (
     score_segmentation,
 )
 from medslip.evaluation.subgroups import MeansInGroup, by_group
-from medslip.evaluation.tables import from_records, show_tables, to_text, words, write_csv
+from medslip.evaluation.tables import Patients, from_records, show_tables, to_text, words, write_predictions
 from medslip.files import write_text
 from medslip.labels import PRESENT
 from medslip.model.classifier import Classifier, LinearProbe
@@ -176,6 +176,8 @@ class FinetuneConfig:
         optim: The optimiser; the paper's recipe is a constant learning rate of 1e-5.
         seeds: One run per seed; it decides the initial weights, order, augmentation and subsample.
         resamples: Bootstrap resamples of patients.
+        patients: How predictions.csv and the run pages name patients: "hash" gives each a name that does not tell who it is;
+            "keep" uses the data set's own.
         resume: true continues the run in the output directory, exactly as if it had not stopped. auto does so where there
             is one, and else starts it, so that the same command is right after every interruption. SIGTERM or SIGUSR1 during
             training saves the state after the present step, or the present validation, and exits with status 75.
@@ -194,6 +196,7 @@ class FinetuneConfig:
     )
     seeds: tuple[int, ...] = (0,)
     resamples: int = 1000
+    patients: Patients = "hash"
     resume: Resume = False
     device: Device = "auto"
     output: Path | None = None
@@ -467,7 +470,7 @@ class _Segmentation:
         cases = image_scores(PixelCounts(*measured["test"]), threshold)
         images = test.images.rename(columns={"path": "image"})[["image", "patient"]]
         table = pd.concat([images, cases], axis=1).assign(**metadata_columns(test.images))
-        write_csv(table, folder / "predictions.csv")
+        write_predictions(table, folder, self.config.patients)
         tiles = []
         for what, index in _examples(cases):
             image, target, probability = (each[0].numpy() for each in predict(index))
@@ -596,7 +599,7 @@ class _Classification:
         )
         tables = evaluate(test, valid, self.config.specificity, self.config.resamples)
         table = prediction_table(test.images, test.classes, test.probabilities, test.labels)
-        write_csv(table, folder / "predictions.csv")
+        write_predictions(table, folder, self.config.patients)
         draw(folder, tables, test)
         return tables, {"specificity": self.config.specificity, "validation_data": valid.about()}
 

@@ -35,7 +35,7 @@ from medslip.evaluation.grounding_scores import (
     score_grounding,
 )
 from medslip.evaluation.subgroups import MeansInGroup, by_group
-from medslip.evaluation.tables import to_text, write_csv
+from medslip.evaluation.tables import to_text, write_predictions
 from medslip.predictor import Predictor
 from medslip.run_dir import begin, bootstrap_settings, finish, removed_on_error
 from medslip.tasks.weights import EvaluationConfig
@@ -194,7 +194,7 @@ def run(config: GroundConfig, show: bool = True) -> dict[str, pd.DataFrame]:
     tables |= pointing_by_group(cases, config.resamples, config.seed)
     begin(output, config)
     with removed_on_error(output):
-        write_csv(prediction_table(cases), output / "predictions.csv", float_format="%.6g")
+        write_predictions(prediction_table(cases), output, config.patients, float_format="%.6g")
         overview(output / "overlays.png", _tiles(scored, cases), _TILES)
         box_curves(output / "box_precision_recall.png", _box_curves(cases, tables["scores"]))
         frames = {case.frame for case in scored}

@@ -9,6 +9,7 @@ from typing import Self
 
 from medslip.checkpoints import Checkpoint, load_authors, load_checkpoint
 from medslip.errors import InputError, check_at_least
+from medslip.evaluation.tables import Patients
 from medslip.model.text_encoder import TextConfig
 from medslip.predictor import Predictor
 from medslip.run_dir import RUNS, check_unused, timestamp
@@ -41,6 +42,8 @@ class EvaluationConfig:
         authors: How to read the authors' .pth.
         resamples: Bootstrap resamples of patients.
         seed: Random seed of the resamples, and of patients that are set aside.
+        patients: How predictions.csv and the run page name patients: "hash" gives each a name that does not tell who it is;
+            "keep" uses the data set's own.
         batch_size: Images per batch.
         workers: Processes that decode images.
         device: Where to compute.
@@ -51,6 +54,7 @@ class EvaluationConfig:
     authors: AuthorsConfig = field(default_factory=AuthorsConfig)
     resamples: int = 1000
     seed: int = 0
+    patients: Patients = "hash"
     batch_size: int = 64
     workers: int = 2
     device: Device = "auto"

@@ -17,7 +17,7 @@ from medslip.data.table import ImageTable, check_classes, check_shared
 from medslip.errors import InputError
 from medslip.evaluation.bootstrap import count_patients, patient_index
 from medslip.evaluation.classifier import Predictions, draw, evaluate, prediction_table
-from medslip.evaluation.tables import show_tables, write_csv
+from medslip.evaluation.tables import show_tables, write_predictions
 from medslip.labels import UNKNOWN
 from medslip.run_dir import begin, bootstrap_settings, finish, removed_on_error
 from medslip.tasks.weights import EvaluationConfig
@@ -143,7 +143,7 @@ def run(config: ZeroshotConfig, show: bool = True) -> dict[str, pd.DataFrame] | 
     begin(output, config)
     with removed_on_error(output):
         table = prediction_table(images.images, queries.classes, probabilities, queries.labels(images))
-        write_csv(table, output / "predictions.csv")
+        write_predictions(table, output, config.patients)
         data = {
             "name": images.name,
             "kind": config.data.kind,

@@ -79,7 +79,7 @@ def test_unknown_columns_are_filled_in() -> None:
 def test_patients_and_images_of_two_splits_are_named_and_unknown_patients_pass() -> None:
     first = table_of("ab", [[1], [0]], ["p1", ""])
     check_shared({"train": first, "test": table_of("cd", [[1], [0]], ["p2", ""])})
-    with pytest.raises(InputError, match=r"patient p1 is in train and in test"):
+    with pytest.raises(InputError, match=r"one patient is in train and in test \(a\.png and c\.png\)"):
         check_shared({"train": first, "test": table_of("c", [[1]], ["p1"])})
     again = table_of("b", [[1]], ["p3"])
     absolute = ImageTable("set", again.images.assign(path=[str(Path("b.png").absolute())]))

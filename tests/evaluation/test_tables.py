@@ -9,7 +9,17 @@ import pandas as pd
 import pytest
 
 from medslip.evaluation.bootstrap import Estimate
-from medslip.evaluation.tables import from_records, show, to_markdown, to_records, to_text, words, write_csv
+from medslip.evaluation.tables import (
+    Patients,
+    from_records,
+    show,
+    to_markdown,
+    to_records,
+    to_text,
+    words,
+    write_csv,
+    write_predictions,
+)
 from medslip.files import plain
 
 TABLE = pd.DataFrame(
@@ -49,6 +59,24 @@ def test_records_give_the_table_back_through_json():
     again = from_records(records)
     assert again["auroc"][0] == TABLE["auroc"][0]
     assert to_text(again) == to_text(TABLE)
+
+
+def test_patients_get_names_that_group_their_images_and_do_not_tell_who_they_are(tmp_path, monkeypatch):
+    """A hospital's numbers would be published with a run, or be found again by hashing all numbers."""
+
+    def written(key: str, patients: Patients = "hash") -> list[str]:
+        monkeypatch.setenv("MEDSLIP_PATIENT_KEY", key)
+        write_predictions(pd.DataFrame({"patient": ["0042", "", "7", "0042"]}), tmp_path, patients)
+        table = pd.read_csv(tmp_path / "predictions.csv", dtype=str, keep_default_na=False, skip_blank_lines=False)
+        return table["patient"].tolist()
+
+    random, own, other = (written(key) for key in ("", "our secret", "another"))
+    for names in (random, own, other):
+        assert names[0] == names[3] != names[2]
+        assert (names[1], [len(name) for name in names]) == ("", [17, 0, 17, 17])
+    assert len({random[0], own[0], other[0]}) == 3
+    assert (written(""), written("our secret")) == (random, own)
+    assert written("", "keep") == ["0042", "", "7", "0042"]
 
 
 def test_csv_has_the_ends_of_an_interval_in_columns_of_their_own(tmp_path):

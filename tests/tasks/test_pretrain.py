@@ -196,7 +196,7 @@ def test_bad_input_is_one_line_and_status_2(config, tmp_path, capsys, change, wo
     [
         ("nowhere.png", "", r"train\.csv: line 4: image .*nowhere\.png not found"),
         ("cut.png", "", r"train\.csv: line 4: .*cut\.png"),
-        ("", "other", "line 4 is study other, but row"),
+        ("", "other", "line 4 is not of the study of its row"),
     ],
 )
 def test_a_bad_line_is_named_and_leaves_no_half_written_run(config, tmp_path, image, study, message):
@@ -257,7 +257,7 @@ def test_patients_of_both_lists_are_told(config, tmp_path, capsys):
     mixed.write_text("\n".join(lines) + "\n")
     data = replace(config.data, valid=mixed)
     run(replace(config, data=data, train=replace(config.train, epochs=1)))
-    assert f"are also in {config.data.train}, first {cells[2]}; the validation scores" in capsys.readouterr().out
+    assert f"are also in {config.data.train}; the validation scores" in capsys.readouterr().out
 
 
 def test_a_stopped_start_does_not_lock_the_folder_and_a_run_is_resumed_as_it_began(config):

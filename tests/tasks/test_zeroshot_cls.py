@@ -34,7 +34,7 @@ def folder(tmp_path_factory):
 
 def write_table(folder, path, classes=("Effusion", "Mass")):
     table = pd.DataFrame({"image": [f"i{index:02}.png" for index in range(12)]})
-    table["patient"] = [f"p{index // 2}" for index in range(12)]
+    table["patient"] = [f"MRN-{index // 2}" for index in range(12)]
     table["split"] = ["test"] * 10 + ["train"] * 2
     for column, name in enumerate(classes):
         table[name] = [(index + column) % 2 for index in range(12)]
@@ -84,7 +84,7 @@ def test_table_gives_predictions_scores_and_figures(config, capsys, estimates_of
     predictions, metrics = results(config)
     assert list(predictions.columns) == ["image", "patient", "Effusion", "Mass", "label_Effusion", "label_Mass"]
     assert [name.rsplit("/")[-1] for name in predictions["image"]] == [f"i{index:02}.png" for index in range(10)]
-    assert predictions["patient"].tolist() == [f"p{index // 2}" for index in range(10)]
+    assert pd.factorize(predictions["patient"])[0].tolist() == [index // 2 for index in range(10)]
     assert predictions["label_Mass"].tolist() == [1, 0] * 5
     np.testing.assert_allclose(predictions["Effusion"], expected(config, "effusion"), rtol=1e-4)
     np.testing.assert_allclose(predictions["Mass"], expected(config, "mass"), rtol=1e-4)
@@ -113,6 +113,11 @@ def test_table_gives_predictions_scores_and_figures(config, capsys, estimates_of
     assert "no validation images, so no operating points" in shown
     assert "Effusion" in shown
     assert str(config.output) in shown
+    assert not any(b"MRN-" in path.read_bytes() for path in config.output.iterdir())
+    assert "MRN-" not in shown
+    run(replace(config, patients="keep", output=config.output / "keep"))
+    predictions, _ = results(replace(config, output=config.output / "keep"))
+    assert predictions["patient"].tolist() == [f"MRN-{index // 2}" for index in range(10)]
 
 
 def test_folder_gives_predictions_of_every_finding_without_scores(config, folder, capsys):
@@ -304,7 +309,7 @@ def test_a_patient_in_validation_and_in_the_scored_images_is_refused(validated):
     table = pd.read_csv(validated.data.path)
     table.loc[0, "patient"] = table["patient"][6]
     table.to_csv(validated.data.path, index=False)
-    with pytest.raises(InputError, match="patient p3 is in validation and in data"):
+    with pytest.raises(InputError, match=r"one patient is in validation and in data \(i06\.png and i00\.png\)"):
         run(validated)
     assert not validated.output.exists()
 

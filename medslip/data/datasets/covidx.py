@@ -63,7 +63,7 @@ def _parse(text: str, present: Set[str], folder: Path, where: str) -> tuple[str,
     # From the right, as patients and files may have blanks in their names; a source has at most a few words.
     place = next((place for place in range(len(words) - 1, 3, -1) if words[place].lower() in _CLASSES), None)
     if place is None:
-        raise InputError(f"{where}: {text!r} is not of the form: patient file positive|negative source")
+        raise InputError(f"{where}: not of the form: patient file positive|negative source")
     label = _CLASSES[words[place].lower()]
     names = [("".join(words[: cut - 1]), "".join(words[cut : place - 1])) for cut in range(2, place, 2)]
     for patient, name in names:

@@ -117,7 +117,7 @@ def test_patients_are_compared_as_text(tmp_path: Path) -> None:
         path.write_text(json.dumps(data))
     splits = {split: Coco(tmp_path, split=split).read() for split in ("train", "test")}
     assert splits["train"].patients == ["7", "8", ""]
-    with pytest.raises(InputError, match="patient 7 is in train and in test"):
+    with pytest.raises(InputError, match=r"one patient is in train and in test \(0\.png and 3\.png\)"):
         check_shared(splits)
 
 

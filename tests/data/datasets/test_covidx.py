@@ -48,9 +48,9 @@ def test_blanks_in_and_between_patients_files_and_sources(tmp_path: Path, blank:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("8 c.png  rsna", r"test.txt: line 2: .* is not of the form"),
-        ("8 positive rsna", r"test.txt: line 2: .* is not of the form"),
-        ("c.png", r"test.txt: line 2: .* is not of the form"),
+        ("8 c.png  rsna", r"test.txt: line 2: not of the form"),
+        ("8 positive rsna", r"test.txt: line 2: not of the form"),
+        ("c.png", r"test.txt: line 2: not of the form"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, row: str, message: str) -> None:
