@@ -135,7 +135,7 @@ def test_what_cannot_be_compared_is_refused_in_words(tmp_path):
         "line 2: mass 'high' is not a number": change(
             classified(tmp_path / "h", 2), lambda t: t.assign(mass=["high", *t["mass"][1:]])
         ),
-        "metrics.json: no such file": tmp_path / "nowhere",
+        "metrics.json: not found": tmp_path / "nowhere",
     }
     for message, other in cases.items():
         with pytest.raises(InputError, match=message):

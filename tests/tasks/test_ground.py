@@ -140,7 +140,7 @@ def test_boxes_of_publishers_layouts_are_grounded(config, corpus, layout, classe
         (["--box_iou", "0"], "box_iou"),
         (["--aside", "1"], "aside: 1.0 is not between 0 and 1"),
         (["--validation.kind=rsna", "--validation.equalise=true"], "validation.equalise: differs from data.equalise"),
-        (["--data.path", "nowhere"], "nowhere: cannot be read"),
+        (["--data.path", "nowhere"], "nowhere: not found"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(config, tiny_checkpoint, corpus, arguments, message, capsys):
