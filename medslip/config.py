@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -31,15 +32,30 @@ PHANTOM_PREPARED = Path("data_file/phantom_prepared")
 """Where it is prepared for pre-training."""
 
 
+_LONGEST = 100_000  # characters of a config; more would take PyYAML many seconds
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML in which a key that is given twice is an error, and only plain numbers are numbers: 007 and 12:30 are text."""
+    """YAML whose keys are text, each given once, without aliases; only plain numbers are numbers: 007 and 12:30 are text."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Compose a node; a few aliases of aliases would fill the memory."""
+        if self.check_event(yaml.AliasEvent):
+            alias = self.peek_event()
+            raise yaml.constructor.ConstructorError(
+                None, None, f"alias *{alias.anchor} is not supported; repeat the value", alias.start_mark
+            )
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Construct a mapping; a second value of a key would silently replace the first."""
         seen: set[str] = set()
         for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} is given twice", key.start_mark)
+            fault = "in brackets is not text" if not isinstance(key, yaml.ScalarNode) else ""
+            if fault or key.value in seen:
+                fault = fault or f"{key.value!r} is given twice, the second time"
+                raise yaml.constructor.ConstructorError(None, None, f"key {fault}", key.start_mark)
+            key.tag = "tag:yaml.org,2002:str"
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -58,14 +74,22 @@ for _name, _pattern in _PLAIN_NUMBERS.items():
 
 
 def _load(text: str) -> Any:
-    return yaml.load(text, _Loader)
+    if len(text) > _LONGEST:
+        raise yaml.YAMLError(f"has {len(text):,} characters; a config may have {_LONGEST:,}")
+    try:
+        return yaml.load(text, _Loader)
+    except (RecursionError, ValueError):
+        raise yaml.YAMLError("is nested too deeply, or has a number of too many digits") from None
 
 
 def _path(value: object) -> Path:
     """A path; of digits alone, YAML takes it for a number."""
     if not isinstance(value, str | int | Path) or isinstance(value, bool):
         raise ValueError(f"not a path: {value!r}")
-    return Path(str(value))
+    path = Path(str(value))
+    if "\0" in str(value) or max(map(len, map(os.fsencode, (*path.parts, "")))) > 255 or len(os.fsencode(path)) > 4095:
+        raise ValueError(f"not a path that files can have: {one_line(ascii(str(value)), 60)}")
+    return path
 
 
 jsonargparse.set_loader("yaml", _load, (yaml.YAMLError,))
@@ -361,7 +385,7 @@ def _readable(message: str) -> str:
             r"Expected \1 or null. Got value:",
         ),
         (r' in "<unicode string>",', " at"),
-        (r"Problems parsing config:\s+(key .* is given twice)\s+at (line \d+).*", r"\1, the second time in \2"),
+        (r"Problems parsing config:\s+((?:key|alias) .*?)\s+at (line \d+).*", r"\1 in \2"),
         (r"Unexpected config:.*", "Holds no keys; a config file is YAML with lines like output: FOLDER"),
     ):
         message = re.sub(pattern, words, message, flags=re.DOTALL)

@@ -102,8 +102,8 @@ def class_pathologies(classes: Sequence[str], mapping: Mapping[str, str], source
         pathology = mapping.get(name) or pathology_of(name)
         if pathology is None:
             raise InputError(
-                f"{source}: unknown class {name!r}; map it to a pathology (key classes), as in {{{name}: opacity}}, or leave "
-                "it out with an empty text"
+                f"{source}: unknown class {name!r}; map it to a pathology (key data.classes), as in {{{name}: opacity}}, or "
+                "leave it out with an empty text"
             )
         if pathology not in PATHOLOGIES:
             raise InputError(f"{source}: class {name!r} is mapped to {pathology!r}, which is not a pathology")

@@ -130,6 +130,33 @@ def test_a_key_given_twice_in_yaml_is_an_error(tmp_path, text, key, line):
         parse(ZeroshotConfig, ["--config", str(tmp_path / "c.yaml")])
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("data: &a {kind: folder}\noutput: *a\n", "alias *a is not supported; repeat the value in line 2"),
+     ("[a, b]: 1\n", "key in brackets is not text in line 1"), ("1: 2\n", "no key '1'"),
+     ("seed: " + "{a: " * 2000, "Problems parsing config: is nested too deeply, or has a number of too many digits"),
+     ("seed: " + "9" * 5000, "Problems parsing config: is nested too deeply, or has a number of too many digits"),
+     ("seed: " + "1" * 100_000, "Problems parsing config: has 100,006 characters; a config may have 100,000"),
+     ('checkpoint: "a\\0"\n', "checkpoint: Not of type Path: not a path that files can have: 'a\\x00'"),
+     (f"checkpoint: b/{'é' * 128}\n", "checkpoint: Not of type Path: not a path that files can have: 'b/\\xe9")],
+)  # fmt: skip
+def test_yaml_that_is_no_config_is_one_line(tmp_path, text, message):
+    """It would end in a traceback, or fill the memory."""
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(InputError) as caught:
+        parse(ZeroshotConfig, ["--config", str(tmp_path / "c.yaml")])
+    assert str(caught.value).startswith(f"{tmp_path / 'c.yaml'}: {message}")
+
+
+def test_keys_of_yaml_are_text(tmp_path):
+    """A class of a table's columns 1 and No would be a number and a truth value."""
+    (tmp_path / "c.yaml").write_text("data: {kind: csv, path: a, classes: {1: edema, No: normal}}\n")
+    assert parse(ZeroshotConfig, ["--checkpoint=a", "--config", str(tmp_path / "c.yaml")]).data.classes == {
+        "1": "edema",
+        "No": "normal",
+    }
+
+
 def test_a_prompt_of_its_own_may_have_dashes():
     arguments = ["--checkpoint", "x", "--data.kind", "folder", "--data.path", "x", "--batch-size", "3"]
     parsed = parse(ZeroshotConfig, [*arguments, "--prompt.covid-19=ground-glass opacities"])

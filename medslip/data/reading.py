@@ -174,7 +174,7 @@ def check_files(paths: pd.Series, source: Path | str, what: str = "image", advic
     missing = paths[[not os.path.isfile(path) for path in bar]]
     if len(missing):
         more = f" ({len(missing) - 1:,} more are missing)" if len(missing) > 1 else ""
-        advice = advice or f"give the folder of the {what}s (key {what}s)"
+        advice = advice or f"give the folder of the {what}s (key data.{what}s)"
         raise InputError(f"{source}: line {missing.index[0]}: {what} {missing.iat[0]} not found; {advice}{more}")
 
 

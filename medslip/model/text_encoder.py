@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -93,7 +94,7 @@ class TextEncoder:
             )
         except Exception as error:  # OSError, ValueError, or whatever reading the weights raised
             reason = f"{type(error).__name__}: {one_line(error, 160)}"
-            if Path(source).is_dir():
+            if os.path.isdir(source):
                 raise InputError(f"text.encoder: {source} does not contain a readable BERT ({reason})") from None
             raise InputError(
                 f"text.encoder: {config.encoder!r} is not on this machine and could not be downloaded; give a local "

@@ -707,7 +707,7 @@ def _run_seed(
     missing = [name for name, has in zip(train.classes, positive, strict=True) if not has]
     if world.is_main:
         if seed == config.seeds[0]:
-            print(describe_init(init))
+            print(f"{describe_init(init)}\nclasses: {', '.join(train.classes)}")
         if missing:
             print(
                 f"seed {seed}: none of the {len(subsample)} labelled images has {', '.join(missing)}; the model learns that "

@@ -11,6 +11,7 @@ from medslip.checkpoints import Checkpoint, load_authors, load_checkpoint
 from medslip.errors import InputError, check_at_least
 from medslip.evaluation.tables import Patients
 from medslip.model.text_encoder import TextConfig
+from medslip.model.weights import read_torch
 from medslip.predictor import Predictor
 from medslip.run_dir import RUNS, check_unused, timestamp
 from medslip.training.distributed import Device
@@ -91,9 +92,8 @@ def open_weights(path: Path, authors: AuthorsConfig) -> Checkpoint:
     """
     if path.suffix not in (".pth", ".pt"):
         return load_checkpoint(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such checkpoint")
     if authors.pathology_prompts is None:
+        read_torch(path, str(path))  # prompts would not help with a file of another kind
         raise InputError(
             f"{path}: the authors' weights need the prompts that they were trained with; give the authors' \"observation "
             'explanation.json" as --authors.pathology_prompts'

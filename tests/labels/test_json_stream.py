@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -93,3 +94,12 @@ def test_values_that_cannot_be_decoded_are_errors(tmp_path: Path, value: str, fa
     path.write_text(f'{{"a": {value}}}')
     with pytest.raises(InputError, match=fault):
         list(iter_members(path))
+
+
+def test_blanks_are_passed_over_at_once(tmp_path: Path) -> None:
+    """A file that was filled with blanks would be read for minutes."""
+    path = tmp_path / "graphs.json"
+    path.write_text(" " * 50_000_000 + '{"a": 1' + "\n" * 50_000_000 + "}")
+    began = time.process_time()
+    assert list(iter_members(path)) == [("a", 1)]
+    assert time.process_time() - began < 5

@@ -104,10 +104,12 @@ def test_missing_checkpoint(drawn, tmp_path, refused, task, suffix):
     assert f"{missing}: no such checkpoint" in error
 
 
-def test_text_as_pth_checkpoint(drawn, tmp_path, refused):
+@pytest.mark.parametrize("task", ["finetune_cls", "zeroshot_cls"])
+def test_text_as_pth_checkpoint(drawn, tmp_path, refused, task):
+    """Prompts would be asked for first, which do not help."""
     path = tmp_path / "notes.pth"
     path.write_text("hello, these are notes\n")
-    error = refused("finetune_cls", *images("finetune_cls", "rsna", drawn / "rsna"), "--checkpoint", path)
+    error = refused(task, *images(task, "rsna", drawn / "rsna"), "--checkpoint", path)
     assert f"{path}: not a PyTorch file of tensors alone" in error
 
 

@@ -72,7 +72,8 @@ class AuthorsFiles(DataSet):
                 images.append({"path": image, "study": study, "patient": patient, "split": split, "row": row})
         if not images:
             raise InputError(
-                f"{self.path}: none of the listed images exists, starting with {missing[0]}; give their folder (key images)"
+                f"{self.path}: none of the listed images exists, starting with {missing[0]}; give their folder "
+                "(key data.images)"
             )
         table = pd.DataFrame(images).sort_values("row", kind="stable")
         # A study is a row of the matrix, whatever the paths say.

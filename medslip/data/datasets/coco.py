@@ -169,7 +169,7 @@ def _mask(segmentation: Any, height: int, width: int, where: str) -> Runs:
     runs = decompress(counts) if isinstance(counts, str) else counts
     if (
         not isinstance(runs, list)
-        or not all(isinstance(run, int) and run >= 0 for run in runs)
+        or not all(isinstance(run, int) and 0 <= run < 1e9 for run in runs)
         or given.get("size") != [height, width]
     ):
         raise InputError(f"{where}: the mask is not run lengths of {height} x {width} pixels")
@@ -181,7 +181,7 @@ def _mask(segmentation: Any, height: int, width: int, where: str) -> Runs:
 
 
 def _are_numbers(values: Sequence[Any]) -> bool:
-    return all(isinstance(value, int | float) and np.isfinite(value) for value in values)
+    return all(isinstance(value, int | float) and abs(value) < 1e9 for value in values)
 
 
 def _fill(polygon: Sequence[float], height: int, width: int) -> Mask:

@@ -105,7 +105,7 @@ class CsvTable(ListedDataSet):
         """The columns of the image table except for the labels; ``path`` is as the table has it."""
         texts = {what: rows[name].str.strip() for what, name in column_of.items() if name}
         images = pd.DataFrame({"path": rows[self.columns.image].str.strip(), **texts})
-        images = self.identified(images, "name the column (key columns.patient)")
+        images = self.identified(images, "name the column (key data.columns.patient)")
         if "sex" in images:
             images["sex"] = sexes_of(images["sex"])
         if "age" in images:
@@ -156,8 +156,8 @@ class CsvTable(ListedDataSet):
                 labels[name] = codes_of(rows[name], _CODES, self.path, "1, 0, -1 or empty")
         if not labels:
             raise InputError(
-                f"{self.path}: no column is named after a class; map columns to pathologies (key classes), or give the "
-                "column with the list of findings (key columns.findings)"
+                f"{self.path}: no column is named after a class; map columns to pathologies (key data.classes), or give "
+                "the column with the list of findings (key data.columns.findings)"
             )
         normal = np.zeros(len(rows), bool)
         if self.no_finding in rows.columns:

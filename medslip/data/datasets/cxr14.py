@@ -97,7 +97,7 @@ class Cxr14(DataSet):
         lists = {"train": self.train_list} | ({"test": self.test_list} if self.test_list else {})
         missing = set(self.splits) - lists.keys()
         if self.split is not None and missing:
-            raise InputError(f"split: ChestX-ray14 has no list of {missing.pop()} images; give one (key list)")
+            raise InputError(f"split: ChestX-ray14 has no list of {missing.pop()} images; give one (key data.list)")
         return [(path, name) for name, path in lists.items() if name in self.splits]
 
     def _names(self, path: Path, split: str, table: pd.DataFrame, table_file: Path) -> tuple[pd.DataFrame, Path]:
@@ -190,4 +190,4 @@ def _label_columns(header: list[str]) -> list[int]:
 
 def _patient_of(stem: str) -> str:
     number = stem.split("_")[0]
-    return str(int(number)) if number.isdigit() else ""
+    return number.lstrip("0") or "0" if number.isdecimal() else ""

@@ -76,7 +76,7 @@ class MimicCxr(DataSet):
     def check_reports(self) -> None:
         """Check that the graphs, and the table of their keys, can be read."""
         if self.graphs is None:
-            raise InputError("graphs: not given; give RadGraph's file MIMIC-CXR_graphs.json (key graphs)")
+            raise InputError("graphs: not given; give RadGraph's file MIMIC-CXR_graphs.json (key data.graphs)")
         next(iter_graphs(self.graphs), None)
         if self.graph_keys is not None:
             _read_keys(self.graph_keys)
@@ -136,7 +136,7 @@ def _study_of(key: str, graphs: Path) -> str:
         raise InputError(
             f"{graphs}: report {key} names no study; expected a key such as p10/p10000032/s50414267.txt. "
             "Graphs with other keys, such as those of the radgraph package or RadGraph-XL, need a CSV file with columns key "
-            "and study (key graph_keys)"
+            "and study (key data.graph_keys)"
         )
     return study
 

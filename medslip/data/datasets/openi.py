@@ -20,12 +20,14 @@ from tqdm import tqdm
 from medslip.data.dataset import DataSet
 from medslip.data.reading import IMAGE_SUFFIXES, read_cells
 from medslip.data.table import ImageTable
-from medslip.errors import InputError
+from medslip.errors import InputError, one_line
 from medslip.labels import Cells
 from medslip.labels.mesh_rules import coverage, report_cells
 
 _FRONTAL = frozenset({"PA", "AP", "FRONTAL"})
-_ALL_VIEWS = "OpenI does not say which images are frontal: all were taken. Give a views file (key views) to choose."
+_ALL_VIEWS = (
+    "OpenI does not say which images are frontal: all were taken. Give a views file (key data.views) to choose."
+)
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,8 @@ def iter_reports(folder: Path) -> Iterator[OpenIReport]:
     for path in tqdm(files, desc="reports", unit="report", disable=None):
         try:
             root = ElementTree.parse(path).getroot()
-        except ElementTree.ParseError as error:
-            raise InputError(f"{path}: not a complete XML file ({error})") from None
+        except (ElementTree.ParseError, LookupError, ValueError, OSError) as error:  # also of an unknown encoding
+            raise InputError(f"{path}: not a complete XML file ({one_line(error)})") from None
         name = root.find("uId")
         if name is None or not name.get("id"):
             raise InputError(f"{path}: has no uId; check that it is an OpenI report")

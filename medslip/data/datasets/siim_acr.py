@@ -7,6 +7,7 @@ images, patient; and a folder of masks with the images' file names (a DICOM's ma
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -126,7 +127,9 @@ def parse_runs(text: str, height: int, width: int, where: str = "run lengths") -
         InputError: The text is not run lengths, or they leave the image.
     """
     words = text.split()
-    if not words or (words != [NO_MASK] and (len(words) % 2 or not all(word.isdecimal() for word in words))):
+    if not words or (
+        words != [NO_MASK] and (len(words) % 2 or not all(re.fullmatch(r"\d{1,9}", word) for word in words))
+    ):
         raise InputError(f"{where}: {text[:20]!r}... is neither {NO_MASK} nor pairs of a start and a length")
     numbers = [] if words == [NO_MASK] else [int(word) for word in words]
     if 0 in numbers[1::2]:

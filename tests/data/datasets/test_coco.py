@@ -153,6 +153,8 @@ def test_a_bad_file_is_named(tmp_path: Path, old: str, new: str, message: str) -
         ({"bbox": [2, 2, 4]}, "the box [2, 2, 4] is not four numbers"),
         ({"bbox": [2, 2, 4, None]}, "the box [2, 2, 4, None] is not four numbers"),
         ({"bbox": 5}, "the box 5 is not four numbers"),
+        ({"segmentation": [[10**400, 2, 3, 4, 5, 6]]}, "a polygon is not x, y of three or more points"),
+        ({"segmentation": {"size": [8, 6], "counts": [10**400, 1]}}, "the mask is not run lengths of 8 x 6 pixels"),
         ({}, "has neither a box nor a mask"),
         ({"segmentation": {"counts": RUNS}}, "the mask is not run lengths of 8 x 6 pixels"),
         ({"segmentation": {"size": [8, 6], "counts": ["1", "47"]}}, "the mask is not run lengths of 8 x 6 pixels"),

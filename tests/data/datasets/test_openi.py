@@ -75,9 +75,13 @@ def test_a_cut_report_and_a_wrong_folder_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="contains no OpenI report"):
         next(iter_reports(images))
     whole = (reports / "1.xml").read_text()
-    (reports / "1.xml").write_text(whole[:80])
-    with pytest.raises(InputError, match=r"1\.xml: not a complete XML file"):
-        list(iter_reports(reports))
+    laughs = '<!DOCTYPE a [<!ENTITY a0 "xxxxxxxxxx">' + "".join(
+        f'<!ENTITY a{level} "{f"&a{level - 1};" * 10}">' for level in range(1, 9)
+    )
+    for text in (whole[:80], '<?xml version="1.0" encoding="morse"?><a/>', f"{laughs}]><a>&a8;</a>", "<a>" * 10_000):
+        (reports / "1.xml").write_text(text)
+        with pytest.raises(InputError, match=r"1\.xml: not a complete XML file"):
+            list(iter_reports(reports))
     (reports / "1.xml").write_text("<other/>")
     with pytest.raises(InputError, match=r"1\.xml: has no uId"):
         list(iter_reports(reports))

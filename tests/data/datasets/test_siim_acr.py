@@ -56,7 +56,21 @@ def test_encoding_undoes_decoding(data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "3", "1 2 3", "a b", "1 -2", "1.5 2", "-1 3", "3 0", "10 3", "11 1 1 1", "99999999999999999999 1"]
+    "text",
+    [
+        "",
+        "3",
+        "1 2 3",
+        "a b",
+        "1 -2",
+        "1.5 2",
+        "-1 3",
+        "3 0",
+        "10 3",
+        "11 1 1 1",
+        "99999999999999999999 1",
+        "9" * 5000 + " 1",
+    ],
 )
 def test_what_is_no_run_lengths_or_leaves_the_image_is_refused(text: str) -> None:
     """A damaged table would give a wrong mask in silence."""
