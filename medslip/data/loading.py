@@ -375,25 +375,21 @@ def _ignore_stop_signals(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+@dataclass(frozen=True)
 class _Batches(Dataset[Batch | str]):
     """Whole batches; what they hold is a function of the seed and the items alone.
 
     An InputError is returned as its message, because DataLoader would bury that line in a worker's traceback.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        chosen: Indices,
-        augment: Augment | None = None,
-        seed: int = 0,
-        substitute: bool = False,
-    ) -> None:
-        self._source, self._chosen, self._augment, self._seed = source, chosen, augment, seed
-        self._substitute = substitute
+    source: Source
+    chosen: Indices
+    augment: Augment | None = None
+    seed: int = 0
+    substitute: bool = False
 
     def __len__(self) -> int:
-        return len(self._chosen)
+        return len(self.chosen)
 
     def __getitem__(self, items: Sequence[_Item]) -> Batch | str:
         unreadable: dict[int, str] = {}
@@ -405,21 +401,16 @@ class _Batches(Dataset[Batch | str]):
         return Batch(images, indices, targets if targets.numel() else None, unreadable)
 
     def _sample(self, epoch: int, place: int, unreadable: dict[int, str]) -> tuple[Tensor, Tensor, Tensor]:
-        for index in self._candidates(epoch, place):
+        first, random = int(self.chosen[place]), np.random.default_rng((self.seed, epoch, place))
+        others = random.choice(self.chosen, _DRAWS).tolist() if self.substitute else []
+        for index in (first, *others):
             try:
-                image, target = self._source(index)
+                image, target = self.source(index)
             except InputError as error:
                 unreadable[index] = str(error)
                 continue
-            if self._augment is not None:
-                image, target = self._augment(image, target, self._seed, epoch, place)
+            if self.augment is not None:
+                image, target = self.augment(image, target, self.seed, epoch, place)
             return torch.tensor(index), image, target
-        others = f"; nor can {_DRAWS} others that were drawn in its place" if self._substitute else ""
-        raise InputError(f"{unreadable[int(self._chosen[place])]}{others}")
-
-    def _candidates(self, epoch: int, place: int) -> Iterator[int]:
-        """The image of this place, then those that may take it."""
-        yield int(self._chosen[place])
-        if self._substitute:
-            drawn = np.random.default_rng((self._seed, epoch, place)).choice(self._chosen, _DRAWS)
-            yield from drawn.tolist()
+        tried = f"; nor can {_DRAWS} others that were drawn in its place" if others else ""
+        raise InputError(f"{unreadable[first]}{tried}")
