@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,3 +65,22 @@ def test_values_out_of_range_raise(config: MakePhantomConfig, wrong: dict[str, f
     """A wrong value would end in a traceback, or in an empty corpus."""
     with pytest.raises(InputError):
         run(replace(config, **wrong))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_after_a_signal_the_same_command_is_right(tmp_path: Path, number: int, status: int) -> None:
+    """Half a corpus, or what fills the disk, would stay, or workers go on drawing."""
+    code = "import sys; from medslip.cli import main; sys.exit(main())"
+    options = {"output": tmp_path / "corpus", "studies": 400, "side": 64}
+    command = [sys.executable, "-c", code, "make_phantom", *(f"--{key}={value}" for key, value in options.items())]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while not list(tmp_path.glob("*/mimic_cxr/files/*")):
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=30)  # workers hold the pipe until they end, too
+    assert process.returncode == status
+    assert "Traceback" not in said
+    assert bool(list(tmp_path.iterdir())) == (number == signal.SIGKILL)
+    run(MakePhantomConfig(**{**options, "studies": 2}, workers=1))  # type: ignore[arg-type]
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
