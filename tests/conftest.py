@@ -25,6 +25,7 @@ from medslip.vocabulary import ANATOMIES, PATHOLOGIES, load_prompts
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # for subprocesses; this process has read it already
 huggingface_hub.constants.HF_HUB_OFFLINE = True
+os.environ["MEDSLIP_PATIENT_KEY"] = "tests"  # the user's own stays unread
 torch.set_num_threads(1)
 
 SHARED = Path(__file__).resolve().parents[1] / ".." / "shared"

@@ -11,7 +11,9 @@ import math
 import os
 import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +26,8 @@ from medslip.files import written_whole
 Patients = Literal["hash", "keep"]
 """How predictions.csv names patients: by keyed hashes, or as the data set does."""
 
-_RANDOM_KEY = secrets.token_hex()
+_KEY_FILE = Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config", "medslip", "patient_key")
+"""The user's own key, made when it is first needed; a run that is repeated then writes the same names."""
 
 MISSING = "-"
 """What is shown of a missing value."""
@@ -201,11 +204,23 @@ def write_csv(table: pd.DataFrame, path: Path, float_format: str | None = None) 
         pd.DataFrame(columns).to_csv(partial, index=False, float_format=float_format)
 
 
+@cache
+def _own_key() -> str:
+    """The user's key; where it cannot be kept, one for this process."""
+    path, key = _KEY_FILE.expanduser(), secrets.token_hex()
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError), open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(key)
+        return path.read_text(encoding="utf-8") or key  # empty while another process writes it
+    return key
+
+
 def write_predictions(table: pd.DataFrame, folder: Path, patients: Patients, float_format: str | None = None) -> None:
     """Write a run's predictions.csv, in which a patient's images share a name that does not tell who it is.
 
     The names are hashes with a secret key, as the few digits of a hospital's number could be found by trying them all: the
-    environment variable MEDSLIP_PATIENT_KEY or, without one, a random key that is never stored.
+    environment variable MEDSLIP_PATIENT_KEY or, without one, a random key that is kept in the user's own _KEY_FILE.
 
     Args:
         table: The predictions, with a column ``patient``, empty where unknown.
@@ -214,7 +229,7 @@ def write_predictions(table: pd.DataFrame, folder: Path, patients: Patients, flo
         float_format: How numbers are written; None keeps every digit.
     """
     if patients == "hash":
-        key = os.fsencode(os.environ.get("MEDSLIP_PATIENT_KEY") or _RANDOM_KEY)
+        key = os.fsencode(os.environ.get("MEDSLIP_PATIENT_KEY") or _own_key())
 
         def hashed(name: str) -> str:
             return name and "p" + hmac.new(key, name.encode("utf-8", "surrogatepass"), "sha256").hexdigest()[:16]

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from medslip.evaluation import tables
 from medslip.evaluation.bootstrap import Estimate
 from medslip.evaluation.tables import (
     Patients,
@@ -63,6 +64,7 @@ def test_records_give_the_table_back_through_json():
 
 def test_patients_get_names_that_group_their_images_and_do_not_tell_who_they_are(tmp_path, monkeypatch):
     """A hospital's numbers would be published with a run, or be found again by hashing all numbers."""
+    monkeypatch.setattr(tables, "_KEY_FILE", tmp_path / "home" / "key")
 
     def written(key: str, patients: Patients = "hash") -> list[str]:
         monkeypatch.setenv("MEDSLIP_PATIENT_KEY", key)
@@ -70,13 +72,20 @@ def test_patients_get_names_that_group_their_images_and_do_not_tell_who_they_are
         table = pd.read_csv(tmp_path / "predictions.csv", dtype=str, keep_default_na=False, skip_blank_lines=False)
         return table["patient"].tolist()
 
+    tables._own_key.cache_clear()
     random, own, other = (written(key) for key in ("", "our secret", "another"))
+    assert (tmp_path / "home" / "key").stat().st_mode & 0o777 == 0o600
+    tables._own_key.cache_clear()  # another process of the same user
     for names in (random, own, other):
         assert names[0] == names[3] != names[2]
         assert (names[1], [len(name) for name in names]) == ("", [17, 0, 17, 17])
     assert len({random[0], own[0], other[0]}) == 3
     assert (written(""), written("our secret")) == (random, own)
     assert written("", "keep") == ["0042", "", "7", "0042"]
+    monkeypatch.setattr(tables, "_KEY_FILE", tmp_path / "predictions.csv" / "key")  # cannot be made
+    tables._own_key.cache_clear()
+    assert written("") not in (random, own, other)
+    tables._own_key.cache_clear()
 
 
 def test_csv_has_the_ends_of_an_interval_in_columns_of_their_own(tmp_path):
