@@ -13,8 +13,8 @@ class InputError(Exception):
     """
 
 
-STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
-"""By which schedulers announce the end of a job; Windows lacks the second."""
+STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name))
+"""By which schedulers announce the end of a job, and a terminal that it closes; Windows has the first only."""
 
 
 class Stopped(Exception):

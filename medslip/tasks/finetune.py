@@ -179,8 +179,8 @@ class FinetuneConfig:
         patients: How predictions.csv and the run pages name patients: "hash" gives each a name that does not tell who it is;
             "keep" uses the data set's own.
         resume: true continues the run in the output directory, exactly as if it had not stopped. auto does so where there
-            is one, and else starts it, so that the same command is right after every interruption. SIGTERM or SIGUSR1 during
-            training saves the state after the present step, or the present validation, and exits with status 75.
+            is one, and else starts it, so that the same command is right after every interruption. SIGTERM, SIGUSR1 or SIGHUP
+            during training saves the state after the present step, or the present validation, and exits with status 75.
         device: Where to compute.
         output: The run directory; None takes runs/TASK/DATE-TIME.
     """

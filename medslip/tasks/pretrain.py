@@ -106,8 +106,8 @@ class PretrainConfig:
         optim: The optimiser.
         output: The run directory; {time} in it stands for the date and time.
         resume: true continues the run in the output directory, exactly as if it had not stopped. auto does so where there
-            is one, and else starts it, so that the same command is right after every interruption. SIGTERM or SIGUSR1 during
-            training saves the state after the present step, or the present validation, and exits with status 75.
+            is one, and else starts it, so that the same command is right after every interruption. SIGTERM, SIGUSR1 or SIGHUP
+            during training saves the state after the present step, or the present validation, and exits with status 75.
         device: Where to compute.
     """
 

@@ -10,14 +10,16 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, TextIO
 
 import numpy as np
 import torch
@@ -120,8 +122,8 @@ class Trainer:
         Raises:
             InputError: The list is too short for one step, or the state belongs to another run.
             NotFinite: A loss, gradient or weight is not finite.
-            Stopped: One of the processes got SIGTERM or SIGUSR1: the state is saved after the step that it came in, or after
-                the validation.
+            Stopped: One of the processes got SIGTERM, SIGUSR1 or SIGHUP: the state is saved after the step that it came in,
+                or after the validation.
         """
         config, is_main = self.config, self.processes.is_main
         steps_per_epoch = len(batches) // config.accumulate
@@ -139,8 +141,14 @@ class Trainer:
             )
         wrapped, steps = self.processes.wrap(objective), config.epochs * steps_per_epoch
         unread: list[_Taken] = []  # steps whose losses are still on the device
-        bar = tqdm(total=steps, initial=progress.step, unit="step", disable=not is_main, smoothing=0.05)
-        with _Log(self.folder, is_main, progress.step) as log, bar, _stop_signals() as signals:
+        shown: tuple[Any, Any] = _Console(sys.stdout), _Console(sys.stderr)
+        with (
+            redirect_stdout(shown[0]),
+            redirect_stderr(shown[1]),
+            _Log(self.folder, is_main, progress.step) as log,
+            tqdm(total=steps, initial=progress.step, unit="step", disable=not is_main, smoothing=0.05) as bar,
+            _stop_signals() as signals,
+        ):
             while progress.step < steps:
                 epoch, done = divmod(progress.step, steps_per_epoch)
                 bar.set_description(f"epoch {epoch + 1}/{config.epochs}")
@@ -322,12 +330,33 @@ def _stop_signals() -> Iterator[list[int]]:
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    before = [signal.signal(number, lambda number, _: received.append(number)) for number in STOP_SIGNALS]
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    for number, handler in before.items():
+        if handler != signal.SIG_IGN:  # as nohup does with SIGHUP
+            signal.signal(number, lambda number, _: received.append(number))
     try:
         yield received
     finally:
-        for number, handler in zip(STOP_SIGNALS, before, strict=True):
+        for number, handler in before.items():
             signal.signal(number, handler)
+
+
+class _Console:
+    """A stream whose reader may be gone, as the terminal after SIGHUP; training goes on, and saves its state."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> None:
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except OSError:
+            with open(os.devnull, "w") as nowhere:  # also for what Python flushes when it exits
+                os.dup2(nowhere.fileno(), self._stream.fileno())
 
 
 def _has_fast_bfloat16(device: torch.device) -> bool:
