@@ -203,6 +203,7 @@ class Trainer:
             if not (fault := max(self.processes.gather(fault))):
                 if faults and self.processes.is_main:
                     print(f"{faults[0]}; resuming from {path}, of step {progress.step}")
+                    path.replace(self.folder / "last.safetensors")  # the next save would keep the damaged one instead
                 return progress
             faults.append(fault)
         raise InputError("; ".join(faults))

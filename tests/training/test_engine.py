@@ -518,8 +518,11 @@ def test_a_damaged_state_is_told_and_the_one_before_it_resumed(tmp_path, capsys,
     last, previous = (tmp_path / "broken" / name for name in ("last.safetensors", "previous.safetensors"))
     damage(last)
     capsys.readouterr()
-    resumed, other, _ = fit(tmp_path / "broken", NOISY, toy=Toy(noise=0.3), resume=True)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "broken", NOISY, toy=Interrupted(0), resume=True)
     message = capsys.readouterr().out.split("\n")[0]
+    read_tensors(last)  # is whole again, and stays as the previous one
+    resumed, other, _ = fit(tmp_path / "broken", NOISY, toy=Toy(noise=0.3), resume=True)
     assert re.fullmatch(rf"{last}: {DAMAGES[damage]}; resuming from {previous}, of step 3", message)
     assert resumed == whole
     assert_same_weights(toy.state_dict(), other.state_dict(), rtol=0, atol=0)
