@@ -70,7 +70,9 @@ def test_values_out_of_range_raise(config: MakePhantomConfig, wrong: dict[str, f
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_after_a_signal_the_same_command_is_right(tmp_path: Path, number: int, status: int) -> None:
     """Half a corpus, or what fills the disk, would stay, or workers go on drawing."""
-    code = "import sys; from medslip.cli import main; sys.exit(main())"
+    # A shell that starts the tests in the background lets its processes ignore SIGINT.
+    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += "from medslip.cli import main; sys.exit(main())"
     options = {"output": tmp_path / "corpus", "studies": 400, "side": 64}
     command = [sys.executable, "-c", code, "make_phantom", *(f"--{key}={value}" for key, value in options.items())]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
