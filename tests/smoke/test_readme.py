@@ -42,6 +42,13 @@ def test_every_command_in_the_pages_is_one_that_its_script_accepts(command, tmp_
             raise
 
 
+def test_every_promise_names_a_test_that_there_is():
+    promised = re.findall(r"`([\w/]+\.py)::(\w+)`", (ROOT / "docs" / "reliability.md").read_text())
+    assert promised
+    for file, test in promised:
+        assert f"def {test}(" in (ROOT / "tests" / file).read_text(), f"{file}::{test}"
+
+
 def test_the_first_block_is_two_lines_and_ci_runs_the_second():
     """Two copy-paste lines are the promise; CI must check what a user is told to type."""
     block = re.search(r"```\w*\n(.*?)```", README, re.DOTALL).group(1).strip().splitlines()
