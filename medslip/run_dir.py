@@ -211,8 +211,8 @@ def changed_keys(folder: Path, config: Any) -> list[str]:
     """
     path = folder / "config.yaml"
     try:
-        before = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+        before = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputError(f"{path}: cannot read it ({one_line(error)}); choose another --output") from None
     old, new = flat(before), flat(config_to_dict(config))
     return sorted(key for key in (old.keys() | new.keys()) - _FREE_TO_CHANGE if old.get(key) != new.get(key))

@@ -12,12 +12,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from medslip.checkpoints.pretrained import Card, Checkpoint
+from medslip.checkpoints.pretrained import Card, Checkpoint, sizes_of
 from medslip.data.preprocessing import Preprocessing
 from medslip.errors import InputError
 from medslip.model.medslip import MeDSLIP, ModelConfig
 from medslip.model.text_encoder import TextConfig, TextEncoder
-from medslip.model.weights import load_strictly, read_torch
+from medslip.model.trunk import TrunkName
+from medslip.model.weights import load_strictly, read_torch, state_dict
 from medslip.vocabulary import ANATOMIES, PATHOLOGIES, Prompts
 
 AUTHORS_NAMES: tuple[tuple[str, str], ...] = (
@@ -66,14 +67,16 @@ def load_authors(
             left over (each is named).
     """
     if isinstance(path_or_state_dict, Mapping):
-        source, data = "the authors' state dict", path_or_state_dict
+        source = "the authors' state dict"
+        tensors = _our_names(state_dict(path_or_state_dict, source))
     else:
-        source, data = str(path_or_state_dict), read_torch(Path(path_or_state_dict), str(path_or_state_dict))
-    state = data.get("model", data)
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"{source}: not a state dict, nor a dict with one under 'model'")
-    tensors = _our_names(state)
-    config = _config_of(tensors, source)
+        source = str(path_or_state_dict)
+        tensors = _our_names(read_torch(Path(path_or_state_dict), source))
+    trunk: TrunkName = "resnet50" if "image_encoder.trunk.layer1.0.conv3.weight" in tensors else "resnet18"
+    try:
+        config = ModelConfig(trunk, similarity="dot", initialisation="authors", **sizes_of(tensors))
+    except InputError as error:
+        raise InputError(f"{source}: not the authors' MeDSLIP checkpoint: {error}") from None
     pathology, anatomy = _embeddings(pathology_prompts), _embeddings(anatomy_prompts)
     identity = prompts = None
     if pathology is None and anatomy is None:
@@ -111,29 +114,6 @@ def _our_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 break
         tensors[name] = tensor
     return tensors
-
-
-def _config_of(tensors: Mapping[str, Tensor], source: str) -> ModelConfig:
-    """The architecture, read off the weights."""
-    try:
-        width, _ = tensors["query_projection.weight"].shape
-        feed_forward, _ = tensors["pathology_decoder.layers.0.linear1.weight"].shape
-        layers = {name.split(".")[2] for name in tensors if name.startswith("pathology_decoder.layers.")}
-        return ModelConfig(
-            trunk="resnet50" if "image_encoder.trunk.layer1.0.conv3.weight" in tensors else "resnet18",
-            width=width,
-            decoder_layers=len(layers),
-            feed_forward=feed_forward,
-            similarity="dot",
-            initialisation="authors",
-        )
-    except KeyError as error:
-        reason = f"{error} is missing"
-    except ValueError:
-        reason = "a linear weight is not a matrix"
-    except InputError as error:
-        reason = str(error)
-    raise InputError(f"{source}: not the authors' MeDSLIP checkpoint: {reason}")
 
 
 def _embeddings(prompts: PromptInput) -> Tensor | None:

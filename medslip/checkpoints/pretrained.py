@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 
@@ -73,7 +73,7 @@ class Card:
                 )
             model, prompts = _renamed(data["model"]), data["prompts"]
             return Card(
-                model=ModelConfig(**{**model, "trunk_weights": None}),
+                model=_typed(ModelConfig(**{**model, "trunk_weights": None})),
                 transform=Preprocessing.from_dict(data["transform"]),
                 text=None if data["text"] is None else TextIdentity(**data["text"]),
                 prompts=None if prompts is None else Prompts(tuple(prompts["pathology"]), tuple(prompts["anatomy"])),
@@ -81,6 +81,37 @@ class Card:
             )
         except (InputError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"{source}: the checkpoint's description cannot be read ({error})") from None
+
+
+def sizes_of(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The sizes of a ModelConfig, read off the weights.
+
+    Raises:
+        InputError: The weights that show them are missing, or are no matrices.
+    """
+    try:
+        width, _ = tensors["query_projection.weight"].shape
+        feed_forward, _ = tensors["pathology_decoder.layers.0.linear1.weight"].shape
+    except KeyError as error:
+        raise InputError(f"{error} is missing") from None
+    except ValueError:
+        raise InputError("a linear weight is not a matrix") from None
+    layers = {name.split(".")[2] for name in tensors if name.startswith("pathology_decoder.layers.")}
+    return {"width": width, "decoder_layers": len(layers), "feed_forward": feed_forward}
+
+
+def _typed(model: ModelConfig) -> ModelConfig:
+    """The same, if every value has its type; a dataclass does not check."""
+    for key, hint in get_type_hints(ModelConfig).items():
+        value = getattr(model, key)
+        fits = (
+            value in get_args(hint)
+            if get_origin(hint) is Literal
+            else isinstance(value, hint | int if hint is float else hint)
+        )
+        if not fits:
+            raise InputError(f"model.{key} cannot be {value!r}")
+    return model
 
 
 def _renamed(model: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,12 +179,19 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
         )
     card = Card.from_json(metadata["card"], str(path))
     pathology, anatomy = (tensors.get(f"{stream}_prompts", Tensor()) for stream in ("pathology", "anatomy"))
-    width = pathology.shape[-1]
-    if (pathology.shape, anatomy.shape) != ((len(PATHOLOGIES), width), (len(ANATOMIES), width)):
+    width = pathology.shape[-1:]
+    if (pathology.shape, anatomy.shape) != ((len(PATHOLOGIES), *width), (len(ANATOMIES), *width)):
         raise InputError(
             f"{path}: pathology_prompts and anatomy_prompts have shapes {tuple(pathology.shape)} and "
             f"{tuple(anatomy.shape)}; the vocabulary needs {len(PATHOLOGIES)} and {len(ANATOMIES)} embeddings of one width"
         )
+    try:
+        # Before a model of the described sizes is built, which might not fit into memory.
+        for key, size in sizes_of(tensors).items():
+            if (described := getattr(card.model, key)) != size:
+                raise InputError(f"{key} is {described} there, {size} here")
+    except InputError as error:
+        raise InputError(f"{path}: the weights are not those of the checkpoint's description: {error}") from None
     model = MeDSLIP(card.model, pathology, anatomy)
     load_strictly(model, tensors, str(path))
     return Checkpoint(model.eval(), card)

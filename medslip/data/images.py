@@ -6,7 +6,6 @@ import math
 import os
 import shutil
 import tempfile
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -184,22 +183,21 @@ def _png_depth(path: Path) -> int:
 
 
 def _read_16_bit_colour(path: Path) -> Grey:
-    """A PNG with several 16-bit samples per pixel, of which Pillow would drop the lower bytes."""
-    try:
-        from torchvision.io import ImageReadMode, decode_image
-    except ImportError:  # announced for a later torchvision
-        raise InputError(f"{path}: a PNG with several 16-bit samples per pixel; convert it to 16-bit grey") from None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        samples = decode_image(str(path), ImageReadMode.UNCHANGED, apply_exif_orientation=True).numpy()  # C x H x W
-    if len(samples) < 3:
-        return _to_8_bit(samples[0])
-    colours = np.stack([_to_8_bit(colour, int(samples[:3].max())) for colour in samples[:3]], axis=-1)
-    return np.array(Image.fromarray(colours).convert("L"))
+    """A PNG with several 16-bit samples per pixel; Pillow decodes their upper or their lower bytes, as its raw mode says."""
+
+    def decoded(order: str) -> npt.NDArray[np.uint16]:
+        with Image.open(path) as image:
+            codec, box, offset, raw = image.tile[0]
+            # Grey with transparency has four bytes per pixel, which are all read at once.
+            image.tile = [(codec, box, offset, "RGBA" if raw == "LA;16B" else f"{image.mode};16{order}")]  # type: ignore[list-item]
+            pixels = np.array(ImageOps.exif_transpose(image) if _orientation(image) != 1 else image, np.uint16)
+        return pixels[..., "BL".index(order)] if raw == "LA;16B" else pixels[..., :3]
+
+    return _grey_array(decoded("B") << 8 | decoded("L"))
 
 
-def _to_8_bit(values: npt.NDArray[Any], greatest: int | None = None) -> Grey:
+def _to_8_bit(values: npt.NDArray[Any]) -> Grey:
     """Non-negative integers of at most 16 bits -> 8 bits, by the bit depth that the greatest value needs."""
-    greatest = int(values.max()) if greatest is None else greatest
+    greatest = int(values.max())
     depth = next(bits for bits in (8, 10, 12, 14, 16) if greatest < 1 << bits)
     return (values.astype(np.float32) * np.float32(255 / ((1 << depth) - 1)) + 0.5).astype(np.uint8)

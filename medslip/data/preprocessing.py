@@ -13,6 +13,7 @@ import torchvision.transforms.v2.functional as F
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
+from medslip.data.dicom import MAX_PIXELS
 from medslip.data.images import Grey
 from medslip.data.masks import Mask
 from medslip.errors import InputError
@@ -42,7 +43,7 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         check_side(self.side)
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+        if not len(self.mean) == len(self.std) == 3 or not all(0 < each < math.inf for each in self.std):
             raise InputError("image transform: mean and std must have three numbers each, those of std above 0")
 
     def __call__(self, image: Grey) -> Tensor:
@@ -75,17 +76,23 @@ class Preprocessing:
         """
         if set(values) != {"side", "mean", "std"}:
             raise InputError(f"image transform: has keys {sorted(values)}, expected mean, side, std")
-        return cls(int(values["side"]), tuple(values["mean"]), tuple(values["std"]))
+        try:
+            numbers: Any = [tuple(map(float, values[name])) for name in ("mean", "std")]
+            return cls(int(values["side"]), *numbers)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise InputError(f"image transform: {error}") from None
 
 
 def check_side(side: int) -> None:
-    """Check that a side is a multiple of the trunk's stride.
+    """Check that a side is a multiple of the trunk's stride, and not larger than any radiograph.
 
     Raises:
         InputError: It is not.
     """
-    if side < _STRIDE or side % _STRIDE:
-        raise InputError(f"image side {side}: must be a multiple of {_STRIDE}, the stride of the image trunk")
+    if not _STRIDE <= side <= MAX_PIXELS**0.5 or side % _STRIDE:
+        raise InputError(
+            f"image side {side}: must be a multiple of {_STRIDE}, the stride of the image trunk, and at most 10000"
+        )
 
 
 def roomy(side: int) -> int:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from medslip.data.reading import read_cells
-from medslip.errors import InputError
+from medslip.errors import InputError, one_line
 from medslip.evaluation import segmentation
 from medslip.evaluation.bootstrap import Floats, Resampled, patient_index, resample_means
 from medslip.evaluation.classification import MEAN, SCORES, mean_members, resample_scores, why_undefined
@@ -37,6 +37,9 @@ _COLUMNS = {
     SEGMENTATION: ["image", "patient", "marked_pixels", "dice", "iou"],
 }
 """Task -> what its predictions.csv must have."""
+
+_KINDS: dict[str, Any] = {"task": str, "seed": int, "seeds": list, "scores": list, "data": dict}
+"""What is read of a metrics.json, all of which may be missing or null."""
 
 _TEXTS = frozenset({"image", "patient", "class", "view", "sex"})
 
@@ -72,13 +75,15 @@ class Run:
         if self.task in CLASSIFICATION:
             return [name for name in table.columns if f"label_{name}" in table.columns]
         return (
-            table["class"].unique().tolist() if self.task == GROUNDING else [str(self.metrics["data"].get("finding"))]
+            table["class"].unique().tolist()
+            if self.task == GROUNDING
+            else [str((self.metrics.get("data") or {}).get("finding"))]
         )
 
     @property
     def scored(self) -> set[str]:
         """The classes and means in its metrics.json; none in that of all seeds, which has no rows of classes."""
-        rows = [row for row in self.metrics.get("scores", ()) if isinstance(row, Mapping)]
+        rows = [row for row in self.metrics.get("scores") or () if isinstance(row, Mapping)]
         return {str(row["class"]) for row in rows if "class" in row}
 
     def of_classes(self, seed: int | None, classes: Sequence[str]) -> pd.DataFrame:
@@ -97,6 +102,11 @@ def open_run(folder: Path, metrics: Mapping[str, Any]) -> Run:
     Raises:
         InputError: It is not such a directory, or a file in it cannot be used.
     """
+    for key, kind in _KINDS.items():
+        if not isinstance(value := metrics.get(key), kind | None) or (
+            key == "seeds" and value is not None and not (value and all(isinstance(seed, int) for seed in value))
+        ):
+            raise InputError(f"{folder}/metrics.json: {key} cannot be {one_line(repr(value), 80)}; get a new copy")
     if metrics.get("task") not in _COLUMNS:
         raise InputError(f"{folder}: cannot compare runs of {metrics.get('task')!r}, only of: {', '.join(_COLUMNS)}")
     seeds = metrics.get("seeds")

@@ -12,7 +12,7 @@ import zlib
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
-from tokenize import TokenError
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +42,32 @@ def mention(cells: Cells, anatomy: int, pathology: int, state: int) -> None:
     cells[anatomy, pathology] = max(state, cells.get((anatomy, pathology), ABSENT))
 
 
+def open_array(path: Path, shape: tuple[str | int, ...], kinds: str) -> npt.NDArray[Any]:
+    """Memory-map the numbers in a .npy file.
+
+    Args:
+        path: The file.
+        shape: The length of each axis; a name for any length.
+        kinds: Characters that numpy has for the kinds of numbers allowed, "iu" for whole ones.
+
+    Raises:
+        InputError: The file is missing, cut short, not .npy, or has another shape or other numbers.
+    """
+    try:
+        array = np.lib.format.open_memmap(path, mode="r")
+    except FileNotFoundError:
+        raise InputError(f"{path}: file not found") from None
+    except Exception as error:  # numpy raises whatever the parser of its header met
+        raise InputError(f"{path}: not a complete .npy file ({one_line(error, 160)}); get a new copy") from None
+    fits = len(array.shape) == len(shape) and all(
+        has == axis or isinstance(axis, str) for has, axis in zip(array.shape, shape, strict=True)
+    )
+    if not fits or array.dtype.kind not in kinds:
+        needed = f"{' x '.join(map(str, shape))} {'' if 'f' in kinds else 'whole '}numbers"
+        raise InputError(f"{path}: has shape {array.shape} of {array.dtype}; {needed} are needed")
+    return array
+
+
 class LabelStore:
     """The label matrices of many studies, read-only and memory-mapped.
 
@@ -56,7 +82,7 @@ class LabelStore:
         self.folder = Path(folder)
         try:
             self._open()
-        except (OSError, ValueError, TypeError, EOFError, SyntaxError, TokenError) as error:  # as np.load raises them
+        except (OSError, ValueError) as error:
             raise InputError(f"{self.folder}: not a complete label store ({one_line(error)}); {_AGAIN}") from None
 
     def _open(self) -> None:
@@ -69,13 +95,15 @@ class LabelStore:
         for name, checksum in _checksums(self.folder, _FILES).items():
             if meta.get(name, checksum) != checksum:  # stores of earlier versions have none
                 raise InputError(f"{self.folder / name}: is damaged: its checksum is not that in meta.json; {_AGAIN}")
-        self._offsets = np.load(self.folder / "offsets.npy", mmap_mode="r")
-        self._keys = np.load(self.folder / "keys.npy", mmap_mode="r")
+        self._offsets, self._keys = (
+            open_array(self.folder / f"{name}.npy", ("studies",), "iu") for name in ("offsets", "keys")
+        )
         file = self.folder / "cells.bin"
         self._cells: npt.NDArray[np.uint16] = (
             np.memmap(file, np.uint16, "r") if file.stat().st_size else np.empty(0, np.uint16)
         )
-        if len(self._offsets) != len(self._keys) + 1 or self._offsets[-1] != len(self._cells):
+        steps = np.diff(self._offsets.astype(np.int64), prepend=0, append=len(self._cells))
+        if len(self._offsets) != len(self._keys) + 1 or steps[0] or steps[-1] or (steps < 0).any():
             raise InputError(f"{file}: is truncated; {_AGAIN}")
         if (self._cells & 0x7FFF).max(initial=0) >= A * P:
             raise InputError(f"{file}: is damaged: it has a cell outside the {A} x {P} matrix; {_AGAIN}")

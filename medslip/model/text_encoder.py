@@ -92,6 +92,7 @@ class TextEncoder:
             self._bert: Any = (
                 AutoModel.from_pretrained(source, trust_remote_code=False).float().eval().requires_grad_(False)
             )
+            self._tokenizer(_PROBE)  # shows settings that it cannot use
         except Exception as error:  # OSError, ValueError, or whatever reading the weights raised
             reason = f"{type(error).__name__}: {one_line(error, 160)}"
             if os.path.isdir(source):

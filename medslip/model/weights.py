@@ -8,7 +8,6 @@ import shutil
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -76,8 +75,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, metadata
 
 
-def read_torch(path: Path, source: str) -> Mapping[str, Any]:
-    """The dictionary in a file of torch.save, read with weights_only.
+def read_torch(path: Path, source: str) -> Mapping[str, Tensor]:
+    """The state dict in a file of torch.save, read with weights_only.
 
     Args:
         path: The file.
@@ -93,16 +92,28 @@ def read_torch(path: Path, source: str) -> Mapping[str, Any]:
     except Exception as error:  # torch.load raises whatever its unpickler met
         reason = f"{type(error).__name__}: {one_line(error, 120)}"
         raise InputError(f"{source}: not a PyTorch file of tensors alone ({reason})") from None
-    if not isinstance(data, Mapping):
-        raise InputError(f"{source}: holds a {type(data).__name__}, not a state dict")
-    return data
+    return state_dict(data, source)
+
+
+def state_dict(data: object, source: str) -> Mapping[str, Tensor]:
+    """What torch.save wrote, if it is a state dict, or the state dict in it under "model".
+
+    Raises:
+        InputError: It is something else, or not only names and tensors.
+    """
+    state = data.get("model", data) if isinstance(data, Mapping) else data
+    if not isinstance(state, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    ):
+        raise InputError(f"{source}: not a state dict, nor a dict with one under 'model'")
+    return state
 
 
 def load_strictly(model: torch.nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
     """Load every weight.
 
     Raises:
-        InputError: Naming the weights that are missing, left over or of another shape; nothing is loaded then.
+        InputError: Naming the weights that are missing, left over, or of another shape or kind; nothing is loaded then.
     """
     own = model.state_dict()
     report = [
@@ -116,10 +127,20 @@ def load_strictly(model: torch.nn.Module, tensors: Mapping[str, Tensor], source:
                 if own[name].shape != tensors[name].shape
             ],
         ),
+        _names(
+            "of another kind",
+            [name for name in sorted(own.keys() & tensors.keys()) if not _fits(tensors[name], own[name])],
+        ),
     ]
     if any(report):
         raise InputError(f"{source}: the weights do not fit the model: {'; '.join(filter(None, report))}")
     model.load_state_dict(dict(tensors))
+
+
+def _fits(tensor: Tensor, own: Tensor) -> bool:
+    """Whether a tensor holds numbers that can be copied into another without losing more than precision."""
+    dense = tensor.layout == torch.strided and not (tensor.is_meta or tensor.is_quantized)
+    return dense and not tensor.is_complex() and (tensor.is_floating_point() or not own.is_floating_point())
 
 
 def _names(what: str, names: list[str], shown: int = 4) -> str:

@@ -1,6 +1,7 @@
 """Our checkpoints, and the authors' form: everything comes back exactly, or one line says why not. (Parity: tests/parity.)"""
 
 import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -158,11 +159,24 @@ def test_weights_of_another_shape_are_named(saved, change, words):
         ({"model": {"width": 30}}, "width"),
         ({"model": None}, "description cannot be read"),
         ({"transform": {"side": 48}}, "image transform"),
+        ({"transform": {"side": 160_000_000, "mean": [0, 0, 0], "std": [1, 1, 1]}}, "image side 160000000"),
+        ({"transform": {"side": 48, "mean": [[], 0, 0], "std": [1, 1, 1]}}, "image transform"),
+        ({"transform": {"side": 48, "mean": [0, 0, 0], "std": [1, 1, math.nan]}}, "those of std above 0"),
+        *(
+            ({"model": {key: 3 * 10**6}}, f"{key} is 3000000 there")
+            for key in ("width", "decoder_layers", "feed_forward")
+        ),
+        ({"model": {"similarity": "euclid"}}, "model.similarity cannot be 'euclid'"),
+        ({"model": {"decoder_heads": 4.0}}, "model.decoder_heads cannot be 4.0"),
         ({"prompts": {"pathology": []}}, "anatomy"),
     ],
 )
 def test_card_that_cannot_be_read_is_one_line_that_names_the_file(saved, card, change, words):
-    rewrite(saved[0], json.dumps(json.loads(card.to_json()) | change))
+    """An impossible size would fill the memory before the weights are looked at."""
+    written = json.loads(card.to_json())
+    if change.get("model") and "depth" not in change["model"]:
+        change = {"model": written["model"] | change["model"]}
+    rewrite(saved[0], json.dumps(written | change))
     with pytest.raises(InputError, match=words) as error:
         load_checkpoint(saved[0])
     assert str(saved[0]) in str(error.value)
@@ -218,6 +232,7 @@ def test_free_text_without_a_recorded_encoder_is_bad_input(saved, card, tmp_path
     [
         ({"model": 3}, "not a state dict"),
         ({"a": 1}, "not a state dict"),
+        ({3: torch.ones(1)}, "not a state dict"),
         ({"a": torch.ones(1)}, "not the authors' MeDSLIP"),
     ],
 )

@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -406,6 +407,16 @@ def test_sixteen_bit_samples_are_scaled_alike_whatever_the_colour_type(tmp_path,
     if channels in (2, 4):
         samples[..., -1] = 65535
     assert (read_image(write_png16(tmp_path / "a.png", samples)) == RAMP).all()
+
+
+def test_a_damaged_png_of_sixteen_bit_colours_is_one_line(tmp_path):
+    """libpng, as torchvision calls it, ends the process at a wrong checksum."""
+    path = write_png16(tmp_path / "a.png", np.full((16, 16, 3), 70, np.uint16))
+    content = path.read_bytes()
+    for place in range(33, len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with suppress(InputError):
+            read_image(path)
 
 
 def test_a_long_text_in_a_png_does_not_hide_its_image(tmp_path):

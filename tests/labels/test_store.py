@@ -1,6 +1,7 @@
 """The label store: labels must come back cell for cell, for the study that the list names."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -128,13 +129,22 @@ def test_a_store_without_checksums_is_read(store):
     assert LabelStore(store).dense(0)[4, 8] == PRESENT
     for file, position, fault in (
         ("cells.bin", 3, "outside the 51 x 75"),
-        ("keys.npy", 30, "not a complete label store"),
+        ("keys.npy", 30, r"keys\.npy: not a complete .npy file"),
     ):
         whole = (store / file).read_bytes()
         (store / file).write_bytes(whole[:position] + b"}" + whole[position + 1 :])
         with pytest.raises(InputError, match=fault):
             LabelStore(store)
         (store / file).write_bytes(whole)
+
+
+@pytest.mark.parametrize("offsets", [[0.0, 1.0], [[0, 1]], [1, 0], [-1, 1], [], [2**63, 1]])
+def test_offsets_that_are_none_are_bad_input(store, offsets):
+    """Without a checksum, they would give studies the cells of others, or fail in the middle of a training."""
+    (store / "meta.json").write_text(re.sub(r',\s*"\w+\.\w+": \d+', "", (store / "meta.json").read_text()))
+    np.save(store / "offsets.npy", np.array(offsets, None if offsets else int))
+    with pytest.raises(InputError):
+        LabelStore(store)
 
 
 def test_list_of_another_store_is_an_error_with_file_and_line(store):

@@ -80,7 +80,7 @@ def test_unusable_weights_are_one_line(tmp_path):
     for weights, words in [
         ("IMAGENET1K_V9", "neither a file nor one of torchvision's weights of resnet18"),
         (str(tmp_path / "short.pth"), r"1 missing \(layer2.0.conv1.weight\)"),
-        (str(tmp_path / "list.pth"), "holds a list, not a state dict"),
+        (str(tmp_path / "list.pth"), "not a state dict"),
         (str(tmp_path / "text.pth"), "not a PyTorch file of tensors alone"),
     ]:
         with pytest.raises(InputError, match=words) as error:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from medslip.errors import InputError
 from medslip.model.weights import load_strictly, read_tensors, write_tensors
@@ -91,6 +91,13 @@ def test_misfit_is_reported_whole_and_changes_nothing():
         "1 of another shape (0.bias (4,) instead of (3,))"
     )
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", [Tensor.cfloat, Tensor.int, Tensor.to_sparse, lambda tensor: tensor.to("meta")])
+def test_tensors_of_another_kind_are_bad_input(kind):
+    """torch drops imaginary parts silently, and fails on the others half-way."""
+    with pytest.raises(InputError, match=r"1 of another kind \(bias\)"):
+        load_strictly(nn.Linear(1, 3), {"weight": torch.ones(3, 1), "bias": kind(torch.ones(3))}, "x")
 
 
 def test_long_report_is_cut_but_counted():

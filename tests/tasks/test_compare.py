@@ -136,6 +136,8 @@ def test_what_cannot_be_compared_is_refused_in_words(tmp_path):
             classified(tmp_path / "h", 2), lambda t: t.assign(mass=["high", *t["mass"][1:]])
         ),
         "metrics.json: not found": tmp_path / "nowhere",
+        r"metrics.json: task cannot be \[\]": classified(tmp_path / "i", 2, task=[]),
+        "metrics.json: seeds cannot be": classified(tmp_path / "j", 2, seeds=[[]]),
     }
     for message, other in cases.items():
         with pytest.raises(InputError, match=message):

@@ -27,9 +27,11 @@ from medslip.data.table import ImageTable
 from medslip.errors import InputError
 from medslip.files import read_json
 from medslip.labels import UNKNOWN, A, Cells, Matrix, P
+from medslip.labels.store import open_array
 
 MATRIX_FILE = "landmark_observation_adj_mtx.npy"
 
+_MATRIX = ("studies", A, P), "fiu"
 _BLOCK = 512  # studies at a time: 16 MB of float64
 _MIMIC = re.compile(r"p(\d{8})/s(\d+)/[^/]+$")
 
@@ -50,7 +52,7 @@ class AuthorsFiles(DataSet):
 
     def load(self) -> ImageTable:
         """The listed images that exist; ``row`` is a study's row of the matrix."""
-        rows = len(open_matrix(self.path / MATRIX_FILE))
+        rows = len(open_array(self.path / MATRIX_FILE, *_MATRIX))
         images: list[dict[str, Any]] = []
         missing = []
         for split in SPLITS:
@@ -93,30 +95,13 @@ class AuthorsFiles(DataSet):
     def triplets(self, table: ImageTable, left_out: Counter[str]) -> Iterator[tuple[str, Cells]]:
         """Every row of the matrix, in order, so that each keeps its place; rows without an image are named row-N."""
         path = self.path / MATRIX_FILE
-        matrix = open_matrix(path)
+        matrix = open_array(path, *_MATRIX)
         names = dict(zip(table.images["row"], table.images["study"], strict=True))
         for start in tqdm(range(0, len(matrix), _BLOCK), desc="label matrix", unit="block", disable=None):
             for row, labels in enumerate(read_block(matrix, start, path), start=start):
                 mentioned = np.flatnonzero(labels != UNKNOWN)
                 cells = {(int(cell) // P, int(cell) % P): int(labels.flat[cell]) for cell in mentioned}
                 yield names.get(row, f"row-{row}"), cells
-
-
-def open_matrix(path: Path) -> npt.NDArray[Any]:
-    """The dense matrix, studies x 51 x 75, memory-mapped.
-
-    Raises:
-        InputError: The file is missing, cut short, not .npy, or has another shape.
-    """
-    try:
-        matrix: npt.NDArray[Any] = np.load(path, mmap_mode="r")
-    except FileNotFoundError:
-        raise InputError(f"{path}: label matrix not found") from None
-    except (ValueError, OSError, EOFError) as error:
-        raise InputError(f"{path}: not a complete .npy file ({error}); get a new copy") from None
-    if matrix.ndim != 3 or matrix.shape[1:] != (A, P) or matrix.dtype.kind not in "fiu":
-        raise InputError(f"{path}: has shape {matrix.shape} of {matrix.dtype}; studies x {A} x {P} numbers are needed")
-    return matrix
 
 
 def read_block(matrix: npt.NDArray[Any], start: int, path: Path) -> Matrix:

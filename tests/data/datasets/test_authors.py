@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medslip.data.datasets import authors
-from medslip.data.datasets.authors import MATRIX_FILE, AuthorsFiles, open_matrix
+from medslip.data.datasets.authors import MATRIX_FILE, AuthorsFiles
 from medslip.data.prepared import PreparationSummary, read_list
 from medslip.errors import InputError
 from medslip.labels import LabelStore
@@ -125,14 +125,18 @@ def test_a_value_that_is_no_label_names_its_row_and_writes_nothing(tmp_path: Pat
 def test_matrices_of_another_form_are_refused(tmp_path: Path) -> None:
     path = tmp_path / MATRIX_FILE
     with pytest.raises(InputError, match="not found"):
-        open_matrix(path)
+        AuthorsFiles(tmp_path).read()
     np.save(path, np.zeros((2, 75, 51)))
     with pytest.raises(InputError, match="studies x 51 x 75"):
-        open_matrix(path)
+        AuthorsFiles(tmp_path).read()
     np.save(path, matrix_of(5))
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(InputError, match=r"not a complete .npy file"):
-        open_matrix(path)
+        AuthorsFiles(tmp_path).read()
+    np.save(path, matrix_of(5))
+    path.write_bytes(path.read_bytes().replace(b"'shape'", b"7      "))  # numpy raises a TypeError
+    with pytest.raises(InputError, match=r"not a complete .npy file"):
+        AuthorsFiles(tmp_path).read()
     path.write_bytes(b"nonsense")
     with pytest.raises(InputError, match=r"not a complete .npy file"):
-        open_matrix(path)
+        AuthorsFiles(tmp_path).read()
