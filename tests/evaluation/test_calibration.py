@@ -41,16 +41,6 @@ def test_scores_are_those_of_scikit_learn(images, seed, grain):
     assert found.max_error.value == pytest.approx(np.abs(share - mean).max())
 
 
-def test_perfect_calibration_has_no_error_and_a_chance_level_above_it():
-    """A model whose 0.2 means 20 % would be blamed."""
-    probability = np.repeat([0.2, 0.6, 0.8], 10)
-    label = np.concatenate([np.arange(10) < count for count in (2, 6, 8)])
-    found = of_one(label, probability)
-    assert found.ece.value == pytest.approx(0, abs=1e-12)
-    assert found.max_error.value == pytest.approx(0, abs=1e-12)
-    assert 0 < found.chance_ece < found.chance_limit
-
-
 def test_chance_level_is_the_mean_deviation_of_a_binomial():
     """One bin of n equal probabilities: E|K/n - p|; the chance level would excuse or accuse wrongly."""
     images = 400
