@@ -426,8 +426,13 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     The kinds are "train", "validation", "non_finite" (a step without effect: ``images``) and "unreadable" (a training image,
     at its first time: ``image``, ``reason``).
     Anything else is left out; the first such line is named.
+
+    Raises:
+        InputError: There is no such file.
     """
     lines, bad = [], []
+    if not path.is_file():
+        raise InputError(f"{path}: no such log; give the directory of a training run")
     for number, text in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1], start=1):
         try:
             line = json.loads(text)

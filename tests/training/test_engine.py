@@ -462,7 +462,7 @@ def test_log_holds_losses_rates_and_validations(tmp_path):
 def test_a_run_ends_when_its_folder_is_taken_away(tmp_path, monkeypatch):
     """Its next state would be saved in a new folder, without the config and the log."""
     monkeypatch.setattr(engine, "save_state", lambda path, *_: path.parent.rename(tmp_path / "moved"))
-    with pytest.raises(FileNotFoundError, match=r"log\.jsonl"):
+    with pytest.raises(FileNotFoundError):  # of the log, or of TensorBoard's file if its thread notices first
         fit(tmp_path / "run", TrainConfig(epochs=2, save_every=1, log_every=100))
     assert not (tmp_path / "run").exists()
 
