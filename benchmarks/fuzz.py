@@ -81,15 +81,16 @@ EMBEDDINGS = torch.ones(75, 32), torch.ones(51, 32)
 VALUES: list[Any] = [
     None, True, -1, 0, 0.5, 1e400, -1e400, float("nan"), 10**6, 2**31, 2**63, 10**30, 10**400, [], {}, [[]], [None], {"": None},
     "", " ", "nan", "1e999", "\0", "é\u202e", "../..", "/", "a" * 300, "a" * 200_000, "[" * 50_000, "1" * 5000, "%s{}", "=1+1",
-    "~", "2020-01-01", [1] * 1000, ["a", 1, None], {"a": {"b": [1]}}, "- &a [*a]", "-0", "\u0661", [[0, 0]], ["a"], "a;b;c;d", '"',
+    "~", "2020-01-01", [1] * 1000, ["a", 1, None], {"a": {"b": [1]}}, "- &a [*a]", "-0", "\u0661", [[0, 0]], ["a"],
+    "a;b;c;d", '"',
 ]
 TABLES = {
     "padchest/list.csv": "ImageID,Labels,PatientID,Projection\na.png,\"['mass', 'edema']\",7,PA\nb.png,['normal'],8,AP\n",
     "nih/list.csv": f",image,{','.join(vocabulary.CXR14_CLASSES)}\n0,a.png{',0,1' * 7}\n1,b.png{',1,0' * 7}\n",
     "rsna_list/list.csv": "ID,img_path,boxes,classes\na,a.png,1;2;30;40|5;6;7;8,1\nb,b.png,nan,0\n",
     "siim_list/list.csv": "image_path,patient\na.png,p\nb.png,q\n",
-    "chexpert/valid.csv": f"Path,Sex,Age,Frontal/Lateral,AP/PA,No Finding,{','.join(chexpert.CLASSES)}\nX/valid/patient1/study1/"
-    f"a.png,Male,50,Frontal,AP{',1' * 13},0\nX/valid/patient2/study1/b.png,Female,6,Frontal,PA,{',-1' * 13}\n",
+    "chexpert/valid.csv": f"Path,Sex,Age,Frontal/Lateral,AP/PA,No Finding,{','.join(chexpert.CLASSES)}\nX/valid/patient1/"
+    f"study1/a.png,Male,50,Frontal,AP{',1' * 13},0\nX/valid/patient2/study1/b.png,Female,6,Frontal,PA,{',-1' * 13}\n",
     "openi/1.xml": '<eCitation><uId id="CXR1"/><MeSH><major>Opacity/lung/base/left</major><major>Cardiomegaly'
     '</major></MeSH><parentImage id="a"/><parentImage id="b"/></eCitation>',
     "openi/views.csv": "image,view\na,PA\nb,Frontal\n",
@@ -104,7 +105,8 @@ TABLES = {
     '{"kind": "validation", "step": 5, "time": 2, "auroc": 1}\n',
     "run/metrics.json": '{"format": "medslip-metrics", "version": 1, "task": "pre-training", "data": {"name": "x"}, "seed": 1, '
     '"scores": [{"class": "mass", "auroc": {"value": 0.5, "low": 0.4, "high": null, "resamples": 9, "left_out": 0}}]}',
-    "compare/class/metrics.json": '{"format": "medslip-metrics", "task": "zero-shot classification", "scores": [{"class": "mass"}]}',
+    "compare/class/metrics.json": '{"format": "medslip-metrics", "task": "zero-shot classification", "scores": '
+    '[{"class": "mass"}]}',
     "compare/class/predictions.csv": "image,patient,age,mass,label_mass,edema,label_edema\n"
     "a,p,40,0.5,1,0.5,1\nb,q,,0.25,0,0.5,0\n",
     "compare/ground/metrics.json": '{"format": "medslip-metrics", "task": "grounding", "seed": 1}',
@@ -381,7 +383,8 @@ FORMS: dict[str, tuple[Callable[[bytes], Any], Callable[[Any], bytes]]] = {
     ".txt": (lambda data: [line.split(" ") for line in data.decode().splitlines()],
              lambda tree: "\n".join(" ".join(map(str, line)) for line in tree).encode()),
     ".dcm": (_from_dicom, _to_dicom), ".png": (_from_png, _to_png), ".jpg": (_from_jpeg, _to_jpeg),
-    ".npy": (_from_npy, _to_npy), ".safetensors": (_from_tensors, _to_tensors), ".pth": (lambda data: torch.load(io.BytesIO(data)), _to_torch),
+    ".npy": (_from_npy, _to_npy), ".safetensors": (_from_tensors, _to_tensors),
+    ".pth": (lambda data: torch.load(io.BytesIO(data)), _to_torch),
 }
 # fmt: on
 """Suffix -> what makes a tree of lists and dictionaries of a file's content, and the inverse."""

@@ -183,7 +183,7 @@ def _first_frame(path: Path, dataset: Dataset) -> npt.NDArray[Any]:
         raise InputError(f"{path}: {advice or f'no decoder for {syntax.name} is installed'}")
     if syntax not in (JPEGBaseline8Bit, JPEGExtended12Bit) and dataset.get("SamplesPerPixel") == 1:
         # Otherwise pydicom drops the highest bits itself, but only for some syntaxes, and whatever HighBit says.
-        dataset.BitsStored = dataset.BitsAllocated
+        dataset.BitsStored = dataset.get("BitsAllocated")
     try:
         frame: npt.NDArray[Any] = pixel_array(dataset, index=0)
     except Exception as error:

@@ -209,7 +209,7 @@ def _loaded(line: str) -> dict[str, Any]:
 def _figures(folder: Path) -> Iterator[dict[str, Any]]:
     order = {name: place for place, name in enumerate(_FIGURES)}
     for path in sorted(folder.glob("*.png"), key=lambda path: (order.get(path.name, len(order)), path.name)):
-        data = path.read_bytes()
+        data = path.read_bytes() if path.is_file() else b""
         if data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) >= 24:
             width, height = struct.unpack(">II", data[16:24])
             source = f"data:image/png;base64,{base64.b64encode(data).decode()}"

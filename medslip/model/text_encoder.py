@@ -20,6 +20,8 @@ from medslip.errors import InputError, one_line
 
 PACKAGE_PREFIX = "package:"
 
+_MOST_LAYERS = 1000  # a damaged number would be built for hours
+
 _PROBE = "Pleural EFFUSION, naïve x-ray (left_lower)."
 """Shows how a tokenizer treats case, accents, hyphens and underscores."""
 
@@ -80,7 +82,7 @@ class TextEncoder:
 
     def __init__(self, config: TextConfig) -> None:
         # Imported here: transformers takes seconds, and inference with the built-in vocabulary does not need it.
-        from transformers import AutoModel, AutoTokenizer
+        from transformers import AutoConfig, AutoModel, AutoTokenizer
         from transformers.utils import logging
 
         logging.disable_progress_bar()
@@ -89,6 +91,9 @@ class TextEncoder:
         try:
             # Code that comes with a model is never run, and the terminal is never asked whether it may be.
             self._tokenizer: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+            layers = AutoConfig.from_pretrained(source, trust_remote_code=False).num_hidden_layers
+            if layers > _MOST_LAYERS:
+                raise ValueError(f"{layers} layers")
             self._bert: Any = (
                 AutoModel.from_pretrained(source, trust_remote_code=False).float().eval().requires_grad_(False)
             )
@@ -104,6 +109,12 @@ class TextEncoder:
         if None in (self._tokenizer.cls_token_id, self._tokenizer.sep_token_id, self._tokenizer.pad_token_id):
             raise InputError(
                 f"text.encoder: {config.encoder}: its tokenizer has no [CLS], [SEP] or [PAD]; give a BERT, which has them"
+            )
+        greatest, rows = max(self._tokenizer.get_vocab().values()), self._bert.get_input_embeddings().num_embeddings
+        if greatest >= rows:
+            raise InputError(
+                f"text.encoder: {config.encoder}: its tokenizer has token {greatest}, its weights are for {rows}; they belong "
+                "to two models"
             )
         self.width: int = self._bert.config.hidden_size
         longest: int = self._bert.config.max_position_embeddings

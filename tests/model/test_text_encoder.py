@@ -1,5 +1,6 @@
 """The frozen text encoder: which tokens it sees, and how a checkpoint knows it again."""
 
+import json
 import shutil
 import sys
 
@@ -74,6 +75,22 @@ def test_an_encoder_without_cls_is_bad_input(tiny_bert, tmp_path):
     PreTrainedTokenizerFast(tokenizer_object=plain, unk_token="[UNK]").save_pretrained(folder)
     with pytest.raises(InputError, match=r"other: its tokenizer has no \[CLS\]"):
         encoder(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value", "words"),
+    [
+        ("config.json", "num_hidden_layers", 10**6, "1000000 layers"),
+        ("tokenizer_config.json", "model_max_length", "512", "does not contain a readable BERT"),
+        ("tokenizer_config.json", "pad_token", "[BLANK]", "belong to two models"),
+    ],
+)
+def test_settings_that_do_not_fit_the_weights_are_bad_input(tiny_bert, tmp_path, file, key, value, words):
+    """They would be built for hours, or fail in the middle of an embedding."""
+    folder = shutil.copytree(tiny_bert, tmp_path / "bert")
+    (folder / file).write_text(json.dumps(json.loads((folder / file).read_text()) | {key: value}))
+    with pytest.raises(InputError, match=words):
+        TextEncoder(TextConfig(str(folder)))
 
 
 def test_identity_follows_the_weights_not_the_folder(tiny_bert, tmp_path):
