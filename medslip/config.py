@@ -53,7 +53,7 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             fault = "in brackets is not text" if not isinstance(key, yaml.ScalarNode) else ""
             if fault or key.value in seen:
-                fault = fault or f"{key.value!r} is given twice, the second time"
+                fault = fault or f"{key.value!r} is given twice"
                 raise yaml.constructor.ConstructorError(None, None, f"key {fault}", key.start_mark)
             key.tag = "tag:yaml.org,2002:str"
             seen.add(key.value)
@@ -385,7 +385,7 @@ def _readable(message: str) -> str:
             r"Expected \1 or null. Got value:",
         ),
         (r' in "<unicode string>",', " at"),
-        (r"Problems parsing config:\s+((?:key|alias) .*?)\s+at (line \d+).*", r"\1 in \2"),
+        (r"Problems parsing config:\s+((?:key|alias) .*?)\s+at (line \d+).*", r"\2: \1"),
         (r"Unexpected config:.*", "Holds no keys; a config file is YAML with lines like output: FOLDER"),
     ):
         message = re.sub(pattern, words, message, flags=re.DOTALL)

@@ -10,6 +10,7 @@ import math
 import os
 import shutil
 import tempfile
+import zipfile
 import zlib
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,10 +39,10 @@ _NOT_TEXT = {
 
 @contextmanager
 def opened_text(path: Path, advice: str = "check the path") -> Iterator[TextIO]:
-    """Open a text file, in UTF-8 or in UTF-16 with a byte order mark, perhaps packed by gzip; line ends are kept.
+    """Open a text file, in UTF-8 or in UTF-16 with a byte order mark, packed or not; line ends are kept.
 
     Args:
-        path: The file.
+        path: The file, which may be packed by gzip or alone in a zip archive.
         advice: What to do if there is no such file, for the message.
 
     Raises:
@@ -49,9 +50,13 @@ def opened_text(path: Path, advice: str = "check the path") -> Iterator[TextIO]:
     """
     try:
         with Path(path).open("rb") as plain_file:
-            packed = plain_file.read(2) == b"\x1f\x8b"
+            packing = plain_file.read(2)
+            file: Any = gzip.GzipFile(fileobj=plain_file) if packing == b"\x1f\x8b" else plain_file
+            if packing == b"PK" and zipfile.is_zipfile(plain_file):
+                archive = zipfile.ZipFile(plain_file)
+                if len(entries := archive.infolist()) == 1 and not entries[0].flag_bits & 1:  # not encrypted
+                    file = archive.open(entries[0])
             plain_file.seek(0)
-            file = gzip.GzipFile(fileobj=plain_file) if packed else plain_file
             start = file.read(512)
             file.seek(0)
             for magic, kind in _NOT_TEXT.items():
@@ -63,7 +68,7 @@ def opened_text(path: Path, advice: str = "check the path") -> Iterator[TextIO]:
         raise InputError(f"{path}: not found; {advice}") from None
     except UnicodeError as error:
         raise InputError(f"{path}: is not text in UTF-8 ({one_line(error)}); save or download it again") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: is damaged ({one_line(error)}); get a new copy") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); {advice}") from None

@@ -126,14 +126,14 @@ def test_a_path_of_digits_in_yaml_is_a_path(tmp_path, digits):
 def test_a_key_given_twice_in_yaml_is_an_error(tmp_path, text, key, line):
     """The first block would be lost without a word."""
     (tmp_path / "c.yaml").write_text(text)
-    with pytest.raises(InputError, match=rf"c\.yaml: key '{key}' is given twice, the second time in line {line}$"):
+    with pytest.raises(InputError, match=rf"c\.yaml: line {line}: key '{key}' is given twice$"):
         parse(ZeroshotConfig, ["--config", str(tmp_path / "c.yaml")])
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("data: &a {kind: folder}\noutput: *a\n", "alias *a is not supported; repeat the value in line 2"),
-     ("[a, b]: 1\n", "key in brackets is not text in line 1"), ("1: 2\n", "no key '1'"),
+    [("data: &a {kind: folder}\noutput: *a\n", "line 2: alias *a is not supported; repeat the value"),
+     ("[a, b]: 1\n", "line 1: key in brackets is not text"), ("1: 2\n", "no key '1'"),
      ("seed: " + "{a: " * 2000, "Problems parsing config: is nested too deeply, or has a number of too many digits"),
      ("seed: " + "9" * 5000, "Problems parsing config: is nested too deeply, or has a number of too many digits"),
      ("seed: " + "1" * 100_000, "Problems parsing config: has 100,006 characters; a config may have 100,000"),

@@ -34,7 +34,7 @@ def read_rows(path: Path, advice: str = "check the path") -> pd.Series:
     Cells are separated by commas, semicolons or tabs: whichever the first row has most of.
 
     Args:
-        path: The file, which may be packed by gzip.
+        path: The file, which may be packed by gzip or alone in a zip archive.
         advice: What to do if there is no such file, for the message.
 
     Raises:
