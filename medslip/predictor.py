@@ -188,7 +188,7 @@ class Predictor(
         return super().generate_model_card(*args, **known, trained_on=card.trained_on, results=results, **kwargs)
 
     def classify(
-        self, images: Images, findings: Sequence[str] | None = None, text: str | Sequence[str] = ()
+        self, images: Images, findings: str | Sequence[str] | None = None, text: str | Sequence[str] = ()
     ) -> pd.DataFrame:
         """Predict the probability of findings and of free-text queries.
 
@@ -206,8 +206,8 @@ class Predictor(
             InputError: An image cannot be read, a finding is not in the vocabulary, or the text encoder cannot be found or is
                 a different one.
         """
-        images, text = listed(images), [text] if isinstance(text, str) else list(text)
-        findings = FINDINGS if findings is None else findings
+        images, text = listed(images), _texts(text)
+        findings = FINDINGS if findings is None else _texts(findings)
         columns = [_pathology_index(name) for name in findings]
         found = [np.empty((0, len(PATHOLOGIES) + len(text)), np.float32)]
         for _, output in self.outputs(images, text=text) if len(images) else ():
@@ -239,8 +239,12 @@ class Predictor(
             anatomy: As for ``maps``.
 
         Raises:
-            InputError: The image cannot be read, or the text encoder cannot be found or is a different one.
+            InputError: The image cannot be read, the text encoder cannot be found or is a different one, or a number is out
+                of range.
         """
+        if not 0 <= threshold <= 1:
+            raise InputError(f"threshold: {threshold} is outside 0..1")
+        (query,) = _texts(query)
         pathology = pathology_of(query)
         column, text = (len(PATHOLOGIES), [query]) if pathology is None else (pathology_index(pathology), [])
         options = {"layers": layers, "heads": heads, "shifts": shifts, "anatomy": anatomy}
@@ -295,8 +299,14 @@ class Predictor(
             For each of these queries the map, and the probability of "present".
 
         Raises:
-            InputError: An image cannot be read, or anatomy is set for free text.
+            InputError: An image cannot be read; layers, heads or shifts are out of range; or anatomy is set for free text.
         """
+        if shifts not in (1, 2, 4, 8):
+            raise InputError(f"shifts: {shifts} is not 1, 2, 4 or 8")
+        model = self.checkpoint.card.model
+        for name, chosen, number in (("layers", layers, model.decoder_layers), ("heads", heads, model.decoder_heads)):
+            if wrong := [value for value in chosen if not 0 <= value < number]:
+                raise InputError(f"{name}: the checkpoint has 0 to {number - 1}, not {wrong[0]}")
         if anatomy and text:
             raise InputError(
                 "anatomy: the model pairs anatomies with pathologies of the vocabulary only, not with free text"
@@ -399,6 +409,14 @@ def _results(run: Path) -> dict[str, str]:
     counts = [f"{data[key]:,} {key}" for key in ("images", "patients", "findings") if key in data]
     table = to_markdown(from_records(metrics["scores"])) if metrics.get("scores") else ""
     return {"title": f"{metrics['task'].capitalize()}: {name}", "data": ", ".join(counts), "table": table}
+
+
+def _texts(texts: str | Sequence[str]) -> list[str]:
+    """One text as a list of one; none may be blank."""
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    if not all(isinstance(text, str) and text.strip() for text in texts):
+        raise InputError(f"queries: {texts} holds a blank text, or something else than a text")
+    return texts
 
 
 def _pathology_index(name: str) -> int:

@@ -62,6 +62,7 @@ def test_findings_choose_columns_by_any_name_of_a_pathology(predictor, files):
     chosen = predictor.classify(files, ["Pleural Effusion", "mass"])
     assert chosen.columns.tolist() == ["Pleural Effusion", "mass"]
     np.testing.assert_array_equal(chosen, every[["effusion", "mass"]])
+    np.testing.assert_array_equal(predictor.classify(files, "mass"), every[["mass"]])
     with pytest.raises(InputError, match=r"'efusion' is not in the vocabulary; did you mean effusion\?"):
         predictor.classify(files, ["efusion"])
 
@@ -96,6 +97,8 @@ def test_every_form_of_an_image_gives_the_same_probabilities(predictor, files):
         (np.full((4, 4), -1), "array of int64, -1 to -1"),
         (io.BytesIO(b"no image"), "BytesIO: not a PNG, JPEG or DICOM"),
         (io.BytesIO(), "BytesIO: the image file is empty"),
+        ([torch.zeros(4, 4)], "an image is a path, .* not a Tensor"),
+        ([None], "not a NoneType"),
     ],
 )
 def test_what_is_not_an_image_is_one_line(predictor, image, words):
@@ -125,6 +128,22 @@ def test_free_text_is_grounded_by_its_own_attention(predictor, files):
     assert not np.allclose(own.heat_map, other.heat_map, atol=1e-4)
     with pytest.raises(InputError, match=r"anatomy: .* not with free text"):
         predictor.ground(files[1], text, anatomy=True)
+
+
+@pytest.mark.parametrize(
+    ("query", "options", "words"),
+    [
+        (" ", {}, "holds a blank text"),
+        ("effusion", {"threshold": 2}, "threshold: 2 is outside 0..1"),
+        ("effusion", {"shifts": 3}, "shifts: 3 is not 1, 2, 4 or 8"),
+        ("effusion", {"layers": [9]}, "layers: the checkpoint has 0 to 0, not 9"),
+        ("effusion", {"heads": [-1]}, "heads: the checkpoint has 0 to 3, not -1"),
+    ],
+)
+def test_a_wrong_option_of_grounding_is_one_line(predictor, files, query, options, words):
+    """Another number of shifts would give a map that lies beside the finding."""
+    with pytest.raises(InputError, match=words):
+        predictor.ground(files[0], query, **options)
 
 
 def test_embeddings_are_what_the_queries_see(predictor, files):

@@ -67,6 +67,8 @@ def read_image(image: ImageInput, at_least: int | None = None) -> Grey:
         return _grey_picture(image)
     if isinstance(image, np.ndarray):
         return _grey_array(image)
+    if not hasattr(image, "read"):
+        raise InputError(f"an image is a path, an open file, a Pillow image or an array, not a {type(image).__name__}")
     with tempfile.TemporaryDirectory() as folder:  # the decoders need a file
         copy = Path(folder, "image")
         with copy.open("wb") as file:

@@ -178,8 +178,6 @@ def run(config: GroundConfig, show: bool = True) -> dict[str, pd.DataFrame]:
     """
     config, output = config.resolved("ground")
     weights = config.open()
-    _check_numbers("layers", config.layers, weights.card.model.decoder_layers)
-    _check_numbers("heads", config.heads, weights.card.model.decoder_heads)
     splits = read_splits(config)
     predictor = config.predictor(weights, config.data.equalise)
     scored = look(predictor, splits.scored, config)
@@ -221,12 +219,6 @@ def run(config: GroundConfig, show: bool = True) -> dict[str, pd.DataFrame]:
         _show(tables, thresholds, config)
         print(f"predictions, metrics and overlays: {output}\nrun page: {page}")
     return tables
-
-
-def _check_numbers(name: str, chosen: Sequence[int], number: int) -> None:
-    for value in chosen:
-        if not 0 <= value < number:
-            raise InputError(f"{name}: the checkpoint has 0 to {number - 1}, not {value}")
 
 
 def read_splits(config: GroundConfig) -> Splits:

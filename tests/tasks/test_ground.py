@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -238,8 +237,9 @@ def test_the_map_is_highest_where_the_patch_is_centred(config, corpus, shifts):
     output = SimpleNamespace(
         maps=Streams(attention, attention), pathology_logits=torch.zeros(1, 75, 2), icl_logits=None
     )
-    predictor = SimpleNamespace(patch_centre=0.5 / 16, shifted_outputs=lambda *given: [(output, [output] * shifts**2)])
-    predictor.maps = partial(Predictor.maps, predictor)
+    predictor = Predictor.from_pretrained(config.checkpoint, device="cpu")
+    predictor.patch_centre = 0.5 / 16
+    predictor.shifted_outputs = lambda *given: [(output, [output] * shifts**2)]
     case = ground.look(predictor, images, replace(config, shifts=shifts))[0]
     scored = case.maps({})["model"].heat_map(*case.frame)
     for heat in (scored, ground._tile("best", case, 1.0).heat_map):
