@@ -33,12 +33,12 @@ def on_page_markdown(markdown: str, page: Any, files: Any, **_: Any) -> str:
     folder = posixpath.dirname(sources.get(page.file.src_uri, f"docs/{page.file.src_uri}"))
 
     def linked(match: re.Match[str]) -> str:
-        text, target = match.groups()
+        text, target, anchor = match.groups(default="")
         path = posixpath.normpath(posixpath.join(folder, target))
         shown = PAGES.get(path, path.removeprefix("docs/"))
-        return f"[{text}]({shown})" if files.get_file_from_path(shown) else text
+        return f"[{text}]({shown}{anchor})" if files.get_file_from_path(shown) else text
 
-    return re.sub(r"\[([^\]]*)\]\((?!http)([^)#:\s]+)\)", linked, markdown)
+    return re.sub(r"\[([^\]]*)\]\((?!http)([^)#:\s]+)(#[^)]*)?\)", linked, markdown)
 
 
 def on_page_content(content: str, **_: Any) -> str:
