@@ -401,9 +401,7 @@ class _Batches(Dataset[Batch | str]):
         return Batch(images, indices, targets if targets.numel() else None, unreadable)
 
     def _sample(self, epoch: int, place: int, unreadable: dict[int, str]) -> tuple[Tensor, Tensor, Tensor]:
-        first, random = int(self.chosen[place]), np.random.default_rng((self.seed, epoch, place))
-        others = random.choice(self.chosen, _DRAWS).tolist() if self.substitute else []
-        for index in (first, *others):
+        for index in self._candidates(epoch, place):
             try:
                 image, target = self.source(index)
             except InputError as error:
@@ -412,5 +410,11 @@ class _Batches(Dataset[Batch | str]):
             if self.augment is not None:
                 image, target = self.augment(image, target, self.seed, epoch, place)
             return torch.tensor(index), image, target
-        tried = f"; nor can {_DRAWS} others that were drawn in its place" if others else ""
-        raise InputError(f"{unreadable[first]}{tried}")
+        tried = f"; nor can {_DRAWS} others that were drawn in its place" if self.substitute else ""
+        raise InputError(f"{unreadable[int(self.chosen[place])]}{tried}")
+
+    def _candidates(self, epoch: int, place: int) -> Iterator[int]:
+        """The image of this place; then, drawn only if it cannot be read, those that may take it."""
+        yield int(self.chosen[place])
+        if self.substitute:
+            yield from np.random.default_rng((self.seed, epoch, place)).choice(self.chosen, _DRAWS).tolist()
