@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from medslip.checkpoints import Checkpoint, find_checkpoint, load_checkpoint, save_checkpoint
+from medslip.checkpoints import AUTHORS_SUFFIXES, Checkpoint, find_checkpoint, load_checkpoint, save_checkpoint
 from medslip.checkpoints.hub import HUB_WEIGHTS
 from medslip.data.images import Grey, ImageInput, name_of, read_image
 from medslip.data.loading import ImageSource, Shard, evaluation_loader
@@ -158,7 +158,7 @@ class Predictor(
         Raises:
             InputError: There is no such checkpoint, it is damaged, or it is the authors' .pth, which lacks its prompts.
         """
-        if Path(name).suffix in (".pth", ".pt"):
+        if Path(name).suffix in AUTHORS_SUFFIXES:
             raise InputError(
                 f"{name}: the authors' weights need the prompts and the text encoder that they were trained with; convert them "
                 "once with scripts/convert_authors_release.py, or use medslip.checkpoints.load_authors"

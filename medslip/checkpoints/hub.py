@@ -14,6 +14,9 @@ from medslip.errors import InputError, one_line
 HUB_WEIGHTS = "model.safetensors"
 """The checkpoint in a Hub repository; config.json beside it repeats its card."""
 
+AUTHORS_SUFFIXES = (".pth", ".pt")
+"""Of the authors' release; everything else is a checkpoint of ours."""
+
 _IN_FOLDER = ("best.safetensors", HUB_WEIGHTS)
 
 
@@ -38,7 +41,7 @@ def find_checkpoint(name: Path | str, **download: Any) -> Path:
         return found
     if (
         path.exists()
-        or path.suffix in (".safetensors", ".pth", ".pt")
+        or path.suffix in (".safetensors", *AUTHORS_SUFFIXES)
         or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name))
     ):
         return path

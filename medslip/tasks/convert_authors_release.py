@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from medslip.checkpoints import AUTHORS_SUFFIXES
 from medslip.errors import InputError
 from medslip.files import folder_written_whole
 from medslip.predictor import Predictor
@@ -35,7 +36,7 @@ def run(config: ConvertConfig) -> None:
     Raises:
         InputError: The weights, the prompts or the text encoder cannot be used, or the folder is in use.
     """
-    if config.checkpoint.suffix not in (".pth", ".pt"):
+    if config.checkpoint.suffix not in AUTHORS_SUFFIXES:
         raise InputError(f"{config.checkpoint}: not the authors' .pth; our checkpoints need no conversion")
     check_unused(config.output)
     predictor = Predictor(open_weights(config.checkpoint, config.authors), "cpu")

@@ -21,7 +21,15 @@ import torch
 from scipy.ndimage import binary_erosion
 from torch import Tensor, nn
 
-from medslip.checkpoints import PREVIOUS, Checkpoint, Progress, load_authors, load_checkpoint, save_finetuned
+from medslip.checkpoints import (
+    AUTHORS_SUFFIXES,
+    PREVIOUS,
+    Checkpoint,
+    Progress,
+    load_authors,
+    load_checkpoint,
+    save_finetuned,
+)
 from medslip.config import config_to_dict
 from medslip.data.augmentation import (
     Augment,
@@ -335,7 +343,7 @@ def open_backbone(config: InitConfig, checkpoint: Path | None, side: int) -> Ini
 
 def _open_checkpoint(path: Path) -> Checkpoint:
     """A checkpoint of ours or the authors', which needs no text encoder here, as its prompts are not used."""
-    if path.suffix not in (".pth", ".pt"):
+    if path.suffix not in AUTHORS_SUFFIXES:
         return load_checkpoint(path)
     pathology, anatomy = (torch.zeros(len(names), AUTHORS_TEXT_WIDTH) for names in (PATHOLOGIES, ANATOMIES))
     return load_authors(path, pathology, anatomy)

@@ -7,7 +7,7 @@ from glob import glob
 from pathlib import Path
 from typing import Self
 
-from medslip.checkpoints import Checkpoint, load_authors, load_checkpoint
+from medslip.checkpoints import AUTHORS_SUFFIXES, Checkpoint, load_authors, load_checkpoint
 from medslip.errors import InputError, check_at_least
 from medslip.evaluation.tables import Patients
 from medslip.model.text_encoder import TextConfig
@@ -90,7 +90,7 @@ def open_weights(path: Path, authors: AuthorsConfig) -> Checkpoint:
     Raises:
         InputError: The file cannot be used.
     """
-    if path.suffix not in (".pth", ".pt"):
+    if path.suffix not in AUTHORS_SUFFIXES:
         return load_checkpoint(path)
     if authors.pathology_prompts is None:
         read_torch(path, str(path))  # prompts would not help with a file of another kind
