@@ -91,7 +91,7 @@ def load_finetuned(path: Path | str) -> FineTuned:
                 if card["linear_probe"]
                 else Classifier(trunk, FourthStage(name), len(classes))
             )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise InputError(f"{path}: the model's description cannot be read ({one_line(error)})") from None
     load_strictly(model, tensors, str(path))
     equalise = bool(card.get("equalise", False))

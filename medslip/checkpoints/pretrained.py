@@ -79,7 +79,7 @@ class Card:
                 prompts=None if prompts is None else Prompts(tuple(prompts["pathology"]), tuple(prompts["anatomy"])),
                 provenance=data["provenance"],
             )
-        except (InputError, AttributeError, KeyError, TypeError, ValueError) as error:
+        except (InputError, AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
             raise InputError(f"{source}: the checkpoint's description cannot be read ({error})") from None
 
 

@@ -68,7 +68,7 @@ def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -
         progress = Progress(**{field.name: saved[field.name] for field in fields(Progress)})
         if type(progress.step) is not int or progress.step < 0:
             raise ValueError(f"its step is {progress.step!r}")
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, RecursionError, TypeError, ValueError) as error:
         raise InputError(f"{path}: the state cannot be read ({one_line(error)})") from None
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for number, parameter in enumerate(trained if progress.step else ()):

@@ -150,6 +150,14 @@ def test_weights_of_another_shape_are_named(saved, change, words):
     assert str(saved[0]) in str(error.value)
 
 
+def test_card_that_is_nested_too_deeply_is_one_line(saved):
+    """Python's reader raises RecursionError for it, which is no ValueError."""
+    path, _ = saved
+    rewrite(path, card="[" * 100_000)
+    with pytest.raises(InputError, match=r"best\.safetensors: the checkpoint's description cannot be read"):
+        load_checkpoint(path)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

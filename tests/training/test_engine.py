@@ -474,9 +474,11 @@ def test_what_is_no_line_of_a_log_is_told_and_left_out(tmp_path, capsys):
     (tmp_path / "log.jsonl").write_bytes(good[0] + good[1] + b'{"step": 2, "tot')
     assert read_log(tmp_path / "log.jsonl") == lines
     assert not capsys.readouterr().out
-    (tmp_path / "log.jsonl").write_bytes(good[0] + b'{"kind": \xff\n5\n{"step": 2}\n' + good[1])
+    (tmp_path / "log.jsonl").write_bytes(
+        good[0] + b'{"kind": \xff\n5\n{"step": 2}\n' + b"[" * 100_000 + b"\n" + good[1]
+    )
     assert read_log(tmp_path / "log.jsonl") == lines
-    assert "log.jsonl: line 2 is not a line of a training log, 3 in all; they are left out" in capsys.readouterr().out
+    assert "log.jsonl: line 2 is not a line of a training log, 4 in all; they are left out" in capsys.readouterr().out
 
 
 def flip_a_byte(file):
