@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -35,10 +34,11 @@ from medslip.evaluation.grounding_scores import MapPair
 from medslip.evaluation.tables import from_records, to_markdown
 from medslip.model.device import choose_device
 from medslip.model.image_encoder import Streams
-from medslip.model.medslip import MeDSLIPOutput
+from medslip.model.medslip import MeDSLIPOutput, ModelConfig
 from medslip.model.text_encoder import TextEncoder
 from medslip.model.trunk import PATCH
 from medslip.run_dir import read_metrics
+from medslip.version import __version__
 from medslip.vocabulary import FINDINGS, PATHOLOGIES, pathology_index, pathology_of
 
 Images = ImageInput | Sequence[ImageInput]
@@ -183,9 +183,9 @@ class Predictor(
         Raises:
             InputError: A run has no metrics.json.
         """
-        card, results = self.checkpoint.card, [_results(Path(run)) for run in (*self._runs, *runs)]
-        known = json.loads(card.to_json())
-        return super().generate_model_card(*args, **known, trained_on=card.trained_on, results=results, **kwargs)
+        results = [_results(Path(run)) for run in (*self._runs, *runs)]
+        card = self.checkpoint.card
+        return super().generate_model_card(*args, card=card, version=__version__, results=results, **kwargs)
 
     def classify(
         self, images: Images, findings: str | Sequence[str] | None = None, text: str | Sequence[str] = ()
@@ -303,10 +303,7 @@ class Predictor(
         """
         if shifts not in (1, 2, 4, 8):
             raise InputError(f"shifts: {shifts} is not 1, 2, 4 or 8")
-        model = self.checkpoint.card.model
-        for name, chosen, number in (("layers", layers, model.decoder_layers), ("heads", heads, model.decoder_heads)):
-            if wrong := [value for value in chosen if not 0 <= value < number]:
-                raise InputError(f"{name}: the checkpoint has 0 to {number - 1}, not {wrong[0]}")
+        check_attention(self.checkpoint.card.model, layers, heads)
         if anatomy and text:
             raise InputError(
                 "anatomy: the model pairs anatomies with pathologies of the vocabulary only, not with free text"
@@ -393,6 +390,13 @@ class Predictor(
     def _prompts(self, text: Sequence[str]) -> Tensor | None:
         """F x T embeddings of free-text queries; None without any."""
         return self._encoder.encode(text).to(self.device) if text else None
+
+
+def check_attention(model: ModelConfig, layers: Sequence[int], heads: Sequence[int]) -> None:
+    """Check that a model has these decoder layers and attention heads, or raise InputError."""
+    for name, chosen, number in (("layers", layers, model.decoder_layers), ("heads", heads, model.decoder_heads)):
+        if wrong := [value for value in chosen if not 0 <= value < number]:
+            raise InputError(f"{name}: the checkpoint has 0 to {number - 1}, not {wrong[0]}")
 
 
 def listed(images: Images) -> Sequence[ImageInput]:

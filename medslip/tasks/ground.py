@@ -36,7 +36,7 @@ from medslip.evaluation.grounding_scores import (
 )
 from medslip.evaluation.subgroups import MeansInGroup, by_group
 from medslip.evaluation.tables import to_text, write_predictions
-from medslip.predictor import Predictor
+from medslip.predictor import Predictor, check_attention
 from medslip.run_dir import begin, bootstrap_settings, finish, removed_on_error
 from medslip.tasks.weights import EvaluationConfig
 from medslip.vocabulary import class_pathologies, pathology_index
@@ -178,6 +178,7 @@ def run(config: GroundConfig, show: bool = True) -> dict[str, pd.DataFrame]:
     """
     config, output = config.resolved("ground")
     weights = config.open()
+    check_attention(weights.card.model, config.layers, config.heads)
     splits = read_splits(config)
     predictor = config.predictor(weights, config.data.equalise)
     scored = look(predictor, splits.scored, config)
