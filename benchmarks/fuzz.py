@@ -451,7 +451,7 @@ def _restructure(tree: Any, values: list[Any], random: Random) -> None:
 
 
 def change(file: Path, root: Path, values: list[Any], random: Random) -> None:
-    """Change a file, which may be a link to one that must stay as it is."""
+    """Rewrite a file; if it is a link, replace the link, so that the original stays unchanged."""
     data, kind = file.read_bytes(), random.random()
     file.unlink()
     if kind < 0.02:

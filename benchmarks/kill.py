@@ -184,7 +184,7 @@ def temporary(folder: Path) -> set[str]:
 
 
 def reached(case: Case, folder: Path, before_log: float, steps: int) -> Iterator[bool]:
-    """Whether the moment of a case has come, each time it is asked; then some random time passes."""
+    """Yield False until a random time at the moment of a case, then True."""
     random, began = case.random, time.monotonic()
     if case.moment == "start":
         seconds = random.uniform(0, before_log)

@@ -52,7 +52,7 @@ def test_after_an_error_the_earlier_file_stands_and_nothing_else(tmp_path, error
     ],
 )
 def test_an_error_in_writing_names_the_file(tmp_path, writer, error, number, reason):
-    """That of a full disk does not say of its own accord where there is no space; numpy's has no number either."""
+    """The error of a full disk names no file, and numpy's has no error number either."""
     with pytest.raises(OSError, match=r"a\.x") as raised, writer(tmp_path / "a.x"):
         raise error
     assert (raised.value.errno, raised.value.strerror) == (number, reason)

@@ -37,7 +37,7 @@ def test_each_image_is_squashed_and_comes_back_in_its_place(images, tmp_path, wo
 
 
 def test_same_file_name_in_two_folders_gives_two_images(tmp_path):
-    """Publishers number images anew in each folder: one must not overwrite the other."""
+    """Publishers reuse file names across folders; one image must not overwrite another."""
     paths = [tmp_path / folder / "1.png" for folder in ("a", "b")]
     for number, path in enumerate(paths):
         path.parent.mkdir()

@@ -122,8 +122,8 @@ sys.exit(run_task("pretrain", sys.argv[1:]))
 def test_a_signalled_run_resumes_to_the_same_weights(config, tmp_path, request, number, status):
     """Sent to all processes, as schedulers do: the main process still needs its workers.
 
-    After SIGHUP, nobody reads what it prints. When it alone is interrupted, it must not wait for a batch that a worker has
-    begun.
+    After SIGHUP the terminal is gone, so nothing it prints can be read. On SIGINT to it alone, it must not wait for a batch
+    that a worker has begun.
     """
     request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
     torch.set_num_threads(1)
