@@ -83,7 +83,7 @@ def run_task(task: str, arguments: Sequence[str]) -> int:
     """Parse a task's arguments and run it; returns the exit status."""
     threading.excepthook = _thread_failed
     try:
-        with _sigterm_interrupts(task not in GROUPS.get("Training", ())):
+        with _sigterm_interrupts(not _trains(task)):
             _run(task, list(arguments))
     except InputError as error:
         return _fail(str(error))
@@ -93,7 +93,7 @@ def run_task(task: str, arguments: Sequence[str]) -> int:
         return _fail(str(error), status=1)
     except KeyboardInterrupt as stopped:
         _end_workers()
-        again = "continue with --resume true" if task in GROUPS.get("Training", ()) else "run the same command again"
+        again = "continue with --resume true" if _trains(task) else "run the same command again"
         return _fail(f"interrupted; {again}", status=128 + (*stopped.args, signal.SIGINT)[0])
     except (OSError, RuntimeError) as error:
         message = _from_outside(error, task)
@@ -133,6 +133,11 @@ def _run(task: str, arguments: list[str]) -> None:
     run(config)
 
 
+def _trains(task: str) -> bool:
+    """Whether a task saves a state from which it can be resumed."""
+    return task in GROUPS.get("Training", ())
+
+
 @contextmanager
 def _sigterm_interrupts(wanted: bool) -> Iterator[None]:
     """Let SIGTERM end this process as an interruption does, so that it removes what it has half written."""
@@ -165,7 +170,7 @@ def _shortest(path: Path) -> Path:
 
 def _from_outside(error: OSError | RuntimeError, task: str) -> str | None:
     """One line about an error of the disk or of a killed worker process, which is neither the input's fault nor ours."""
-    again = f"and run it again{' with --resume auto' if task in GROUPS.get('Training', ()) else ''}"
+    again = f"and run it again{' with --resume auto' if _trains(task) else ''}"
     if isinstance(error, OSError) and error.errno:
         file = f"{error.filename}: " if error.filename else ""
         return f"{file}{error.strerror}; check that the folder is there, can be written to and has space, {again}"

@@ -145,9 +145,8 @@ def lock(folder: Path) -> None:
             ) from None
         except (ImportError, OSError) as error:
             print(f"{path}: cannot be locked ({error}); let no other run write to this folder", file=sys.stderr)
-        ours = path.exists() and os.path.samestat(
-            os.fstat(descriptor), path.stat()
-        )  # and not just removed by its owner
+        # Another process may have removed the file between opening and locking it.
+        ours = path.exists() and os.path.samestat(os.fstat(descriptor), path.stat())
     os.ftruncate(descriptor, 0)
     os.write(descriptor, f"process {os.getpid()} on {platform.node()}".encode())
 

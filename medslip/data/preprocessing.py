@@ -89,9 +89,10 @@ def check_side(side: int) -> None:
     Raises:
         InputError: It is not.
     """
-    if not _STRIDE <= side <= MAX_PIXELS**0.5 or side % _STRIDE:
+    largest = math.isqrt(MAX_PIXELS)
+    if not _STRIDE <= side <= largest or side % _STRIDE:
         raise InputError(
-            f"image side {side}: must be a multiple of {_STRIDE}, the stride of the image trunk, and at most 10000"
+            f"image side {side}: must be a multiple of {_STRIDE}, the stride of the image trunk, and at most {largest}"
         )
 
 

@@ -650,9 +650,9 @@ def run(config: FinetuneSegConfig | FinetuneClsConfig, show: bool = True) -> Pat
         with _begun(output, config, splits, world):
             sources = {name: task.source(table, name) for name, table in splits.items()}
             if config.data.preload:
-                skips, workers = {"train": config.train.on_bad_image == "skip"}, config.data.workers
+                skips = config.train.on_bad_image == "skip"
                 sources = {
-                    name: preload(source, len(splits[name]), workers, skips.get(name, False))
+                    name: preload(source, len(splits[name]), config.data.workers, skips and name == "train")
                     for name, source in sources.items()
                 }
             folders = {seed: output / f"seed_{seed}" for seed in config.seeds}
