@@ -69,7 +69,13 @@ class Grounding:
     boxes: pd.DataFrame
 
     def save(self, path: Path | str) -> None:
-        """Draw the heat map and the boxes over the image, and write the picture as PNG."""
+        """Draw the heat map and the boxes over the image, and write the picture.
+
+        Raises:
+            InputError: The file's name does not end in .png.
+        """
+        if Path(path).suffix.lower() != ".png":
+            raise InputError(f"{path}: the picture is written as PNG; choose a name that ends in .png")
         boxes = list(self.boxes[["x", "y", "width", "height"]].itertuples(index=False, name=None))
         tile = Tile(self.image, f"{self.query}: {self.probability:.2f}", self.heat_map, boxes)
         overview(Path(path), [tile], tile_size=5)
@@ -402,6 +408,8 @@ def check_attention(model: ModelConfig, layers: Sequence[int], heads: Sequence[i
 def listed(images: Images) -> Sequence[ImageInput]:
     """One image as a list of one; a list unchanged."""
     one = isinstance(images, str | PathLike | Image.Image | np.ndarray) or hasattr(images, "read")
+    if not (one or isinstance(images, Iterable)):
+        raise InputError(f"images: {images!r} is neither an image nor a list of images")
     return [cast(ImageInput, images)] if one else list(cast("Iterable[ImageInput]", images))
 
 

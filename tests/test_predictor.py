@@ -99,6 +99,9 @@ def test_every_form_of_an_image_gives_the_same_probabilities(predictor, files):
         (io.BytesIO(), "BytesIO: the image file is empty"),
         ([torch.zeros(4, 4)], "an image is a path, .* not a Tensor"),
         ([None], "not a NoneType"),
+        (None, "images: None is neither an image nor a list of images"),
+        (io.StringIO("text"), "StringIO: not a file that is open for reading bytes"),
+        (Image.new("LAB", (4, 4)), "convert it to RGB or grey"),
     ],
 )
 def test_what_is_not_an_image_is_one_line(predictor, image, words):
@@ -115,6 +118,8 @@ def test_grounding_is_in_the_coordinates_of_the_image(predictor, files):
     (row,) = found.boxes.head(1).itertuples()
     assert (found.heat_map[int(row.y) : int(row.y + row.height), int(row.x) : int(row.x + row.width)] >= 0.9).any()
     assert found._repr_png_().startswith(b"\x89PNG")
+    with pytest.raises(InputError, match=r"effusion\.jpg: the picture is written as PNG"):
+        found.save("effusion.jpg")
     ((same, _),) = next(predictor.maps([files[1]], [PATHOLOGIES.index("effusion")], shifts=2))
     np.testing.assert_array_equal(found.heat_map, same.heat_map(31, 40))
 

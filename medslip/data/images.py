@@ -71,8 +71,11 @@ def read_image(image: ImageInput, at_least: int | None = None) -> Grey:
         raise InputError(f"an image is a path, an open file, a Pillow image or an array, not a {type(image).__name__}")
     with tempfile.TemporaryDirectory() as folder:  # the decoders need a file
         copy = Path(folder, "image")
-        with copy.open("wb") as file:
-            shutil.copyfileobj(image, file)
+        try:
+            with copy.open("wb") as file:
+                shutil.copyfileobj(image, file)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{name_of(image)}: not a file that is open for reading bytes ({error})") from None
         try:
             return read_image(copy, at_least)
         except InputError as error:
@@ -156,7 +159,10 @@ def _read_picture(path: Path, at_least: int | None) -> Grey:
 
 def _grey_picture(image: Image.Image) -> Grey:
     upright = ImageOps.exif_transpose(image) if _orientation(image) != 1 else image
-    return _to_8_bit(np.array(upright)) if upright.mode[0] == "I" else np.array(upright.convert("L"))
+    try:
+        return _to_8_bit(np.array(upright)) if upright.mode[0] == "I" else np.array(upright.convert("L"))
+    except ValueError as error:  # no way from the colours of LAB and HSV to grey
+        raise InputError(f"{name_of(image)}: {error}; convert it to RGB or grey") from None
 
 
 def _grey_array(values: npt.NDArray[Any]) -> Grey:
