@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import struct
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
+import numpy as np
 from tqdm import tqdm
 
-from medslip.data.images import read_image
+from medslip.data.images import Grey, read_image
 from medslip.data.pool import mapper
 from medslip.data.preprocessing import equalise as equalised
 from medslip.data.preprocessing import squash
@@ -19,8 +21,7 @@ from medslip.files import written_whole
 _OVERSAMPLING = 2
 """How much larger than the cached image a JPEG is decoded; see read_image."""
 
-_COMPRESSION = 1
-"""Of PNG. Level 6 makes a radiograph's file 15 % smaller and takes five times as long to write."""
+_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def check_cache(size: int | None, workers: int) -> None:
@@ -38,9 +39,10 @@ def check_cache(size: int | None, workers: int) -> None:
 def build_cache(images: Sequence[Path], folder: Path, size: int, workers: int, equalise: bool = False) -> list[Path]:
     """Store images as small squares.
 
-    They are squashed to size x size as for evaluation, and stored as 8-bit PNG. Choose a size above the training side, as
-    random crops are cut from it. A file's name in the cache depends on its source, the source's length and time, and the
-    size, so that an interrupted run continues where it was.
+    They are squashed to size x size as for evaluation, and stored as 8-bit PNG without compression, which takes twice the
+    space, but a fifth of the time to read. Choose a size above the training side, as random crops are cut from it. A file's
+    name in the cache depends on its source, the source's length and time, and the size, so that an interrupted run
+    continues where it was.
 
     Args:
         images: The images.
@@ -93,4 +95,19 @@ def _store(job: _Job) -> None:
     image = read_image(source, at_least=_OVERSAMPLING * size)
     small = squash(equalised(image) if equalise else image, size)
     with written_whole(target) as partial:
-        Image.fromarray(small[0].numpy()).save(partial, format="PNG", compress_level=_COMPRESSION)
+        partial.write_bytes(_stored_png(small[0].numpy()))
+
+
+def _stored_png(image: Grey) -> bytes:
+    """A PNG file without compression or row filters, which Pillow cannot write."""
+    height, width = image.shape
+    rows = np.pad(image, ((0, 0), (1, 0)))  # each begins with its filter, 0 for none
+    chunks = {
+        b"IHDR": struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0),
+        b"IDAT": zlib.compress(rows.tobytes(), level=0),
+        b"IEND": b"",
+    }
+    return _PNG + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks.items()
+    )
