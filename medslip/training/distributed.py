@@ -77,10 +77,14 @@ class Processes:
             raise result
         return cast(T, result)
 
-    def wrap(self, module: nn.Module) -> nn.Module:
-        """The module, with gradients averaged over processes."""
+    def wrap(self, module: nn.Module, sync_batch_norm: bool = False) -> nn.Module:
+        """The module, with gradients and, if wanted, the statistics of its batch norm averaged over processes."""
         if self.world_size == 1:
             return module
+        if sync_batch_norm:
+            if self.device.type != "cuda":
+                raise InputError("train.sync_batch_norm: several processes share batch norm on GPUs only; leave it out")
+            module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
         return DistributedDataParallel(module, device_ids=[self.device.index] if self.device.type == "cuda" else None)
 
     def same_buffers(self, module: nn.Module) -> None:

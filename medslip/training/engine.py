@@ -49,6 +49,7 @@ class TrainConfig:
         accumulate: Accumulation steps per optimiser step.
         precision: "bfloat16" computes under autocast; "auto" does so if the hardware supports it.
         channels_last: Memory format of images and convolutions; usually faster.
+        sync_batch_norm: Whether several GPUs share the statistics of batch norm, so that 4 x 16 images train as 64.
         seed: Random seed.
         save_every: Also save the resumable state every this many optimiser steps; 0 saves only after each epoch.
         log_every: Optimiser steps between lines of the log.
@@ -63,6 +64,7 @@ class TrainConfig:
     accumulate: int = 1
     precision: Precision = "auto"
     channels_last: bool = True
+    sync_batch_norm: bool = False
     seed: int = 0
     save_every: int = 0
     log_every: int = 10
@@ -120,7 +122,8 @@ class Trainer:
             Steps done and the best score.
 
         Raises:
-            InputError: The list is too short for one step, or the state belongs to another run.
+            InputError: The list is too short for one step, the state belongs to another run, or ``sync_batch_norm`` is
+                wanted of several processes without GPUs.
             NotFinite: A loss, gradient or weight is not finite.
             Stopped: One of the processes got SIGTERM, SIGUSR1 or SIGHUP: the state is saved after the step that it came in,
                 or after the validation.
@@ -139,7 +142,7 @@ class Trainer:
                 f"{self.folder}: the run had {progress.steps_per_epoch} steps per epoch, but now there are {steps_per_epoch}; "
                 "resume with the same list, batch size, accumulation and processes"
             )
-        wrapped, steps = self.processes.wrap(objective), config.epochs * steps_per_epoch
+        wrapped, steps = self.processes.wrap(objective, config.sync_batch_norm), config.epochs * steps_per_epoch
         unread: list[_Taken] = []  # steps whose losses are still on the device
         shown: tuple[Any, Any] = _Console(sys.stdout), _Console(sys.stderr)
         with (

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from medslip.errors import InputError
-from medslip.training.distributed import processes, without_sync
+from medslip.training import distributed
+from medslip.training.distributed import Processes, processes, without_sync
 
 
 def test_alone_nothing_is_exchanged():
@@ -28,3 +29,17 @@ def test_cuda_without_a_gpu_is_bad_input():
         pass
     with processes("auto") as world:
         assert world.device.type == "cpu"
+
+
+def test_processes_on_gpus_share_batch_norm_if_told_to(monkeypatch):
+    """Small batches per GPU would each keep their own statistics; and checkpoints must not change their keys."""
+    monkeypatch.setattr(distributed, "DistributedDataParallel", lambda module, device_ids: module)
+    module = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
+    keys, gpu = list(module.state_dict()), Processes(0, 2, torch.device("cuda", 0))
+    assert type(gpu.wrap(module)[1]) is nn.BatchNorm2d
+    shared = gpu.wrap(module, sync_batch_norm=True)
+    assert type(shared[1]) is nn.SyncBatchNorm
+    assert list(shared.state_dict()) == keys
+    assert shared[1].weight is module[1].weight  # the optimiser has it already
+    with pytest.raises(InputError, match=r"train\.sync_batch_norm"):
+        Processes(0, 2, torch.device("cpu")).wrap(module, sync_batch_norm=True)
