@@ -11,7 +11,7 @@ from itertools import product
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Self, cast
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -231,7 +231,7 @@ class Predictor(
         layers: Sequence[int] = (),
         heads: Sequence[int] = (),
         shifts: int = 2,
-        anatomy: bool = False,
+        anatomy: bool | Literal["only"] = False,
     ) -> Grounding:
         """Show where the model looks for a finding.
 
@@ -287,7 +287,7 @@ class Predictor(
         layers: Sequence[int] = (),
         heads: Sequence[int] = (),
         shifts: int = 1,
-        anatomy: bool = False,
+        anatomy: bool | Literal["only"] = False,
     ) -> Iterator[list[tuple[MapPair, float]]]:
         """Where the model looks for several queries, image by image.
 
@@ -299,7 +299,7 @@ class Predictor(
             heads: Attention heads of these layers, from 0; empty for all.
             shifts: K: average the maps of K x K copies, see ``shifted_outputs``.
             anatomy: Whether to multiply by the anatomy stream's map: its attention, weighted by the anatomies that the model
-                pairs with the pathology in this image; not for free text.
+                pairs with the pathology in this image; "only" gives that map by itself. Not for free text.
 
         Yields:
             For each of these queries the map, and the probability of "present".
@@ -321,7 +321,8 @@ class Predictor(
             found = attention_grids(attention[..., columns, :], layers, heads)
             if anatomy:
                 pairs = output.icl_logits[..., columns].double().cpu().numpy()
-                found = found * anatomy_grids(attention_grids(anatomies, layers, heads), pairs)
+                paired = anatomy_grids(attention_grids(anatomies, layers, heads), pairs)
+                found = paired if anatomy == "only" else found * paired
             return np.asarray(found, np.float64)
 
         for plain, copies in self.shifted_outputs(images, shifts, text):

@@ -44,6 +44,27 @@ NORMALITY: frozenset[str] = frozenset(PATHOLOGIES[:8])
 FINDINGS: tuple[str, ...] = tuple(name for name in PATHOLOGIES if name not in {*NORMALITY, "excluded_obs"})
 """The pathologies that can be queried: neither normality nor the words of change and degree."""
 
+FINDING_GROUPS: dict[str, tuple[str, ...]] = {
+    "Lungs": (
+        "opacity", "consolidation", "infiltrate", "pneumonia", "aspiration", "atelectasis", "collapse", "edema", "nodule",
+        "mass", "lesion", "density", "emphysema", "hyperinflate", "scar", "marking", "crowd", "loss", "low", "expand", "aerate",
+    ),
+    "Pleura and diaphragm": (
+        "effusion", "fluid", "pneumothorax", "air", "thicken", "blunt", "obscure", "elevation", "hernia", "distention",
+    ),
+    "Heart and vessels": (
+        "cardiomegaly", "enlarge", "borderline", "chf", "congestion", "engorgement", "redistribution", "pressure", "widen",
+        "tortuous", "dilation", "prominence", "shift",
+    ),
+    "Bones and calcium": ("fracture", "deformity", "degenerative", "calcification"),
+    "Lines, tubes and devices": (
+        "tube", "line", "catheter", "picc", "tip", "drainage", "pacemaker", "lead", "device", "wire", "clip", "stent",
+        "hardware",
+    ),
+    "General words": ("abnormality", "finding", "disease", "process", "tail_abnorm_obs"),
+}  # fmt: skip
+"""The findings, as a reader looks them up."""
+
 NO_PARTNER: frozenset[str] = frozenset({"middle_right_lobe", "right_atrium", "right_ventricle"})
 """One-sided anatomies without a partner on the other side: after a horizontal flip they are unknown."""
 

@@ -135,6 +135,16 @@ def test_free_text_is_grounded_by_its_own_attention(predictor, files):
         predictor.ground(files[1], text, anatomy=True)
 
 
+def test_the_anatomy_streams_map_is_the_other_factor_of_the_product(predictor, files):
+    """Beside the pathology stream's map, it would otherwise show that map again."""
+    column = [PATHOLOGIES.index("effusion")]
+    alone, only, product = (
+        next(predictor.maps([files[1]], column, anatomy=anatomy))[0][0].grid for anatomy in (False, "only", True)
+    )
+    np.testing.assert_allclose(alone * only, product)
+    assert not np.allclose(alone / alone.max(), only / only.max(), atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("query", "options", "words"),
     [

@@ -10,6 +10,8 @@ from medslip.vocabulary import (
     CLASS_PATHOLOGIES,
     CLASS_PROMPTS,
     CXR14_CLASSES,
+    FINDING_GROUPS,
+    FINDINGS,
     MIRRORED_ANATOMY,
     NO_PARTNER,
     NORMALITY,
@@ -20,6 +22,11 @@ from medslip.vocabulary import (
     pathology_index,
     pathology_of,
 )
+
+
+def test_each_finding_is_in_one_group():
+    """A finding without a group would be missing where findings are shown by group."""
+    assert sorted(name for group in FINDING_GROUPS.values() for name in group) == sorted(FINDINGS)
 
 
 def test_names_are_those_of_the_published_matrices():

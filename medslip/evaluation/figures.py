@@ -32,6 +32,7 @@ from medslip.files import written_whole
 
 BLUE, ORANGE, GREEN, SKY, RED = "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#D55E00"
 GREY = "0.45"
+_HEAT = "inferno"
 
 _STYLE: Any = {
     "savefig.dpi": 150,
@@ -379,14 +380,33 @@ def _draw_tile(panel: Axes, tile: Tile) -> None:
     panel.imshow(tile.image, cmap="gray", extent=extent)
     if tile.heat_map is not None:
         heat = np.clip(np.asarray(tile.heat_map, float), 0, 1)
-        opacity = 0.65 * np.clip((heat - 0.15) / 0.5, 0, 1)  # weak attention does not hide the image
-        panel.imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=opacity, extent=extent, interpolation="bilinear")
+        look: Any = {"cmap": _HEAT, "vmin": 0, "vmax": 1, "alpha": _opacity(heat), "interpolation": "bilinear"}
+        panel.imshow(heat, extent=extent, **look)
     for x, y, w, h in tile.boxes:
         # A dark outline keeps the box visible on bright bone.
         for colour, line in (("black", 2.6), (SKY, 1.3)):
             panel.add_patch(Rectangle((x - 0.5, y - 0.5), w, h, fill=False, edgecolor=colour, linewidth=line))
     panel.set(xlim=extent[:2], ylim=extent[2:])
     panel.set_title(tile.title, size=8, pad=3)
+
+
+def heat_colours(heat_map: npt.NDArray) -> npt.NDArray[np.uint8]:
+    """A heat map in the colours and with the transparency that it has in an overview, to lay over an image.
+
+    Args:
+        heat_map: H x W, 0..1.
+
+    Returns:
+        H x W x 4: red, green, blue and opacity.
+    """
+    heat = np.clip(np.asarray(heat_map, float), 0, 1)
+    colours: npt.NDArray[np.uint8] = mpl.colormaps[_HEAT](heat, alpha=_opacity(heat), bytes=True)
+    return colours
+
+
+def _opacity(heat: npt.NDArray) -> npt.NDArray:
+    """Weak attention does not hide the image."""
+    return 0.65 * np.clip((heat - 0.15) / 0.5, 0, 1)
 
 
 def difference_plot(path: Path, panels: Mapping[str, pd.DataFrame]) -> None:

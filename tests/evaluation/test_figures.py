@@ -16,6 +16,7 @@ from medslip.evaluation.figures import (
     Tile,
     difference_plot,
     finetuning_curves,
+    heat_colours,
     loss_curves,
     overview,
     precision_recall_curves,
@@ -113,6 +114,15 @@ def test_overview_lays_the_heat_map_where_it_is_hot_and_the_box_where_it_belongs
     assert colourful[:, : width // 5].mean() > 0.8
     assert not colourful[: height // 2, width // 2 :].any()
     assert colourful[height // 2 :, width // 2 :].any()
+
+
+def test_heat_colours_leave_an_image_visible_where_attention_is_weak():
+    """An opaque map would hide what it is to point at."""
+    colours = heat_colours(np.array([[0, 0.15, 0.4, 1, 2]]))
+    assert colours.dtype == np.uint8
+    assert colours[0, :2, 3].tolist() == [0, 0]
+    assert 0 < colours[0, 2, 3] < colours[0, 3, 3] < 255
+    assert (colours[0, 3] == colours[0, 4]).all()
 
 
 def test_overview_takes_more_tiles_than_columns_and_refuses_none(tmp_path):
