@@ -34,6 +34,7 @@ OWNERS = {
     "jsonargparse": ("config.py",),
     "safetensors": ("model/weights.py",),
     "huggingface_hub": ("checkpoints/hub.py", "predictor.py"),
+    "radgraph": ("labels/extractors.py",),
     "jinja2": ("evaluation/run_page.py",),
     "markupsafe": ("evaluation/run_page.py",),
 }

@@ -18,6 +18,7 @@ DATA_SETS = {
     "mimic": "mimic_cxr:MimicCxr",
     "openi": "openi:OpenI",
     "prepared": "prepared:Prepared",
+    "reports": "reports:Reports",
     "rsna": "rsna:Rsna",
     "siim_acr": "siim_acr:SiimAcr",
 }

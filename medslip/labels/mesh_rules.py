@@ -64,7 +64,7 @@ def report_cells(tags: Sequence[str]) -> Cells:
     if present == {"normal"}:
         absent |= RULES["absent_when_normal"].keys()
     for pathology in absent:
-        for anatomy in _anatomies([], RULES["absent_when_normal"][pathology]):
+        for anatomy in default_anatomies(RULES["absent_when_normal"][pathology]):
             mention(cells, anatomy_index(anatomy), pathology_index(pathology), ABSENT)
     return cells
 
@@ -85,6 +85,11 @@ def coverage(tags: Counter[str]) -> tuple[str, ...]:
         named = ", ".join(f"{tag} ({count})" for tag, count in unmapped.most_common(_COMMONEST))
         notes.append(f"The commonest tags that no rule maps: {named}.")
     return tuple(notes)
+
+
+def default_anatomies(place: str) -> list[str]:
+    """The anatomies of a place, of which no side is named; "unspecified" for no place."""
+    return _anatomies([], place)
 
 
 def _anatomies(terms: Sequence[str], default: str) -> list[str]:

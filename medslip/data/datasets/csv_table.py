@@ -28,15 +28,13 @@ _OPTIONAL = ("patient", "study", "split", "view", "sex", "age")
 
 
 @dataclass(frozen=True)
-class Columns:
+class ImageColumns:
     """Which column of a table holds what.
 
     An optional column that is None is used if the table has a column of that very name; one that is named must exist.
 
     Attributes:
         image: Image paths.
-        findings: A list of findings, separated ("Edema|Effusion") or as Python and JSON write it ("['Edema', 'Effusion']").
-            None: one column per class, with 1, 0, and -1 or empty for unknown.
         patient: Patients.
         study: Studies. Without one, every image is a study.
         split: Splits (train, valid, test).
@@ -46,13 +44,57 @@ class Columns:
     """
 
     image: str = "image"
-    findings: str | None = None
     patient: str | None = None
     study: str | None = None
     split: str | None = None
     view: str | None = None
     sex: str | None = None
     age: str | None = None
+
+
+@dataclass(frozen=True)
+class Columns(ImageColumns):
+    """Which column of a table of labels holds what.
+
+    Attributes:
+        findings: A list of findings, separated ("Edema|Effusion") or as Python and JSON write it ("['Edema', 'Effusion']").
+            None: one column per class, with 1, 0, and -1 or empty for unknown.
+    """
+
+    findings: str | None = None
+
+
+def columns_of(rows: pd.DataFrame, columns: ImageColumns, source: Path) -> dict[str, str]:
+    """The table's column for each of patient, study, split, view, sex and age, empty if it has none.
+
+    Raises:
+        InputError: A column that is named does not exist.
+    """
+    has = ", ".join(repr(name) for name in rows.columns[:20])
+    for what, name in vars(columns).items():
+        if name is not None and name not in rows.columns:
+            what = "image path" if what == "image" else what.replace("_", " ")
+            raise InputError(f"{source}: has no column {name!r} for the {what}; it has {has}")
+    return {what: getattr(columns, what) or (what if what in rows.columns else "") for what in _OPTIONAL}
+
+
+def known_images(rows: pd.DataFrame, columns: ImageColumns, data: ListedDataSet) -> pd.DataFrame:
+    """The columns of an image table that a user's table has, except for the labels; ``path`` is as the table has it.
+
+    Raises:
+        InputError: A column does not exist, patients are not known, or a split or an age is none.
+    """
+    column_of = columns_of(rows, columns, data.path)
+    texts = {what: rows[name].str.strip() for what, name in column_of.items() if name}
+    images = pd.DataFrame({"path": rows[columns.image].str.strip(), **texts})
+    images = data.identified(images, "name the column (key data.columns.patient)")
+    if "sex" in images:
+        images["sex"] = sexes_of(images["sex"])
+    if "age" in images:
+        images["age"] = ages_of(images["age"].rename(column_of["age"]), data.path)
+    if "split" in images:
+        images["split"] = splits_of(images["split"], data.path)
+    return images
 
 
 @dataclass(frozen=True)
@@ -79,8 +121,7 @@ class CsvTable(ListedDataSet):
     def load(self) -> ImageTable:
         """The images in the order of the table."""
         rows = read_cells(self.path)
-        column_of = self._columns(rows)
-        known = self._known(rows, column_of)
+        known = known_images(rows, self.columns, self)
         # Labels of all rows: the splits of a table have the same classes, whichever each of them happens to contain.
         labels, normal = self._listed_findings(rows) if self.columns.findings else self._class_columns(rows)
         images = known.assign(normal=normal)
@@ -90,29 +131,6 @@ class CsvTable(ListedDataSet):
         paths = listed_images(images["path"], self.images, self.path)
         name = self.path.stem if self.split is None else f"{self.path.stem} ({self.split})"
         return ImageTable(name, images.assign(path=paths), labels)
-
-    def _columns(self, rows: pd.DataFrame) -> dict[str, str]:
-        """The table's column for each optional one, empty if it has none."""
-        has = ", ".join(repr(name) for name in rows.columns[:20])
-        named = {what: getattr(self.columns, what) for what in ("image", "findings", *_OPTIONAL)}
-        for what, name in named.items():
-            if name is not None and name not in rows.columns:
-                what = "image path" if what == "image" else what
-                raise InputError(f"{self.path}: has no column {name!r} for the {what}; it has {has}")
-        return {what: named[what] or (what if what in rows.columns else "") for what in _OPTIONAL}
-
-    def _known(self, rows: pd.DataFrame, column_of: dict[str, str]) -> pd.DataFrame:
-        """The columns of the image table except for the labels; ``path`` is as the table has it."""
-        texts = {what: rows[name].str.strip() for what, name in column_of.items() if name}
-        images = pd.DataFrame({"path": rows[self.columns.image].str.strip(), **texts})
-        images = self.identified(images, "name the column (key data.columns.patient)")
-        if "sex" in images:
-            images["sex"] = sexes_of(images["sex"])
-        if "age" in images:
-            images["age"] = ages_of(images["age"].rename(column_of["age"]), self.path)
-        if "split" in images:
-            images["split"] = splits_of(images["split"], self.path)
-        return images
 
     def _of_split(self, known: pd.DataFrame) -> pd.Series:
         """Which rows are of the split."""

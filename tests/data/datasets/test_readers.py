@@ -93,6 +93,15 @@ def test_the_table_is_complete(corpus: Path, kind: str) -> None:
         assert all(0 <= a < A and 0 <= p < P for cells in studies.values() for a, p in cells)
 
 
+def test_reports_and_their_graphs_say_the_same(corpus: Path) -> None:
+    """Reports of one's own would be prepared otherwise than MIMIC-CXR's."""
+    reports = data_set("reports")(corpus / "mimic_cxr" / "files", path_pattern=r"(?P<patient>p\d{8})")
+    from_text = dict(reports.triplets(reports.read(), Counter()))
+    graphs = on(corpus, "mimic")
+    from_graphs = dict(graphs.triplets(graphs.read(), Counter()))
+    assert {study.rpartition("/")[2]: cells for study, cells in from_text.items()} == from_graphs
+
+
 @pytest.mark.parametrize("kind", ["covidx", "csv", "cxr14", "coco"])
 def test_a_split_is_part_of_the_whole(corpus: Path, kind: str) -> None:
     """Test images would be trained on."""

@@ -1,0 +1,317 @@
+"""The text of a radiology report -> a graph like RadGraph's, by words and phrases.
+
+The words are data, in resources/report_words.yaml. They are applied to the sections that state findings, by sentence:
+
+1. Each word or phrase becomes an item: a place, a finding, a cue (of absence or doubt), or a link (verb, preposition,
+   conjunction). Other words are left out. A single word that report_rules.json knows as a finding is one, too.
+2. Places that stand together are one phrase. "Left upper and lower lobes" are two, each with what it lacks of the other.
+3. A finding is where the place right beside it is ("left effusion", "effusion in the left base", "clear lungs"), or where its
+   subject or the finding that it explains is, or where its own phrase says; the first of these that there is.
+4. A cue reaches to the end of its clause.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from importlib import resources
+from typing import Any, NamedTuple
+
+import yaml
+
+from medslip.labels.radgraph import Entity, Graph
+from medslip.labels.report_rules import EXCLUDED, TAIL, ReportRules
+from medslip.labels.store import ABSENT, PRESENT, UNKNOWN
+from medslip.vocabulary import NORMALITY
+
+_KINDS = {
+    "absent": "n", "absent_before": "g", "uncertain": "u", "uncertain_before": "h", "unsaid": "x", "nothing": " ", "stop": "s",
+    "verb": "V", "same": "=", "at": "@", "and": "&",
+}  # fmt: skip
+"""Cue -> the letter that stands for it where the items of a sentence are matched as a text; p, b, f and P are below."""
+
+_TOKEN = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?|[,:;/]")
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[^\W\d_])\.(?=[A-Z])|[;\n]\s*\n|;|\n\s*(?=(?:\d+[.)]|[-*•])\s)")
+_PART = r"p[pb]*+(?:ob*+p[pb]*+)*+"
+_GROUP = re.compile(rf"{_PART}(?:(?:,[&|]?|[&|]){_PART})++(?!f)|{_PART}(?:[&|]{_PART})*+")
+_AFTER = re.compile(r"(?:\|f)*+V*+@P(?P<more>@P)?|oP")
+
+_HEADING = re.compile(r"^[ \t]*[A-Za-z][A-Za-z /]{2,40}(?::|[ \t]*$)|\b[A-Z][A-Z /]{2,40}:", re.MULTILINE)
+_CACHED = 20_000
+
+Place = tuple[str, ...]
+
+
+class _Item(NamedTuple):
+    """A word or phrase of a sentence."""
+
+    kind: str
+    text: str = ""
+    says: tuple[str, ...] = ()  # of a finding: a word for each that is said; of a place: its words
+    at: Place = ()  # of a finding: where it is if the sentence names no place
+    places: tuple[Place, ...] = ()  # of a group of places
+
+
+class ReportReader:
+    """Reads reports. It keeps nothing of one report for the next.
+
+    Args:
+        words: The content of report_words.yaml.
+        rules: From words to the vocabulary; decides which single words are findings.
+    """
+
+    def __init__(self, words: Mapping[str, Any], rules: ReportRules) -> None:
+        self._rules = rules
+        self._only_in_phrases = frozenset(words["only_in_phrases"])
+        self._predicates = frozenset(words["predicates"])
+        self._adjectives = frozenset(words["adjectives"])
+        self._organs: dict[str, str] = words["organ_of_side"]
+        self._devices = frozenset(words["devices"])
+        self._implied = {(item["pathology"], item["anatomy"]): item["also"] for item in words["implied"]}
+        places = words["places"]
+        self._sides, self._levels = frozenset(places["sides"]), frozenset(places["levels"])
+        self._phrases: dict[str, _Item] = {}
+        self._longest: dict[str, int] = {}  # first word -> the most words that a phrase with it has
+        for key, cues in words["cues"].items():
+            self._add(cues, _KINDS[key])
+        self._add(["of"], "o")
+        self._add(["with"], "w")
+        self._add(["or", "/"], "|")
+        self._add([","], ",")
+        self._add([":"], "V")
+        self._add(words["not_findings"], " ")
+        self._add(places["between"], "b")
+        for word in (*places["sides"], *places["levels"], *places["names"]):
+            self._add([word], "p", tuple(word.split()))
+        for meaning, phrases in places["synonyms"].items():
+            self._add(phrases, "p", tuple(meaning.split()))
+        for key, phrases in words["findings"].items():
+            says, _, at = key.partition(" at ")
+            self._add(phrases, "f", tuple(says.split(", ")), tuple(at.split()))
+        self._read, self._skip = frozenset(words["sections"]["read"]), frozenset(words["sections"]["skip"])
+        self._is_finding = lru_cache(_CACHED)(self._map_word)
+
+    def _add(self, phrases: Iterable[str], kind: str, says: tuple[str, ...] = (), at: Place = ()) -> None:
+        for phrase in phrases:
+            first, *rest = map(_singular, phrase.split())
+            self._phrases[" ".join([first, *rest])] = _Item(kind, phrase, says, at)
+            self._longest[first] = max(self._longest.get(first, 0), 1 + len(rest))
+
+    @classmethod
+    def load(cls) -> ReportReader:
+        """Load the packaged words and rules."""
+        text = resources.files("medslip.resources").joinpath("report_words.yaml").read_text(encoding="utf-8")
+        return cls(yaml.safe_load(text), ReportRules.load())
+
+    def graph(self, text: str) -> Graph:
+        """What a report says of its image, in the order of the text; any text is read."""
+        graph: Graph = {}
+        for number, sentence in enumerate(self.sentences(text)):
+            for word, place, state in self._statements(sentence):
+                relations: tuple[tuple[str, str], ...] = ()
+                if place:
+                    relations = (("located_at", str(len(graph) + 1)),)
+                    graph[relations[0][1]] = Entity(place, True, PRESENT, number, ())
+                graph[str(len(graph) + 1)] = Entity((word,), False, state, number, relations)
+        return graph
+
+    def sentences(self, text: str) -> Iterator[str]:
+        """The sentences of the sections that state findings."""
+        for section in self.sections(text):
+            yield from filter(None, _SENTENCE_END.split(section))
+
+    def sections(self, text: str) -> list[str]:
+        """The sections that state findings; of a report without headings, all of it."""
+        headings = [(match.group().strip(" \t:").lower(), *match.span()) for match in _HEADING.finditer(text)]
+        headings = [heading for heading in headings if heading[0] in self._read or heading[0] in self._skip]
+        ends = [start for _, start, _ in headings] + [len(text)]
+        found = [(name, text[end:following]) for (name, _, end), following in zip(headings, ends[1:], strict=True)]
+        read = [body for name, body in found if name in self._read]
+        return read or [text[: ends[0]], *(body for name, body in found if name not in self._skip)]
+
+    def _items(self, sentence: str) -> list[_Item]:
+        """The items of a sentence, with places that stand together as groups."""
+        words = _TOKEN.findall(sentence.lower())
+        keys = list(map(_singular, words))
+        items: list[_Item] = []
+        position = 0
+        while position < len(words):
+            for length in range(self._longest.get(keys[position], 0), 0, -1):
+                if (item := self._phrases.get(" ".join(keys[position : position + length]))) is not None:
+                    if item.kind != " ":
+                        items.append(item)
+                    position += length
+                    break
+            else:
+                word = words[position]
+                if self._is_finding(word):
+                    items.append(_Item("f", word, (word,)))
+                position += 1
+        return self._grouped(items)
+
+    def _map_word(self, word: str) -> bool:
+        """Whether a word by itself is a finding."""
+        return word not in self._only_in_phrases and self._rules.pathology((word,)) not in (TAIL, EXCLUDED)
+
+    def _grouped(self, items: list[_Item]) -> list[_Item]:
+        kinds = "".join(item.kind for item in items)
+        grouped: list[_Item] = []
+        position = 0
+        for match in _GROUP.finditer(kinds):
+            grouped += items[position : match.start()]
+            position = match.end()
+            parts: list[list[str]] = [[]]
+            groups = [parts]
+            for index in range(match.start(), position):
+                item = items[index]
+                if item.kind == "p":
+                    parts[-1] += item.says
+                elif item.kind in ",&|":
+                    # "opacity in the left lower lobe and cardiac enlargement"
+                    if kinds[position : position + 1] == "f" and self._names(parts[-1]):
+                        parts = [[]]
+                        groups.append(parts)
+                    else:
+                        parts.append([])
+            for number, group in enumerate(groups):
+                grouped += [_Item("&")] * (number > 0) + [_Item("P", places=self._completed(group))]
+        grouped += items[position:]
+        return [item for item in grouped if item.kind != "b"]
+
+    def _names(self, words: Iterable[str]) -> list[str]:
+        return [word for word in words if word not in self._sides and word not in self._levels]
+
+    def _completed(self, parts: list[list[str]]) -> tuple[Place, ...]:
+        """Places of a coordination, each with the name, level and side that it shares with its neighbour."""
+        bare = [not self._names(part) for part in parts]
+        for index in range(len(parts) - 2, -1, -1):
+            if bare[index]:
+                part, following = parts[index], parts[index + 1]
+                has_level = bool(self._levels & set(part))
+                shared = [
+                    word for word in following if word not in self._sides and not (has_level and word in self._levels)
+                ]
+                parts[index] = part + shared
+        for index in range(1, len(parts)):
+            if bare[index - 1] and not self._sides & set(parts[index]):
+                parts[index] += [word for word in parts[index - 1] if word in self._sides]
+        return tuple(map(tuple, parts))
+
+    def _statements(self, sentence: str) -> list[tuple[str, Place, int]]:
+        """Word, place and state of each finding that a sentence states."""
+        items = self._items(sentence)
+        kinds = "".join(item.kind for item in items)
+        if "f" not in kinds:
+            return []
+        states = _states(kinds, items)
+        found: list[tuple[str, Place, int]] = []
+        used: set[int] = set()
+        places: dict[int, tuple[Place, ...]] = {}
+        for index in (index for index, kind in enumerate(kinds) if kind == "f"):
+            near = self._near(kinds, items, index)
+            used.update(near)
+            places[index] = tuple(place for group in near for place in items[group].places)
+        previous = -1
+        for index in places:
+            item = items[index]
+            if not places[index]:
+                places[index] = self._far(kinds, items, index, previous, places, used, states)
+            for word in item.says if self._is_said(kinds, items, index) and states[index] is not None else ():
+                for place in places[index] or (item.at,):
+                    found += self._located(word, place, int(states[index] or 0))
+            previous = index
+        return found
+
+    def _is_said(self, kinds: str, items: Sequence[_Item], index: int) -> bool:
+        """Whether the word at an index is a statement of its own, and not an adjective of another finding."""
+        text = items[index].text
+        before_place = kinds[index + 1 : index + 2] == "P" and kinds[index + 2 : index + 3] != "f"
+        if text in self._predicates:
+            return kinds[max(index - 2, 0) : index] == "PV" or (before_place and text in self._adjectives)
+        return not (text in NORMALITY and kinds[index + 1 : index + 2] == "f")
+
+    def _near(self, kinds: str, items: Sequence[_Item], index: int) -> list[int]:
+        """The groups of places right before or after a finding."""
+        first = index
+        while first and kinds[first - 1] == "f":
+            first -= 1
+        device = bool(self._devices & set(items[index].says))
+        before = [first - 1] if first and kinds[first - 1] == "P" else []
+        after: list[int] = []
+        if match := _AFTER.match(kinds, index + 1):
+            after = [match.end() - (1 if device or not match["more"] else 3)]
+        elif items[index].text in self._adjectives and kinds[index + 1 : index + 3].rstrip("V@,&|swo=ghu") == "P":
+            after = [index + 1]
+        return after if device and after else before or after
+
+    def _far(
+        self,
+        kinds: str,
+        items: Sequence[_Item],
+        index: int,
+        previous: int,
+        places: Mapping[int, tuple[Place, ...]],
+        used: set[int],
+        states: Mapping[int, int | None],
+    ) -> tuple[Place, ...]:
+        """The places of a finding that has none beside it: its subject, the finding that it explains, or what is left."""
+        between = kinds[previous + 1 : index] if previous >= 0 else ""
+        if "=" in between:
+            return places[previous]
+        subject = kinds.rfind("P", 0, index)
+        if subject >= 0 and subject not in used and "s" not in kinds[subject:index]:
+            return items[subject].places
+        following = kinds.find("P", index)
+        if following >= 0 and following not in used and not set("fV,|&") & set(kinds[index + 1 : following]):
+            used.add(following)
+            return items[following].places
+        return ()
+
+    def _located(self, word: str, place: Place, state: int) -> Iterator[tuple[str, Place, int]]:
+        """A statement, and what it implies."""
+        pathology = self._rules.pathology((word,))
+        if place and not self._names(place) and not self._levels & set(place):
+            place = (*place, *filter(None, [self._organs.get(pathology)]))
+        yield word, place, state
+        if also := self._implied.get((pathology, self._rules.anatomy(place))):
+            yield also, place, state
+
+
+def _states(kinds: str, items: Sequence[_Item]) -> dict[int, int | None]:
+    """Finding -> what the cues make of it: present, absent, uncertain, or None for no statement about the image."""
+    states: dict[int, int | None] = {}
+    absent = uncertain = False
+    for index, kind in enumerate(kinds):
+        if kind == "f":
+            states[index] = ABSENT if absent else UNKNOWN if uncertain else PRESENT
+        elif kind == "n":
+            absent = True
+        elif kind == "u":
+            uncertain, absent = True, absent and "exclu" not in items[index].text
+        elif kind == "x":
+            states.update(dict.fromkeys((at for at in range(index, len(kinds)) if kinds[at] == "f"), None))
+            break
+        elif kind in "sw":
+            absent = uncertain = False
+        elif kind == "V" and kinds[index - 1 : index] != "n":
+            absent = False
+        elif kind == ",":
+            uncertain = False
+        elif kind in "gh":
+            for at in range(index - 1, -1, -1):
+                if kinds[at] == "f":
+                    states[at] = ABSENT if kind == "g" else UNKNOWN
+                elif kinds[at] not in "P&|@ouV":
+                    break
+    return states
+
+
+@lru_cache(_CACHED)
+def _singular(word: str) -> str:
+    """The word without the ending of a plural."""
+    if word.endswith("ies"):
+        return f"{word[:-3]}y"
+    if word.endswith(("sses", "xes", "shes", "ches")):
+        return word[:-2]
+    return word[:-1] if word.endswith("s") and not word.endswith(("ss", "us", "is")) else word
