@@ -71,38 +71,36 @@ def protocl_loss(
     counterparts, the negatives are counterparts that are not present.
 
     Args:
-        prototypes: B x Q x T, where the model's queries point in text space.
+        prototypes: ... x T, where the model's queries point in text space.
         counterparts: C x T, text embeddings.
-        present: B x Q x C, bool.
-        negatives: B x Q x K counterpart indices, -1 for none; None takes all that are not present.
+        present: ... x C, bool.
+        negatives: ... x K counterpart indices, -1 for none; None takes all that are not present.
         scale: Inverse temperature of the cosine similarity; None takes the plain dot product, as in the paper's code.
         count: Divisor; None counts the queries with a present counterpart here.
     """
-    queried = present.any(dim=-1)  # B x Q; M of them are True
-    z, present = prototypes[queried].float(), present[queried]  # M x T, M x C
-    counterparts = counterparts.float()
-    weight = present.float() / present.sum(dim=-1, keepdim=True)
-    positive = weight @ counterparts  # M x T, the mean of the present ones, in one matrix product
+    z, counterparts, number = prototypes.float(), counterparts.float(), present.sum(dim=-1, keepdim=True)
+    weight = present.float() / number.clamp(min=1)
+    positive = weight @ counterparts  # ... x T, the mean of the present ones, in one matrix product
     if scale is not None:
         z = scale * F.normalize(z, dim=-1)
         positive, counterparts = F.normalize(positive, dim=-1), F.normalize(counterparts, dim=-1)
-    scores = z @ counterparts.T  # M x C
+    scores = z @ counterparts.T  # ... x C
     if negatives is None:
         negative = scores.masked_fill(present, -torch.inf)
     else:
-        drawn = negatives[queried]
-        negative = scores.gather(1, drawn.clamp(min=0)).masked_fill(drawn < 0, -torch.inf)
-    logits = torch.cat([(z * positive).sum(dim=-1, keepdim=True), negative], dim=1)
-    summed = (torch.logsumexp(logits, dim=1) - logits[:, 0]).sum()
-    return _mean(summed, queried.sum() if count is None else count)
+        negative = scores.gather(-1, negatives.clamp(min=0)).masked_fill(negatives < 0, -torch.inf)
+    logits = torch.cat([(z * positive).sum(dim=-1, keepdim=True), negative], dim=-1)
+    loss = torch.logsumexp(logits, dim=-1, keepdim=True) - logits[..., :1]
+    summed = loss.masked_fill(number == 0, 0.0).sum()
+    return _mean(summed, (number > 0).sum() if count is None else count)
 
 
 def icl_loss(logits: Tensor, labels: Tensor, count: Tensor | None = None) -> Tensor:
     """Intra-image contrastive loss (the paper's L_ICL): which anatomy goes with which pathology in this image.
 
     Args:
-        logits: B x A x P.
-        labels: B x A x P; binary cross-entropy over the cells that are 1 or 0.
+        logits: B x A x P, or those of some cells.
+        labels: As many; binary cross-entropy over the cells that are 1 or 0.
         count: Divisor; None counts the known cells here.
     """
     return _binary_cross_entropy(logits, labels, count)
@@ -143,8 +141,9 @@ def dice_bce_loss(logits: Tensor, masks: Tensor, count: Tensor | None = None) ->
 
 
 def _binary_cross_entropy(logits: Tensor, labels: Tensor, count: Tensor | None) -> Tensor:
-    known = labels >= 0
-    summed = F.binary_cross_entropy_with_logits(logits[known].float(), labels[known].float(), reduction="sum")
+    known = labels >= 0  # a mask, as the number of known cells is known to the host only after waiting for the device
+    loss = F.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="none")
+    summed = loss.masked_fill(~known, 0.0).sum()
     return _mean(summed, known.sum() if count is None else count)
 
 

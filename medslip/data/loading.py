@@ -55,16 +55,14 @@ class Batch:
         return len(self.indices)
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on a device."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+        """The same batch on a device, but for the labels: the losses choose by them what to compute, and then move them."""
+        images, indices = (tensor.to(device, non_blocking=True) for tensor in (self.images, self.indices))
+        return replace(self, images=images, indices=indices)
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory; called by DataLoader."""
-        return self._each(Tensor.pin_memory)
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        labels = None if self.labels is None else change(self.labels)
-        return replace(self, images=change(self.images), indices=change(self.indices), labels=labels)
+        labels = None if self.labels is None else self.labels.pin_memory()
+        return replace(self, images=self.images.pin_memory(), indices=self.indices.pin_memory(), labels=labels)
 
 
 @dataclass(frozen=True)

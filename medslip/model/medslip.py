@@ -5,6 +5,7 @@ Shapes: B batch, A 51 anatomies, P 75 pathologies, N patches, D width, T text wi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -75,15 +76,78 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class Pairs:
+    """Which anatomy goes with which pathology. Reports mention few of the cells, so that ICL computes only those.
+
+    Attributes:
+        anatomy: B x A x D, decoder features.
+        pathology: B x P x D.
+        scale: Of the cosine similarity; None where the similarity is the dot product.
+        bias: Added to the scaled cosine.
+    """
+
+    anatomy: Tensor
+    pathology: Tensor
+    scale: Tensor | None = None
+    bias: Tensor | None = None
+
+    def of(self, image: Tensor, anatomy: Tensor, pathology: Tensor) -> Tensor:
+        """M logits, of the cells with these M indices."""
+        f_a = self.anatomy.flatten(0, 1).index_select(0, image * self.anatomy.shape[1] + anatomy)
+        f_p = self.pathology.flatten(0, 1).index_select(0, image * self.pathology.shape[1] + pathology)
+        return self._logits(f_a, f_p, lambda a, p: (a * p).sum(dim=-1))
+
+    def all(self) -> Tensor:
+        """B x A x P logits."""
+        return self._logits(self.anatomy, self.pathology, lambda a, p: a @ p.transpose(1, 2))
+
+    def _logits(self, f_a: Tensor, f_p: Tensor, product: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        with _mode_of(self.anatomy):
+            if self.scale is None or self.bias is None:
+                return product(f_a, f_p)
+            return self.scale * product(F.normalize(f_a, dim=-1), F.normalize(f_p, dim=-1)) + self.bias
+
+
+@dataclass(frozen=True)
+class Prototypes:
+    """Where the queries of one stream point in text space. ProtoCL needs those of few queries, so they are computed on demand.
+
+    Attributes:
+        features: B x Q x D, decoder features after dropout.
+        head: D -> T.
+    """
+
+    features: Tensor
+    head: nn.Module
+
+    def of(self, queries: Tensor) -> Tensor:
+        """M x T, the prototypes of M queries, given as image x Q + query, int64."""
+        return self._compute(self.features.flatten(0, 1).index_select(0, queries))
+
+    def all(self) -> Tensor:
+        """B x Q x T."""
+        return self._compute(self.features)
+
+    def _compute(self, features: Tensor) -> Tensor:
+        with _mode_of(features):
+            prototypes: Tensor = self.head(features)
+        return prototypes
+
+
+def _mode_of(tensor: Tensor) -> torch.inference_mode:
+    """Inference mode where the tensor is of that mode, after which it may also be used."""
+    return torch.inference_mode(tensor.is_inference() or torch.is_inference_mode_enabled())
+
+
+@dataclass(frozen=True)
 class MeDSLIPOutput:
     """The model's output for a batch, with all that the losses need.
 
     Attributes:
         pathology_logits: B x P x 2, existence (absent, present).
         anatomy_logits: B x A x 2, existence (absent, present).
-        icl_logits: B x A x P, whether this anatomy goes with this pathology in this image.
-        pathology_prototypes: B x P x T, where each pathology query points in text space (ProtoCL).
-        anatomy_prototypes: B x A x T.
+        pairs: Which anatomy goes with which pathology in this image (ICL).
+        prototypes: Where the queries of each stream point in text space (ProtoCL).
         patches: Patch features of each stream, B x N x D.
         maps: Cross-attention of each stream, B x layers x heads x P x N and B x layers x heads x A x N; None unless requested.
         prompts: Text embeddings of the pathologies, P x T, and of the anatomies, A x T.
@@ -92,13 +156,27 @@ class MeDSLIPOutput:
 
     pathology_logits: Tensor
     anatomy_logits: Tensor
-    icl_logits: Tensor
-    pathology_prototypes: Tensor
-    anatomy_prototypes: Tensor
+    pairs: Pairs
+    prototypes: Streams[Prototypes]
     patches: Streams[Tensor]
     maps: Streams[Tensor | None]
     prompts: Streams[Tensor]
     protocl_scale: Tensor | None
+
+    @property
+    def icl_logits(self) -> Tensor:
+        """B x A x P, whether this anatomy goes with this pathology in this image, computed here."""
+        return self.pairs.all()
+
+    @property
+    def pathology_prototypes(self) -> Tensor:
+        """B x P x T, the prototypes of all pathologies, computed here."""
+        return self.prototypes.pathology.all()
+
+    @property
+    def anatomy_prototypes(self) -> Tensor:
+        """B x A x T, the prototypes of all anatomies, computed here."""
+        return self.prototypes.anatomy.all()
 
     @property
     def pathology_attention(self) -> Tensor | None:
@@ -171,9 +249,11 @@ class MeDSLIP(nn.Module):
         return MeDSLIPOutput(
             pathology_logits=self.pathology_existence(self.dropout(f_p)),
             anatomy_logits=self.anatomy_existence(self.dropout(f_a)),
-            icl_logits=self._pair(f_a, f_p),
-            pathology_prototypes=self.pathology_prototype(self.dropout(f_p)),
-            anatomy_prototypes=self.anatomy_prototype(self.dropout(f_a)),
+            pairs=self._pair(f_a, f_p),
+            prototypes=Streams(
+                Prototypes(self.dropout(f_p), self.pathology_prototype),
+                Prototypes(self.dropout(f_a), self.anatomy_prototype),
+            ),
             patches=patches,
             maps=Streams(maps_p, maps_a),
             prompts=Streams(self.pathology_prompts, self.anatomy_prompts),
@@ -217,12 +297,9 @@ class MeDSLIP(nn.Module):
         f, maps = decoder(queries, patches, blocked, with_attention)
         return self.query_norm(f), maps
 
-    def _pair(self, f_anatomy: Tensor, f_pathology: Tensor) -> Tensor:
-        """f_anatomy f_pathology^T, B x A x P."""
-        if self.similarity == "dot":
-            return f_anatomy @ f_pathology.transpose(1, 2)
-        cosine = F.normalize(f_anatomy, dim=-1) @ F.normalize(f_pathology, dim=-1).transpose(1, 2)
-        return self.icl_log_scale.exp() * cosine + self.icl_bias
+    def _pair(self, f_anatomy: Tensor, f_pathology: Tensor) -> Pairs:
+        learnt = () if self.similarity == "dot" else (self.icl_log_scale.exp(), self.icl_bias)
+        return Pairs(f_anatomy, f_pathology, *learnt)
 
 
 def _initialise(model: MeDSLIP, initialisation: str) -> None:

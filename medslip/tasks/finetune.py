@@ -807,7 +807,7 @@ def _examine(
         with torch.inference_mode(), torch.autocast(world.device.type, enabled=False):
             logits = objective.predict(batch.images).float()
             losses += task.loss(logits, batch.labels, one)
-            count += task.loss.counts(batch.labels)
+            count += task.loss.counts(batch.labels).to(world.device)
         rows.append((batch.indices.cpu().numpy(), *task.measure(logits, batch.labels)))
     # A process may have no image, so the lists are joined before the arrays.
     everything = [row for share in world.gather(rows) for row in share]

@@ -258,7 +258,7 @@ class Validator:
             output = self._objective.predict(batch.images)
             generator = torch.Generator().manual_seed(self._seed * 1_000_003 + int(batch.indices[0]))
             summed += criterion(output, batch.labels, torch.ones_like(counts), generator)
-            counts += criterion.counts(batch.labels)
+            counts += criterion.counts(batch.labels).to(world.device)
             probability = output.pathology_logits.float().softmax(dim=-1)[..., 1]
             existence, _ = existence_of(batch.labels)
             predicted.append([tensor.cpu().numpy() for tensor in (batch.indices, probability, existence)])

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from medslip.errors import InputError
 from medslip.losses import draw_negatives, existence_loss, existence_of, icl_loss, protocl_loss
-from medslip.model.medslip import MeDSLIPOutput
+from medslip.model.medslip import MeDSLIPOutput, Prototypes
 
 
 @dataclass(frozen=True)
@@ -47,18 +47,23 @@ class Targets:
         cells: B x A x P.
         pathology: B x P, existence.
         anatomy: B x A, existence.
+        host: The cells in main memory, where it is known without waiting for the device how many of them are present.
         generator: Source of randomness for losses that draw, on the CPU; None for torch's own.
     """
 
     cells: Tensor
     pathology: Tensor
     anatomy: Tensor
+    host: Tensor
     generator: torch.Generator | None = None
 
     @staticmethod
-    def of(cells: Tensor, generator: torch.Generator | None = None) -> Targets:
-        """Targets from B x A x P labels."""
-        return Targets(cells, *existence_of(cells), generator)
+    def of(cells: Tensor, device: torch.device, generator: torch.Generator | None = None) -> Targets:
+        """Targets on a device from B x A x P labels in main memory."""
+        on_device, pathology, anatomy = (
+            labels.to(device, non_blocking=True) for labels in (cells, *existence_of(cells))
+        )
+        return Targets(on_device, pathology, anatomy, cells, generator)
 
 
 @dataclass(frozen=True)
@@ -84,15 +89,28 @@ def loss_terms(config: LossConfig) -> dict[str, LossTerm]:
     """
 
     def protocl(
-        output: MeDSLIPOutput, prototypes: Tensor, prompts: Tensor, present: Tensor, targets: Targets, count: Tensor
+        output: MeDSLIPOutput, prototypes: Prototypes, prompts: Tensor, present: Tensor, targets: Targets, count: Tensor
     ) -> Tensor:
         drawn = None if config.negatives == "all" else draw_negatives(present, config.negatives, targets.generator)
+        queried = present.any(dim=-1).flatten().nonzero()[:, 0]  # about one in ten
+
+        def chosen(of_all: Tensor) -> Tensor:
+            return of_all.flatten(0, 1)[queried].to(prompts.device, non_blocking=True)
+
         # bfloat16 keeps 8 bits of a similarity, too few for the differences that this loss depends on.
-        with torch.autocast(present.device.type, enabled=False):
+        with torch.autocast(prompts.device.type, enabled=False):
             if output.protocl_scale is not None:
                 # The [CLS] states of a BERT have most of their length in common; the rest distinguishes the counterparts.
                 prompts = prompts - prompts.mean(dim=0)
-            return protocl_loss(prototypes, prompts, present, drawn, output.protocl_scale, count)
+            z = prototypes.of(queried.to(prompts.device, non_blocking=True))
+            negatives = None if drawn is None else chosen(drawn)
+            return protocl_loss(z, prompts, chosen(present), negatives, output.protocl_scale, count)
+
+    def icl(output: MeDSLIPOutput, targets: Targets, count: Tensor) -> Tensor:
+        known = targets.host >= 0
+        cells = (place.to(count.device, non_blocking=True) for place in known.nonzero(as_tuple=True))
+        labels = targets.host[known].to(count.device, non_blocking=True)
+        return icl_loss(output.pairs.of(*cells), labels, count)
 
     return {
         "existence_pathology": LossTerm(
@@ -103,7 +121,7 @@ def loss_terms(config: LossConfig) -> dict[str, LossTerm]:
         "protocl_pathology": LossTerm(
             config.alpha,
             lambda output, targets, count: protocl(
-                output, output.pathology_prototypes, output.prompts.anatomy, (targets.cells == 1).mT, targets, count
+                output, output.prototypes.pathology, output.prompts.anatomy, (targets.host == 1).mT, targets, count
             ),
             lambda targets: (targets.pathology == 1).sum(),
         ),
@@ -115,13 +133,13 @@ def loss_terms(config: LossConfig) -> dict[str, LossTerm]:
         "protocl_anatomy": LossTerm(
             config.alpha,
             lambda output, targets, count: protocl(
-                output, output.anatomy_prototypes, output.prompts.pathology, targets.cells == 1, targets, count
+                output, output.prototypes.anatomy, output.prompts.pathology, targets.host == 1, targets, count
             ),
             lambda targets: (targets.anatomy == 1).sum(),
         ),
         "icl": LossTerm(
             config.beta,
-            lambda output, targets, count: icl_loss(output.icl_logits, targets.cells, count),
+            icl,
             lambda targets: (targets.cells >= 0).sum(),
         ),
     }
@@ -144,8 +162,8 @@ class Criterion:
         self.weights = [term.weight for term in self._terms]
 
     def counts(self, labels: Tensor) -> Tensor:
-        """What each term is divided by, a float vector, for B x A x P labels."""
-        targets = Targets.of(labels)
+        """What each term is divided by, a float vector, for B x A x P labels; both in main memory."""
+        targets = Targets.of(labels, labels.device)
         return torch.stack([term.count(targets).float() for term in self._terms])
 
     def __call__(
@@ -159,16 +177,15 @@ class Criterion:
 
         Args:
             output: The model's output for the batch.
-            labels: B x A x P, 1 present, 0 absent, -1 not mentioned.
+            labels: B x A x P, 1 present, 0 absent, -1 not mentioned; in main memory.
             counts: What to divide by; None takes the counts of this batch.
             generator: Draws the random negatives.
 
         Returns:
             A vector as long as ``names``: the weighted total, then its terms without their weights.
         """
-        targets, counts = Targets.of(labels, generator), self.counts(labels) if counts is None else counts
-        losses = torch.stack(
-            [term.loss(output, targets, count) for term, count in zip(self._terms, counts, strict=True)]
-        )
-        total = (losses.new_tensor(self.weights) * losses).sum(dim=0, keepdim=True)
-        return torch.cat([total, losses])
+        targets = Targets.of(labels, output.pathology_logits.device, generator)
+        counts = self.counts(labels) if counts is None else counts
+        losses = [term.loss(output, targets, count) for term, count in zip(self._terms, counts, strict=True)]
+        weighted = [weight * loss for weight, loss in zip(self.weights, losses, strict=True)]
+        return torch.stack([torch.stack(weighted).sum(), *losses])

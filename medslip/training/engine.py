@@ -231,7 +231,8 @@ class Trainer:
         """
         processes, config = self.processes, self.config
         group = [batch.to(processes.device) for batch in group]
-        counts = processes.sum(torch.stack([objective.counts(batch) for batch in group]).sum(dim=0))
+        counts = torch.stack([objective.counts(batch) for batch in group]).sum(dim=0)
+        counts = processes.sum(counts.to(processes.device, non_blocking=True))
         total = torch.zeros(len(objective.criterion.names), device=processes.device)
         # The forward pass itself changes the statistics of batch norm.
         before = [buffer.clone() for buffer in objective.buffers()] if config.on_non_finite == "skip" else []

@@ -32,8 +32,8 @@ class FinetuningLoss:
     def __call__(
         self, logits: Tensor, targets: Tensor, counts: Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
-        """The losses, the total first, divided by the given count."""
-        return self.function(logits, targets, counts[0])
+        """The losses, the total first, divided by the given count; targets may be in main memory."""
+        return self.function(logits, targets.to(logits.device, non_blocking=True), counts[0])
 
 
 SEGMENTATION_LOSS = FinetuningLoss(

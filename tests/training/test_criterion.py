@@ -1,5 +1,7 @@
 """How the losses are put together: names, weights, forms, and a batch's part in a global count."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
@@ -109,3 +111,19 @@ def test_batch_without_labels_is_a_programming_error(model, batch):
 def test_number_of_negatives_that_teaches_nothing_is_bad_input(negatives):
     with pytest.raises(InputError, match=r"loss\.negatives"):
         LossConfig(negatives=negatives)
+
+
+@pytest.mark.parametrize("negatives", ["all", 7])
+def test_losses_never_wait_for_the_device(negatives, monkeypatch):
+    """Each number that the host reads from a GPU stops it from sending further work; the meta device has none to read."""
+    model = MeDSLIP(CONFIG, torch.randn(75, 12), torch.randn(51, 12)).to("meta")
+    criterion = Criterion(loss_terms(LossConfig(negatives=negatives)))
+    labels = torch.randint(-40, 2, (2, 51, 75)).clamp(min=-1).to(torch.int8)
+    counts = criterion.counts(labels).to("meta")
+    output = model(torch.zeros(2, 3, 32, 32, device="meta"))
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # it does not know this device
+        found = criterion(output, labels, counts)
+    found[0].backward()
+    assert found.is_meta
+    assert all(parameter.grad is not None for parameter in model.parameters())
