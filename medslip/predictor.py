@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,7 +12,7 @@ from itertools import product
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, NamedTuple, Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,7 @@ from medslip.errors import InputError
 from medslip.evaluation.figures import Tile, overview
 from medslip.evaluation.grounding import anatomy_grids, attention_grids, interleave, predicted_boxes
 from medslip.evaluation.grounding_scores import MapPair
+from medslip.evaluation.sides import lean
 from medslip.evaluation.tables import from_records, to_markdown
 from medslip.model.device import choose_device
 from medslip.model.image_encoder import Streams
@@ -84,6 +86,21 @@ class Grounding:
         with TemporaryDirectory() as folder:
             self.save(path := Path(folder, "grounding.png"))
             return path.read_bytes()
+
+
+class Sight(NamedTuple):
+    """Where the model looks for a query in an image.
+
+    Attributes:
+        map: The map.
+        probability: Of "present", in the unshifted image.
+        sides: How much more the unshifted image speaks for the patient's left than for the right, by ICL and by the maps; see
+            ``evaluation.sides.lean``. NaN for free text.
+    """
+
+    map: MapPair
+    probability: float
+    sides: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -255,7 +272,7 @@ class Predictor(
         column, text = (len(PATHOLOGIES), [query]) if pathology is None else (pathology_index(pathology), [])
         options = {"layers": layers, "heads": heads, "shifts": shifts, "anatomy": anatomy}
         grey = read_image(image)
-        ((found, probability),) = next(self.maps([grey], [column], text, **options))  # type: ignore[arg-type]
+        ((found, probability, _),) = next(self.maps([grey], [column], text, **options))  # type: ignore[arg-type]
         heat = found.heat_map(*grey.shape)
         boxes, confidence = predicted_boxes(heat, threshold)
         table = pd.DataFrame(boxes, columns=["x", "y", "width", "height"]).assign(confidence=confidence)
@@ -288,8 +305,8 @@ class Predictor(
         heads: Sequence[int] = (),
         shifts: int = 1,
         anatomy: bool | Literal["only"] = False,
-    ) -> Iterator[list[tuple[MapPair, float]]]:
-        """Where the model looks for several queries, image by image.
+    ) -> Iterator[list[Sight]]:
+        """Where the model looks for several queries, image by image: for each image one Sight per query.
 
         Args:
             images: Files or images.
@@ -300,9 +317,6 @@ class Predictor(
             shifts: K: average the maps of K x K copies, see ``shifted_outputs``.
             anatomy: Whether to multiply by the anatomy stream's map: its attention, weighted by the anatomies that the model
                 pairs with the pathology in this image; "only" gives that map by itself. Not for free text.
-
-        Yields:
-            For each of these queries the map, and the probability of "present".
 
         Raises:
             InputError: An image cannot be read; layers, heads or shifts are out of range; or anatomy is set for free text.
@@ -315,21 +329,33 @@ class Predictor(
                 "anatomy: the model pairs anatomies with pathologies of the vocabulary only, not with free text"
             )
 
+        def streams(output: MeDSLIPOutput) -> Streams[npt.NDArray[np.float64]]:
+            """The maps of these queries and of the anatomies, B x Q x g x g each."""
+            maps = cast("Streams[Tensor]", output.maps)
+            chosen = Streams(maps.pathology[..., columns, :], maps.anatomy)
+            pathology, anatomy = (attention_grids(each.double().cpu().numpy(), layers, heads) for each in chosen)
+            return Streams(np.asarray(pathology, np.float64), np.asarray(anatomy, np.float64))
+
+        def pairs(output: MeDSLIPOutput) -> npt.NDArray[np.float64]:
+            """ICL logits, B x A x Q; NaN for free text."""
+            logits = F.pad(output.icl_logits.double().cpu(), (0, len(text)), value=math.nan)
+            return np.asarray(logits.numpy()[..., columns], np.float64)
+
         def grids(output: MeDSLIPOutput) -> npt.NDArray[np.float64]:
-            """B x len(columns) x g x g."""
-            attention, anatomies = (maps.double().cpu().numpy() for maps in cast("Streams[Tensor]", output.maps))
-            found = attention_grids(attention[..., columns, :], layers, heads)
-            if anatomy:
-                pairs = output.icl_logits[..., columns].double().cpu().numpy()
-                paired = anatomy_grids(attention_grids(anatomies, layers, heads), pairs)
-                found = paired if anatomy == "only" else found * paired
-            return np.asarray(found, np.float64)
+            found, anatomies = streams(output)
+            paired = anatomy_grids(anatomies, pairs(output)) if anatomy else 1.0
+            return np.asarray(paired if anatomy == "only" else found * paired, np.float64)
 
         for plain, copies in self.shifted_outputs(images, shifts, text):
             fine, centre = interleave([grids(output) for output in copies], self.patch_centre)
+            maps = [
+                [MapPair(grid, patch, centre) for grid, patch in zip(*each, strict=True)]
+                for each in zip(fine, grids(plain), strict=True)
+            ]
             probabilities = present_probability(plain.pathology_logits[:, columns]).tolist()
-            for of_image in zip(fine, grids(plain), probabilities, strict=True):
-                yield [(MapPair(grid, patch, centre), each) for grid, patch, each in zip(*of_image, strict=True)]
+            sides = lean(pairs(plain), *streams(plain)).tolist()
+            for of_image in zip(maps, probabilities, sides, strict=True):
+                yield [Sight(*each) for each in zip(*of_image, strict=True)]
 
     def outputs(
         self, images: Sequence[ImageInput], with_attention: bool = False, text: Sequence[str] = ()

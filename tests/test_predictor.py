@@ -120,7 +120,7 @@ def test_grounding_is_in_the_coordinates_of_the_image(predictor, files):
     assert found._repr_png_().startswith(b"\x89PNG")
     with pytest.raises(InputError, match=r"effusion\.jpg: the picture is written as PNG"):
         found.save("effusion.jpg")
-    ((same, _),) = next(predictor.maps([files[1]], [PATHOLOGIES.index("effusion")], shifts=2))
+    ((same, _, _),) = next(predictor.maps([files[1]], [PATHOLOGIES.index("effusion")], shifts=2))
     np.testing.assert_array_equal(found.heat_map, same.heat_map(31, 40))
 
 

@@ -52,6 +52,7 @@ _NOTES = {
     "data_sets": "What was to be evaluated, and what became of it.",
     "differences": "Of many classes compared, 1 in 20 has an interval that excludes 0 by chance.",
     "operating_points": "Thresholds chosen on validation images, scored on the test images.",
+    "sides": "Of findings on one side: how often the model knows which. Chance is 0.5.",
     "subgroups": "The same scores within groups of images. Small groups have wide intervals.",
 }
 """Table -> how to read it."""

@@ -34,9 +34,10 @@ from medslip.evaluation.grounding_scores import (
     score_case,
     score_grounding,
 )
+from medslip.evaluation.sides import WAYS, score_sides, side_of
 from medslip.evaluation.subgroups import MeansInGroup, by_group
 from medslip.evaluation.tables import to_text, write_predictions
-from medslip.predictor import Predictor, check_attention
+from medslip.predictor import Predictor, Sight, check_attention
 from medslip.run_dir import begin, bootstrap_settings, finish, removed_on_error
 from medslip.tasks.weights import EvaluationConfig
 from medslip.vocabulary import class_pathologies, pathology_index
@@ -127,8 +128,7 @@ class Case:
         patient: Its patient; the file's path where unknown, so that an image's findings are resampled together.
         frame: Height and width that its boxes are given in.
         finding: Where the finding is.
-        found: The model's map.
-        probability: The model's probability of the finding, of the unshifted image.
+        seen: The model's map, its probability of the finding, and the side that it leans to.
     """
 
     index: int
@@ -136,8 +136,7 @@ class Case:
     patient: str
     frame: tuple[int, int]
     finding: Finding
-    found: MapPair
-    probability: float
+    seen: Sight
 
     def truth(self) -> Truth:
         """Where the finding is, pixel by pixel.
@@ -156,7 +155,7 @@ class Case:
 
     def maps(self, baselines: Baselines) -> dict[str, MapPair]:
         """The maps that are scored, by the names in MAPS."""
-        return {"model": self.found} | {name: of_class[self.finding.label] for name, of_class in baselines.items()}
+        return {"model": self.seen.map} | {name: of_class[self.finding.label] for name, of_class in baselines.items()}
 
 
 Baselines = Mapping[str, Mapping[str, MapPair]]
@@ -164,7 +163,7 @@ Baselines = Mapping[str, Mapping[str, MapPair]]
 
 
 def run(config: GroundConfig, show: bool = True) -> dict[str, pd.DataFrame]:
-    """Ground findings; returns the tables of metrics.json: ``scores`` of all findings, ``class_scores``, subgroups.
+    """Ground findings; returns the tables of metrics.json: ``scores`` of all findings, ``class_scores``, ``sides``, subgroups.
 
     The run directory then holds config.yaml, predictions.csv (a row per finding), metrics.json, overlays.png,
     box_precision_recall.png and run.html.
@@ -182,7 +181,7 @@ def run(config: GroundConfig, show: bool = True) -> dict[str, pd.DataFrame]:
     splits = read_splits(config)
     predictor = config.predictor(weights, config.data.equalise)
     scored = look(predictor, splits.scored, config)
-    patches = scored[0].found.patches.shape
+    patches = scored[0].seen.map.patches.shape
     baselines = make_baselines(splits, patches[0])
     thresholds = choose_thresholds(look(predictor, splits.tuning, config), baselines)
     if config.threshold is not None:
@@ -190,6 +189,7 @@ def run(config: GroundConfig, show: bool = True) -> dict[str, pd.DataFrame]:
     cases = score_cases(scored, splits.scored, baselines, thresholds, config.box_iou)
     scores = score_grounding(cases, config.resamples, config.seed)
     tables = {"scores": scores[scores["class"] == ALL], "class_scores": scores[scores["class"] != ALL]}
+    tables["sides"] = score_sides(cases, config.resamples, config.seed)
     tables |= pointing_by_group(cases, config.resamples, config.seed)
     begin(output, config)
     with removed_on_error(output):
@@ -269,8 +269,8 @@ def look(predictor: Predictor, images: ImageTable, config: GroundConfig) -> list
     for index, found in enumerate(predictor.maps(paths, queried, **options)):
         path, patient = paths[index], patients[index] or names[index]
         for finding in images.findings_of(index):
-            of_finding = found[queried.index(column[finding.label])]
-            cases.append(Case(index, path, patient, images.frame(index), finding, *of_finding))
+            seen = found[queried.index(column[finding.label])]
+            cases.append(Case(index, path, patient, images.frame(index), finding, seen))
     return cases
 
 
@@ -323,7 +323,8 @@ def score_cases(
         box_iou: The IoU at which a predicted box finds a true one.
 
     Returns:
-        One row per case, as ``score_grounding`` takes them, with the image's metadata and the finding's ``probability``.
+        One row per case, as ``score_grounding`` and ``score_sides`` take them, with the image's metadata and the finding's
+        ``probability``.
     """
     rows = []
     for case in tqdm(cases, desc="scores", unit="finding", leave=False, mininterval=1, disable=None):
@@ -331,9 +332,11 @@ def score_cases(
         row = {
             "patient": case.patient,
             "class": case.finding.label,
-            "probability": case.probability,
-            "larger_than_a_patch": truth.is_large(len(case.found.patches)),
+            "probability": case.seen.probability,
+            "larger_than_a_patch": truth.is_large(len(case.seen.map.patches)),
             "boxes": len(truth.boxes),
+            "side": side_of(truth.boxes, case.frame[1]),
+            **{f"left_{way}": value for way, value in zip(WAYS, case.seen.sides, strict=True)},
         }
         for name, found in case.maps(baselines).items():
             row |= {
@@ -346,7 +349,15 @@ def score_cases(
 
 def prediction_table(cases: pd.DataFrame) -> pd.DataFrame:
     """The predictions.csv of a grounding, one row per finding; docs/metrics.md gives its columns."""
-    columns = ["patient", "class", "probability", "larger_than_a_patch", "boxes"]
+    columns = [
+        "patient",
+        "class",
+        "probability",
+        "larger_than_a_patch",
+        "boxes",
+        "side",
+        *(f"left_{way}" for way in WAYS),
+    ]
     columns += [f"{name}_{key}" for name in MAPS for key in (*CASE_SCORES, "box_confidences", "box_found")]
     table = cases[columns].copy()
     table.insert(0, "image", cases["path"].astype(str))
@@ -394,8 +405,8 @@ def _tile(name: str, case: Case, auroc: float) -> Tile:
     height, width = case.frame
     down, across = image.shape[0] / height, image.shape[1] / width
     boxes = [(x * across, y * down, w * across, h * down) for x, y, w, h in case.finding.boxes]
-    title = f"{name}: {case.finding.label}\npixel AUROC {auroc:.2f}, probability {case.probability:.2f}"
-    return Tile(image, title, case.found.heat_map(height, width), boxes)
+    title = f"{name}: {case.finding.label}\npixel AUROC {auroc:.2f}, probability {case.seen.probability:.2f}"
+    return Tile(image, title, case.seen.map.heat_map(height, width), boxes)
 
 
 def map_table(scores: pd.DataFrame, size: str) -> pd.DataFrame:
@@ -414,6 +425,8 @@ def _show(tables: Mapping[str, pd.DataFrame], thresholds: Mapping[str, float], c
         of_size = of_size.drop(columns=["findings", "map", "patients"])
         of_size[list(CASE_SCORES[1:])] = of_size[list(CASE_SCORES[1:])].map(float)
         print(f"{to_text(of_size)}\n")
+    if len(tables["sides"]):
+        print(f"findings on one side: how often the model knows which (chance 0.5)\n{to_text(tables['sides'])}\n")
     for name in ("subgroups", "subgroup_gaps"):
         if len(tables[name]):
             print(f"pointing game on larger findings\n{to_text(tables[name])}\n")

@@ -64,6 +64,11 @@ def test_run_folder_holds_scores_of_every_finding(config, corpus, capsys, estima
     assert (table["uniform_pixel_auroc"] == 0.5).all()
     confidences, found = (table[f"uniform_box_{name}"].astype(str).str.split() for name in ("confidences", "found"))
     assert confidences.map(len).tolist() == found.map(len).tolist() == [1] * len(table)
+    sides = pd.DataFrame(metrics["sides"]).set_index("class")
+    sided = table.dropna(subset="side")
+    assert sides["cases"][ALL] == len(sided)
+    right = (sided["left_icl"] > 0) == (sided["side"] == "left")
+    assert sides["icl"][ALL]["value"] == pytest.approx(right.mean())
     groups = pd.DataFrame(metrics["subgroups"])
     assert list(groups["attribute"].unique()) == ["sex", "age", "view"]
     assert (groups.groupby("attribute")["images"].sum() == large["image"].nunique()).all()
@@ -83,7 +88,7 @@ def test_an_images_map_does_not_depend_on_its_batch(config, corpus, tiny_checkpo
     start = sum(len(images.findings_of(index)) for index in (0, 1))
     for case, other in zip(alone, together[start:], strict=False):
         assert (case.path, case.finding) == (other.path, other.finding)
-        assert np.allclose(case.found.grid, other.found.grid, atol=1e-6)
+        assert np.allclose(case.seen.map.grid, other.seen.map.grid, atol=1e-6)
 
 
 def test_the_product_with_the_anatomy_stream_is_another_map(config, tiny_checkpoint):
@@ -91,12 +96,12 @@ def test_the_product_with_the_anatomy_stream_is_another_map(config, tiny_checkpo
     images = ground.read_splits(config).scored.at([0])
     predictor = Predictor.from_pretrained(tiny_checkpoint, device="cpu")
     plain, product = (
-        ground.look(predictor, images, replace(config, anatomy=anatomy))[0].found.grid for anatomy in (False, True)
+        ground.look(predictor, images, replace(config, anatomy=anatomy))[0].seen.map.grid for anatomy in (False, True)
     )
     ratio = product / plain
     assert (ratio > 0).all()
     assert ratio.std() > 0
-    one = ground.look(predictor, images, replace(config, heads=[1]))[0].found.grid
+    one = ground.look(predictor, images, replace(config, heads=[1]))[0].seen.map.grid
     assert not np.allclose(one, plain)
 
 
@@ -106,10 +111,10 @@ def test_the_published_rule_and_the_probability_are_of_the_image_as_it_is(config
     predictor = Predictor.from_pretrained(tiny_checkpoint, device="cpu")
     shifted, plain = (ground.look(predictor, images, replace(config, shifts=shifts)) for shifts in (2, 1))
     for fine, coarse in zip(shifted, plain, strict=True):
-        assert np.allclose(fine.found.patches, coarse.found.patches, atol=1e-6)
-        assert np.allclose(coarse.found.patches, coarse.found.grid, atol=1e-6)
-        assert fine.found.grid.shape[0] == 2 * coarse.found.grid.shape[0]
-        assert fine.probability == pytest.approx(coarse.probability, abs=1e-6)
+        assert np.allclose(fine.seen.map.patches, coarse.seen.map.patches, atol=1e-6)
+        assert np.allclose(coarse.seen.map.patches, coarse.seen.map.grid, atol=1e-6)
+        assert fine.seen.map.grid.shape[0] == 2 * coarse.seen.map.grid.shape[0]
+        assert fine.seen.probability == pytest.approx(coarse.seen.probability, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -235,7 +240,7 @@ def test_the_map_is_highest_where_the_patch_is_centred(config, corpus, shifts):
     attention = torch.full((1, 1, 1, 75, 16), 0.01)
     attention[..., 1 * 4 + 2] = 1.0  # in each copy the same patch: their mean is highest around its place in the image
     output = SimpleNamespace(
-        maps=Streams(attention, attention), pathology_logits=torch.zeros(1, 75, 2), icl_logits=None
+        maps=Streams(attention, attention), pathology_logits=torch.zeros(1, 75, 2), icl_logits=torch.zeros(1, 51, 75)
     )
     predictor = Predictor.from_pretrained(config.checkpoint, device="cpu")
     predictor.patch_centre = 0.5 / 16
