@@ -40,6 +40,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "zeroshot_cls": "classify images zero-shot, and score the predictions where there are labels",
         "ground": "ground findings zero-shot, and score the attention maps against boxes or masks",
         "evaluate_all": "evaluate a model zero-shot on all data sets that you have, in one table",
+        "app": "look at radiographs on a page in the browser: probabilities, heat maps, free-text queries",
         "compare": "compare two runs on the same images: paired differences with confidence intervals",
     },
     "Weights": {
