@@ -203,8 +203,18 @@ def load_prompts(pathology_file: Path | None = None, anatomy_file: Path | None =
     )
 
 
+def load_paraphrases() -> dict[str, list[str]]:
+    """Pathology -> five further wordings of its prompt, for the findings of the public data sets and of the phantoms."""
+    texts: dict[str, list[str]] = read_json(_packaged("pathology_paraphrases.json"), "install the package again")
+    return texts
+
+
+def _packaged(name: str) -> Path:
+    return Path(str(resources.files("medslip.resources").joinpath(name)))
+
+
 def _read_prompts(path: Path | None, packaged: str, names: Sequence[str]) -> tuple[str, ...]:
-    source = Path(str(resources.files("medslip.resources").joinpath(packaged))) if path is None else path
+    source = _packaged(packaged) if path is None else path
     data = read_json(source, "give a JSON file of prompts")
     keys, texts = (list(data), list(data.values())) if isinstance(data, dict) else ([], data)
     if not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):

@@ -18,6 +18,7 @@ from medslip.vocabulary import (
     PATHOLOGIES,
     anatomy_index,
     class_pathologies,
+    load_paraphrases,
     load_prompts,
     pathology_index,
     pathology_of,
@@ -138,3 +139,12 @@ def test_unknown_classes_and_pathologies_are_refused() -> None:
         class_pathologies(["x"], {}, "t")
     with pytest.raises(InputError, match="'shadow', which is not a pathology"):
         class_pathologies(["x"], {"x": "shadow"}, "t")
+
+
+def test_paraphrases_cover_the_classes_of_the_data_sets_in_distinct_words() -> None:
+    """An ensemble would count a wording twice, or leave a class of a public data set with one."""
+    paraphrases = load_paraphrases()
+    assert set(CLASS_PATHOLOGIES.values()) <= set(paraphrases) <= set(PATHOLOGIES)
+    texts = [text for of_name in paraphrases.values() for text in of_name] + list(load_prompts().pathology)
+    assert all(len(of_name) == 5 for of_name in paraphrases.values())
+    assert len(set(texts)) == len(texts)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,9 +20,10 @@ from medslip.evaluation.bootstrap import count_patients, patient_index
 from medslip.evaluation.classifier import Predictions, draw, evaluate, prediction_table
 from medslip.evaluation.tables import show_tables, write_predictions
 from medslip.labels import UNKNOWN
+from medslip.predictor import Predictor
 from medslip.run_dir import begin, bootstrap_settings, finish, removed_on_error
 from medslip.tasks.weights import EvaluationConfig
-from medslip.vocabulary import CLASS_PROMPTS, FINDINGS, class_key, class_pathologies, pathology_of
+from medslip.vocabulary import CLASS_PROMPTS, FINDINGS, class_key, class_pathologies, load_paraphrases, pathology_of
 
 TASK = "zero-shot classification"
 
@@ -40,6 +42,8 @@ class ZeroshotOptions:
         specificity: Operating points have the highest sensitivity at this specificity, 0..1.
         prompt: Free-text queries: one as "class: text", or several as {class: text}. A class of the data set is then queried by
             its text instead of a pathology; another name becomes a further class, without labels.
+        ensemble: Query each pathology in several wordings, its prompt and the packaged paraphrases, and average their
+            probabilities. Needs the text encoder. It has no effect on free text.
         fibrosis: How to query ChestX-ray14's Fibrosis, which is not a pathology of the vocabulary: by the "authors"
             catch-all, or by a "prompt" of its own.
     """
@@ -48,6 +52,7 @@ class ZeroshotOptions:
     validation: DataSet | None = None
     specificity: float = 0.9
     prompt: dict[str, str] | str = field(default_factory=dict)
+    ensemble: bool = False
     fibrosis: Literal["authors", "prompt"] = "authors"
 
     def __post_init__(self) -> None:
@@ -132,11 +137,10 @@ def run(config: ZeroshotConfig, show: bool = True) -> dict[str, pd.DataFrame] | 
     queries = build_queries(images, config)
     others = _read_validation(images, config)
     predictor = config.predictor(weights, config.data.equalise, config.text_encoder)
-    column = {query: k for k, query in enumerate([*queries.pathologies, *range(len(queries.free_text))])}
+    paraphrases = load_paraphrases() if config.ensemble else {}
 
     def probabilities_of(paths: list[Path]) -> npt.NDArray[np.float32]:
-        found = predictor.classify(paths, queries.pathologies, queries.free_text).to_numpy()
-        return found[:, [column[query] for query in queries.by_class]]
+        return classify(predictor, paths, queries, paraphrases)
 
     probabilities = probabilities_of(images.paths)
     validation = None if others is None else _predictions(others, probabilities_of(others.paths))
@@ -155,6 +159,7 @@ def run(config: ZeroshotConfig, show: bool = True) -> dict[str, pd.DataFrame] | 
             "checkpoint": str(config.checkpoint),
             "provenance": weights.card.provenance,
             "queries": queries.described(),
+            "ensemble": config.ensemble,
         }
         if images.labels is None:
             page = finish(output, TASK, data, settings=settings, device=str(predictor.device))
@@ -180,6 +185,22 @@ def run(config: ZeroshotConfig, show: bool = True) -> dict[str, pd.DataFrame] | 
             )
         print(f"\npredictions, metrics and figures: {output}\nrun page: {page}")
     return tables
+
+
+def classify(
+    predictor: Predictor, paths: Sequence[Path], queries: Queries, paraphrases: Mapping[str, Sequence[str]]
+) -> npt.NDArray[np.float32]:
+    """The probability of each class, n x C; that of a pathology is the mean over its prompt and its paraphrases."""
+    wordings = [text for name in queries.pathologies for text in paraphrases.get(name, ())]
+    found = predictor.classify(paths, queries.pathologies, [*queries.free_text, *wordings]).to_numpy()
+    stated = np.cumsum([0, len(queries.pathologies), len(queries.free_text), len(wordings)])
+    known, free, worded = (found[:, start:end] for start, end in itertools.pairwise(stated))
+    columns, start = {}, 0
+    for k, name in enumerate(queries.pathologies):
+        end = start + len(paraphrases.get(name, ()))
+        columns[name] = np.column_stack([known[:, k], worded[:, start:end]]).mean(axis=1)
+        start = end
+    return np.column_stack([free[:, query] if isinstance(query, int) else columns[query] for query in queries.by_class])
 
 
 def _predictions(images: ImageTable, probabilities: npt.NDArray[np.float32]) -> Predictions:

@@ -19,7 +19,7 @@ from medslip.errors import InputError
 from medslip.predictor import Predictor
 from medslip.tasks import zeroshot_cls
 from medslip.tasks.zeroshot_cls import ZeroshotConfig, build_queries, run
-from medslip.vocabulary import CLASS_PROMPTS, NORMALITY, PATHOLOGIES
+from medslip.vocabulary import CLASS_PROMPTS, NORMALITY, PATHOLOGIES, load_paraphrases
 
 
 @pytest.fixture(scope="module")
@@ -201,6 +201,22 @@ def test_prompt_of_the_command_line_is_class_and_text(config, folder, tmp_path, 
     arguments += ["--prompt", "covid-19: ground-glass opacities", "--device", "cpu", "--workers", "0"]
     assert main(["zeroshot_cls", *arguments, "--output", str(config.output)]) == 0
     assert results(config)[1]["queries"]["covid-19"] == "covid-19: ground-glass opacities"
+
+
+def test_an_ensemble_is_the_mean_over_the_prompt_and_its_paraphrases(config, no_figures):
+    """Paraphrases would be averaged into another class, or into a free-text query."""
+    config = replace(config, ensemble=True, prompt="rib: a broken rib")
+    run(config, show=False)
+    predictions, metrics = results(config)
+    assert metrics["ensemble"] is True
+    predictor = Predictor(load_checkpoint(config.checkpoint), "cpu")
+    for name in ("effusion", "mass"):
+        texts = load_paraphrases()[name]
+        alone = predictor.classify(config.data.read().paths, [name], texts).to_numpy()
+        assert alone.shape[1] == 6
+        assert predictions[name.capitalize()].to_numpy() == pytest.approx(alone.mean(axis=1), abs=1e-6)
+    text = predictor.classify(config.data.read().paths, [], ["rib: a broken rib"]).to_numpy()[:, 0]
+    assert predictions["rib"].to_numpy() == pytest.approx(text, abs=1e-6)
 
 
 def test_free_text_of_another_encoder_is_one_line_and_status_2(config, folder, capsys):
