@@ -21,23 +21,25 @@ from typing import Any, NamedTuple
 import yaml
 
 from medslip.labels.radgraph import Entity, Graph
-from medslip.labels.report_rules import EXCLUDED, TAIL, ReportRules
+from medslip.labels.report_rules import EXCLUDED, OTHER, TAIL, ReportRules
 from medslip.labels.store import ABSENT, PRESENT, UNKNOWN
-from medslip.vocabulary import NORMALITY
 
 _KINDS = {
     "absent": "n", "absent_before": "g", "uncertain": "u", "uncertain_before": "h", "unsaid": "x", "nothing": " ", "stop": "s",
-    "verb": "V", "same": "=", "at": "@", "and": "&",
+    "verb": "V", "same": "=", "suggested": "~", "at": "@", "and": "&",
 }  # fmt: skip
 """Cue -> the letter that stands for it where the items of a sentence are matched as a text; p, b, f and P are below."""
 
-_TOKEN = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?|[,:;/]")
+_TOKEN = re.compile(r"\b[tl]\d{1,2}\b|[^\W\d_]+(?:'[^\W\d_]+)?|[,:;/]")
+_ORDINAL = re.compile(r"\b\d+(?:st|nd|rd|th)\b,?")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[^\W\d_])\.(?=[A-Z])|[;\n]\s*\n|;|\n\s*(?=(?:\d+[.)]|[-*•])\s)")
 _PART = r"p[pb]*+(?:ob*+p[pb]*+)*+"
 _GROUP = re.compile(rf"{_PART}(?:(?:,[&|]?|[&|]){_PART})++(?!f)|{_PART}(?:[&|]{_PART})*+")
 _AFTER = re.compile(r"(?:\|f)*+V*+@P(?P<more>@P)?|oP")
 
 _HEADING = re.compile(r"^[ \t]*[A-Za-z][A-Za-z /]{2,40}(?::|[ \t]*$)|\b[A-Z][A-Z /]{2,40}:", re.MULTILINE)
+_DESCRIBED = re.compile("f|oPf")
+_NOTHING_WRONG = (("normal",), ("unremarkable",))
 _CACHED = 20_000
 
 Place = tuple[str, ...]
@@ -65,8 +67,11 @@ class ReportReader:
         self._rules = rules
         self._only_in_phrases = frozenset(words["only_in_phrases"])
         self._predicates = frozenset(words["predicates"])
+        self._descriptions = frozenset(words["descriptions"])
         self._adjectives = frozenset(words["adjectives"])
         self._organs: dict[str, str] = words["organ_of_side"]
+        self._own_places = frozenset(words["places_of_their_own"])
+        self._enlarged_places: dict[str, str] = words["place_if_enlarged"]
         self._devices = frozenset(words["devices"])
         self._implied = {(item["pathology"], item["anatomy"]): item["also"] for item in words["implied"]}
         places = words["places"]
@@ -77,7 +82,7 @@ class ReportReader:
             self._add(cues, _KINDS[key])
         self._add(["of"], "o")
         self._add(["with"], "w")
-        self._add(["or", "/"], "|")
+        self._add(["or", "/", "versus", "vs"], "|")
         self._add([","], ",")
         self._add([":"], "V")
         self._add(words["not_findings"], " ")
@@ -132,7 +137,7 @@ class ReportReader:
 
     def _items(self, sentence: str) -> list[_Item]:
         """The items of a sentence, with places that stand together as groups."""
-        words = _TOKEN.findall(sentence.lower())
+        words = _TOKEN.findall(_ORDINAL.sub("", sentence.lower()))
         keys = list(map(_singular, words))
         items: list[_Item] = []
         position = 0
@@ -211,7 +216,7 @@ class ReportReader:
         for index in (index for index, kind in enumerate(kinds) if kind == "f"):
             near = self._near(kinds, items, index)
             used.update(near)
-            places[index] = tuple(place for group in near for place in items[group].places)
+            places[index] = tuple(self._sided(place, items[:index]) for group in near for place in items[group].places)
         previous = -1
         for index in places:
             item = items[index]
@@ -219,9 +224,18 @@ class ReportReader:
                 places[index] = self._far(kinds, items, index, previous, places, used, states)
             for word in item.says if self._is_said(kinds, items, index) and states[index] is not None else ():
                 for place in places[index] or (item.at,):
+                    if item.at and self._rules.anatomy(place) == OTHER:
+                        place = item.at
                     found += self._located(word, place, int(states[index] or 0))
             previous = index
         return found
+
+    def _sided(self, place: Place, before: Sequence[_Item]) -> Place:
+        """A part of a lung with the side that was named before: "the right lung has a nodule in the upper lobe"."""
+        if not self._levels & set(place) or self._rules.anatomy(place) != OTHER:
+            return place
+        named = {word for item in before for words in item.places for word in words if word in self._sides}
+        return (*named, *place) if len(named) == 1 else place
 
     def _is_said(self, kinds: str, items: Sequence[_Item], index: int) -> bool:
         """Whether the word at an index is a statement of its own, and not an adjective of another finding."""
@@ -229,7 +243,7 @@ class ReportReader:
         before_place = kinds[index + 1 : index + 2] == "P" and kinds[index + 2 : index + 3] != "f"
         if text in self._predicates:
             return kinds[max(index - 2, 0) : index] == "PV" or (before_place and text in self._adjectives)
-        return not (text in NORMALITY and kinds[index + 1 : index + 2] == "f")
+        return not (text in self._descriptions and _DESCRIBED.match(kinds, index + 1))
 
     def _near(self, kinds: str, items: Sequence[_Item], index: int) -> list[int]:
         """The groups of places right before or after a finding."""
@@ -239,9 +253,11 @@ class ReportReader:
         device = bool(self._devices & set(items[index].says))
         before = [first - 1] if first and kinds[first - 1] == "P" else []
         after: list[int] = []
-        if match := _AFTER.match(kinds, index + 1):
+        if device and kinds[index + 1 : index + 2] == "P":
+            after = [index + 1]
+        elif match := _AFTER.match(kinds, index + 1):
             after = [match.end() - (1 if device or not match["more"] else 3)]
-        elif items[index].text in self._adjectives and kinds[index + 1 : index + 3].rstrip("V@,&|swo=ghu") == "P":
+        elif items[index].text in self._adjectives and kinds[index + 1 : index + 2] == "P":
             after = [index + 1]
         return after if device and after else before or after
 
@@ -257,11 +273,16 @@ class ReportReader:
     ) -> tuple[Place, ...]:
         """The places of a finding that has none beside it: its subject, the finding that it explains, or what is left."""
         between = kinds[previous + 1 : index] if previous >= 0 else ""
-        if "=" in between:
+        if between and not set(between) - set("&|") and states[index] != ABSENT:
+            pathology = self._rules.pathology(items[index].says)
+            if pathology in self._organs:
+                return tuple(tuple(word for word in place if word in self._sides) for place in places[previous])
+            return () if pathology in self._own_places else places[previous]
+        if "=" in between or "~" in between:
             return places[previous]
         subject = kinds.rfind("P", 0, index)
         if subject >= 0 and subject not in used and "s" not in kinds[subject:index]:
-            return items[subject].places
+            return tuple(place for place in items[subject].places if self._rules.anatomy(place) != OTHER)
         following = kinds.find("P", index)
         if following >= 0 and following not in used and not set("fV,|&") & set(kinds[index + 1 : following]):
             used.add(following)
@@ -272,7 +293,12 @@ class ReportReader:
         """A statement, and what it implies."""
         pathology = self._rules.pathology((word,))
         if place and not self._names(place) and not self._levels & set(place):
-            place = (*place, *filter(None, [self._organs.get(pathology)]))
+            place = (
+                *place,
+                *filter(None, [self._organs.get(pathology, "" if pathology in self._own_places else "lung")]),
+            )
+        if pathology == "enlarge":
+            place = tuple(self._enlarged_places.get(part, part) for part in place)
         yield word, place, state
         if also := self._implied.get((pathology, self._rules.anatomy(place))):
             yield also, place, state
@@ -281,30 +307,38 @@ class ReportReader:
 def _states(kinds: str, items: Sequence[_Item]) -> dict[int, int | None]:
     """Finding -> what the cues make of it: present, absent, uncertain, or None for no statement about the image."""
     states: dict[int, int | None] = {}
-    absent = uncertain = False
+    absent = uncertain = unsaid = False
     for index, kind in enumerate(kinds):
         if kind == "f":
-            states[index] = ABSENT if absent else UNKNOWN if uncertain else PRESENT
+            if items[index].says in _NOTHING_WRONG and kinds[index - 1 : index] == "V":
+                _mark(states, kinds, index, ABSENT)
+            states[index] = None if unsaid else ABSENT if absent else UNKNOWN if uncertain else PRESENT
         elif kind == "n":
             absent = True
-        elif kind == "u":
+        elif kind in "u~":
             uncertain, absent = True, absent and "exclu" not in items[index].text
         elif kind == "x":
-            states.update(dict.fromkeys((at for at in range(index, len(kinds)) if kinds[at] == "f"), None))
-            break
+            unsaid = True
         elif kind in "sw":
-            absent = uncertain = False
+            absent = uncertain = unsaid = False
         elif kind == "V" and kinds[index - 1 : index] != "n":
             absent = False
         elif kind == ",":
-            uncertain = False
+            uncertain = unsaid = False
+        elif kind == "g" and "f" not in kinds[:index]:
+            absent = True
         elif kind in "gh":
-            for at in range(index - 1, -1, -1):
-                if kinds[at] == "f":
-                    states[at] = ABSENT if kind == "g" else UNKNOWN
-                elif kinds[at] not in "P&|@ouV":
-                    break
+            _mark(states, kinds, index, ABSENT if kind == "g" else UNKNOWN)
     return states
+
+
+def _mark(states: dict[int, int | None], kinds: str, index: int, state: int) -> None:
+    """Change the state of the findings before a cue in its clause."""
+    for at in range(index - 1, -1, -1):
+        if kinds[at] == "f":
+            states[at] = state
+        elif kinds[at] not in "P&|@ouV":
+            break
 
 
 @lru_cache(_CACHED)
