@@ -127,20 +127,15 @@ def scores(table: Counts) -> npt.NDArray[np.float64]:
         return np.stack([tp / (tp + fp), tp / (tp + fn), 2 * tp / (2 * tp + fp + fn)], -1)
 
 
-def estimates(table: Counts) -> dict[str, list[Estimate]]:
-    """Precision, recall and F1 of all classes together, of their mean, and of each class's column."""
+def estimates(table: Counts) -> list[list[Estimate]]:
+    """Precision, recall and F1 of all classes together, of the mean over classes, and of each class."""
     rng = np.random.default_rng(0)
     weights = rng.multinomial(len(table), np.full(len(table), 1 / len(table)), RESAMPLES)
+    weights = np.concatenate([np.ones((1, len(table)), np.int64), weights])  # first, the reports themselves
     drawn = np.tensordot(weights, table, 1)
-    rows: dict[str, list[Estimate]] = {}
-    whole = table.sum(0)
-    for name, part, resampled in (
-        ("micro", scores(whole.sum(0)), scores(drawn.sum(1))),
-        ("macro", np.nanmean(scores(whole), 0), np.nanmean(scores(drawn), 1)),
-        *((str(at), scores(whole[at]), scores(drawn[:, at])) for at in range(table.shape[1])),
-    ):
-        rows[name] = [estimate(float(part[at]), resampled[:, at], len(table)) for at in range(3)]
-    return rows
+    by_class = scores(drawn)
+    parts = [scores(drawn.sum(1)), np.nanmean(by_class, 1), *np.moveaxis(by_class, 1, 0)]
+    return [[estimate(part[0, at], part[1:, at], len(table)) for at in range(3)] for part in parts]
 
 
 def main() -> None:
@@ -161,26 +156,22 @@ def main() -> None:
     for report in reports:
         reader.graph(report.text)
     speed = len(reports) / (time.process_time() - begun)
+    print(
+        f"{len(reports)} reports of {options.half} number, {len(classes)} pathologies; {speed:.0f} reports per CPU second"
+    )
+
     true = [coded(report.tags) for report in reports]
     found = [said(reader, rules, report.text) for report in reports]
     table = counts(true, found, classes, pairs=False)
-    by_pair = estimates(counts(true, found, classes, pairs=True))
-    rows = []
-    for name, values in estimates(table).items():
-        title = name if name in ("micro", "macro") else classes[int(name)]
-        positive = int(table[..., [0, 2]].sum() if title != classes[0] and name in ("micro", "macro") else 0)
-        if name not in ("micro", "macro"):
-            positive = int(table[:, int(name)][:, [0, 2]].sum())
-        rows.append((title, positive, *values, by_pair[name][2]))
-    frame = pd.DataFrame(rows, columns=["pathology", "positive", "precision", "recall", "F1", "F1 with anatomy"])
-    print(
-        f"{len(reports)} reports of {options.half} number, {len(classes)} pathologies; {speed:.0f} reports per second of CPU time\n"
-    )
-    print(frame.to_string(index=False))
+    with_anatomy = estimates(counts(true, found, classes, pairs=True))
+    cells = [[*row, pair[2]] for row, pair in zip(estimates(table), with_anatomy, strict=True)]
+    rows = pd.DataFrame(cells, ["micro", "macro", *classes], ["precision", "recall", "F1", "F1 with anatomy"])
+    rows.insert(0, "positive", ["", "", *table[..., [0, 2]].sum((0, 2))])
+    print(f"\n{rows.to_string()}")
+
     normal = np.array([report.tags == ["normal"] for report in reports])
-    wrong = (table[..., 1].sum(1) > 0)[normal]
-    share = estimate(float(wrong.mean()), rng_means(wrong), len(wrong))
-    print(f"\n{len(wrong)} normal reports, of which {share} have a finding of the table\n")
+    alarms = (table[..., 1].any(1) & normal).sum() / normal.sum()
+    print(f"\n{normal.sum()} normal reports; a finding of the table is found in {alarms:.1%}\n")
     mistakes = Counter(
         {
             f"{name}: {what}": int(table[:, at, k].sum())
@@ -190,12 +181,6 @@ def main() -> None:
     )
     for what, count in mistakes.most_common(options.mistakes):
         print(f"{count:4d}  {what}")
-
-
-def rng_means(values: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """Means of resamples."""
-    rng = np.random.default_rng(0)
-    return rng.binomial(len(values), values.mean(), RESAMPLES) / len(values)
 
 
 if __name__ == "__main__":
