@@ -20,7 +20,7 @@ from importlib import resources
 from io import BytesIO
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 import numpy as np
 import numpy.typing as npt
@@ -31,10 +31,10 @@ from medslip.data.images import Grey, read_image
 from medslip.errors import InputError, check_at_least
 from medslip.evaluation.figures import heat_colours
 from medslip.files import to_json
-from medslip.predictor import Grounding, Predictor
+from medslip.predictor import Predictor
 from medslip.tasks.weights import AuthorsConfig, newest, open_weights
 from medslip.training.distributed import Device
-from medslip.vocabulary import ANATOMIES, FINDING_GROUPS, NORMALITY, pathology_index, pathology_of
+from medslip.vocabulary import ANATOMIES, FINDING_GROUPS, NORMALITY, PATHOLOGIES, pathology_index, pathology_of
 
 HOST = "127.0.0.1"
 GROUPS = {**FINDING_GROUPS, "Normality": tuple(sorted(NORMALITY))}
@@ -42,6 +42,7 @@ EXAMPLES = 6
 LONGEST_QUERY = 300  # characters
 SHOWN_SIDE = 1024  # pixels of what the page gets
 MOST_ANATOMIES = 3
+SHIFTS = 2  # copies of the image down and across, as in Predictor.ground
 SILENCE = 60  # seconds after which a browser that has stopped sending is given up
 
 _FILES = {
@@ -171,16 +172,24 @@ class Viewer:
             raise InputError(f"describe the finding in 1 to {LONGEST_QUERY} characters")
         if pathology is None and not self.takes_text:
             raise InputError("free text cannot be queried: the text encoder was not found; the terminal says why")
+        asked: dict[str, Any] = {"columns": [len(PATHOLOGIES)], "text": [query]}
+        if pathology:
+            asked = {"columns": [pathology_index(pathology)]}
         answer: dict[str, Any] = {"anatomy": None, "anatomies": []}
         with self._lock:
             try:
-                found = self._predictor.ground(grey, query)
+                answer["pathology"], answer["probability"] = self._overlay(grey, asked)
             except InputError:  # its message may have the text encoder's path
                 raise InputError("the text encoder does not know these words; describe the finding in others") from None
             if pathology:
-                answer["anatomy"] = _overlay(self._predictor.ground(grey, pathology, anatomy="only"))
+                answer["anatomy"], _ = self._overlay(grey, {**asked, "anatomy": "only"})
                 answer["anatomies"] = self._anatomies(grey, pathology)
-        return answer | {"probability": found.probability, "pathology": _overlay(found)}
+        return answer
+
+    def _overlay(self, grey: Grey, asked: dict[str, Any]) -> tuple[str, float]:
+        """A picture of the map of one query, and its probability."""
+        (sight,) = next(self._predictor.maps([grey], shifts=SHIFTS, **asked))
+        return _picture(heat_colours(sight.map.heat_map(*_fitted(grey).shape))), sight.probability
 
     def _anatomies(self, grey: Grey, pathology: str) -> list[tuple[str, float]]:
         ((_, output),) = self._predictor.outputs([grey])
@@ -199,15 +208,11 @@ def _read(file: bytes) -> Grey:
     return read_image(_Upload(file))
 
 
-def _fitted(values: npt.NDArray) -> npt.NDArray:
-    """Grey values or a heat map, at most as large as the page needs."""
-    picture = Image.fromarray(values if values.dtype == np.uint8 else values.astype(np.float32))
+def _fitted(grey: Grey) -> Grey:
+    """The image, at most as large as the page needs."""
+    picture = Image.fromarray(grey)
     picture.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
     return np.asarray(picture)
-
-
-def _overlay(found: Grounding) -> str:
-    return _picture(heat_colours(_fitted(found.heat_map)))
 
 
 def _picture(pixels: npt.NDArray[np.uint8]) -> str:
@@ -249,7 +254,7 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = SILENCE
 
     def do_GET(self) -> None:
-        server, path = cast(Server, self.server), urlsplit(self.path).path
+        server, path = cast(Server, self.server), self.path
         example = re.fullmatch(r"/examples/([0-9]{1,3})", path)
         if not self._is_own_page():
             self._answer(403, {"error": "this page answers to its own address only"})
@@ -264,21 +269,19 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(404, {"error": "not found"})
 
     def do_POST(self) -> None:
-        server, address = cast(Server, self.server), urlsplit(self.path)
+        server, (path, _, fields) = cast(Server, self.server), self.path.partition("?")
         length = self.headers.get("Content-Length", "")
         if not self._is_own_page():
             self._answer(403, {"error": "this page answers to its own address only"})
-        elif address.path not in ("/classify", "/ground"):
+        elif path not in ("/classify", "/ground"):
             self._answer(404, {"error": "not found"})
         elif not re.fullmatch("[0-9]{1,15}", length) or int(length) > server.megabytes << 20:
             self._answer(413, {"error": f"this file: has more than {server.megabytes} MB; make it smaller"})
         else:
             file = self.rfile.read(int(length))
-            query = parse_qs(address.query).get("query", [""])[0]
+            query = parse_qs(fields).get("query", [""])[0]
             try:
-                asked = (
-                    server.viewer.classify(file) if address.path == "/classify" else server.viewer.ground(file, query)
-                )
+                asked = server.viewer.classify(file) if path == "/classify" else server.viewer.ground(file, query)
                 self._answer(200, asked)
             except InputError as error:
                 self._answer(400, {"error": str(error)})
@@ -288,9 +291,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _is_own_page(self) -> bool:
         """Whether no page of another site is asking, by a form of its own or by a name that it has pointed at this machine."""
-        host, origin = (self.headers.get(name) for name in ("Host", "Origin"))
-        name = urlsplit(f"//{host}").hostname
-        return name in (HOST, "localhost") and origin in (None, f"http://{host}")
+        host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
+        return host.split(":")[0] in (HOST, "localhost") and origin in (None, f"http://{host}")
 
     def _answer(self, status: int, content: Mapping[str, Any]) -> None:
         self._send(status, to_json(content).encode(), "application/json")
