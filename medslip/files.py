@@ -211,7 +211,8 @@ def fingerprint(paths: Sequence[Path]) -> str:
     """The first 16 hexadecimal digits of the SHA-256 of the contents of files, in this order."""
     digest = hashlib.sha256()
     for path in paths:
-        digest.update(hashlib.sha256(Path(path).read_bytes()).digest())
+        with Path(path).open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]
 
 

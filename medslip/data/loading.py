@@ -18,9 +18,11 @@ from tqdm import tqdm
 
 from medslip.data.augmentation import Augment
 from medslip.data.images import ImageInput, read_image
+from medslip.data.prepared import ImageList
 from medslip.data.preprocessing import equalise, squash, squash_mask
 from medslip.data.splits import Indices
 from medslip.data.table import ImageTable
+from medslip.data.texts import Texts
 from medslip.errors import STOP_SIGNALS, InputError
 from medslip.labels import LabelStore
 
@@ -103,18 +105,18 @@ class ImageSource:
 
     def __init__(
         self,
-        images: ImageTable | Sequence[ImageInput],
+        images: ImageTable | ImageList | Sequence[ImageInput],
         side: int | None,
         target: Callable[[int], Tensor] | None = None,
         equalise: bool = False,
         at_least: int | None = None,
     ) -> None:
-        self._images: Sequence[ImageInput] | npt.NDArray[np.str_]
+        self._images: Sequence[ImageInput]
         self._lines, self._source = None, ""
-        if isinstance(images, ImageTable):
-            # Arrays instead of many objects: workers share their pages.
-            self._images = images.images["path"].astype(str).to_numpy(np.str_)
-            self._lines = images.images["line"].to_numpy(int) if "line" in images.images else None
+        if isinstance(images, ImageTable | ImageList):
+            paths = images.images["path"]
+            self._images = paths if isinstance(paths, Texts) else Texts(map(str, paths))
+            self._lines = np.asarray(images.images["line"]) if "line" in images.images else None
             self._source = images.source
         else:
             self._images = images
@@ -174,8 +176,8 @@ class StudyLabels:
         InputError: The list does not belong to the store.
     """
 
-    def __init__(self, table: ImageTable, store: LabelStore) -> None:
-        self._rows, self._store = table.images["row"].to_numpy(np.int64), store
+    def __init__(self, table: ImageTable | ImageList, store: LabelStore) -> None:
+        self._rows, self._store = np.asarray(table.images["row"]), store
         store.check(table.images, table.source)
 
     def __call__(self, index: int) -> Tensor:

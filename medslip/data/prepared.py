@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,16 +15,29 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medslip.data.reading import check_columns, check_unique, first_line, paths_in, read_cells
+from medslip.data.reading import (
+    are_plain,
+    check_columns,
+    check_unique,
+    first_line,
+    name_in,
+    paths_in,
+    read_blocks,
+    read_cells,
+)
 from medslip.data.splits import SPLITS
 from medslip.data.table import ImageTable
+from medslip.data.texts import Texts
 from medslip.errors import InputError
 from medslip.files import naming, to_json, write_text, written_whole
 from medslip.labels import LabelStore, LabelStoreWriter
+from medslip.labels.store import study_key
 from medslip.vocabulary import ANATOMIES, PATHOLOGIES
 
 COLUMNS = ("image", "study", "patient", "view", "sex", "age", "row")
 """Columns of a list. `image` is a path, relative to the list's folder or absolute; view, sex and age may be empty."""
+
+_NEEDED = ("image", "study", "patient", "row")
 
 _BEGUN, _WHOLE = ".partial", ".new"
 """Folders in a prepared folder: a preparation while it is written, and one that only has to be moved to its place."""
@@ -54,22 +68,75 @@ def read_list(path: Path) -> ImageTable:
             folder is not whole.
     """
     path = Path(path)
-    if (path.parent / _WHOLE).exists():
-        raise InputError(f"{path.parent}: its preparation was interrupted; run the same prepare_data.py command again")
-    if not path.is_file():
-        raise InputError(f"{path}: list not found; make it with prepare_data.py")
+    _check_whole(path)
     cells = read_cells(path)
-    check_columns(cells.columns.tolist(), ("image", "study", "patient", "row"), path)
-    row = pd.to_numeric(cells["row"].replace("", "-1"), errors="coerce")
-    if (line := first_line(row.isna() | (row % 1 != 0))) is not None:
-        raise InputError(f"{path}: line {line}: row {cells['row'][line]!r} is not a whole number")
+    check_columns(cells.columns.tolist(), _NEEDED, path)
+    row = _numbers(cells["row"].tolist(), cells.index, path)
     check_unique(cells["image"], path)
     cells = cells.reindex(columns=list(COLUMNS), fill_value="")
     age = pd.to_numeric(cells["age"], errors="coerce").astype(float)
     paths = paths_in(None, cells["image"], path)
-    images = cells.drop(columns="image").assign(path=paths, age=age, row=row.astype("int64"), line=cells.index)
+    images = cells.drop(columns="image").assign(path=paths, age=age, row=row, line=cells.index)
     name = f"{path.resolve().parent.name} ({path.name})"
     return ImageTable(name, images, source=str(path))
+
+
+@dataclass(frozen=True)
+class ImageList:
+    """A list as pre-training holds it: about 120 bytes per image, most of them its path; an image table takes 2,000.
+
+    Attributes:
+        source: The file, for messages.
+        images: n values each of ``path``, ``patient``, ``row`` and ``line`` as in the table of ``read_list``, and ``key``, the
+            study_key of each study.
+    """
+
+    source: str
+    images: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.images["path"])
+
+
+def read_image_list(path: Path) -> ImageList:
+    """Read a list in little time and memory; what it means and the errors are those of ``read_list``."""
+    _check_whole(path)
+    folder = os.path.join(path.parent, "")
+    names, patients = Texts(prefix="" if folder == "./" else folder), Texts()
+    rows, lines, keys, hashes = array("q"), array("i"), array("I"), array("q")
+    for numbers, cells in read_blocks(path, _NEEDED):
+        image, index = cells["image"], pd.Index(numbers)
+        rows.extend(_numbers(cells["row"], index, path))
+        if not are_plain(image):
+            check_unique(pd.Series(image, index), path)
+            image = [name_in(None, name, path, f"line {line}") for line, name in zip(numbers, image, strict=True)]
+        names.extend(image)
+        patients.extend(cells["patient"])
+        lines.extend(numbers)
+        keys.extend(map(study_key, cells["study"]))
+        hashes.extend(map(hash, image))
+    if not np.diff(np.sort(np.asarray(hashes))).all():
+        read_list(path)  # raises, and names both lines
+    arrays = {"row": np.asarray(rows), "line": np.asarray(lines), "key": np.asarray(keys)}
+    return ImageList(str(path), {"path": names, "patient": patients, **arrays})
+
+
+def _check_whole(path: Path) -> None:
+    if (path.parent / _WHOLE).exists():
+        raise InputError(f"{path.parent}: its preparation was interrupted; run the same prepare_data.py command again")
+    if not path.is_file():
+        raise InputError(f"{path}: list not found; make it with prepare_data.py")
+
+
+def _numbers(cells: list[str], lines: pd.Index, path: Path) -> list[int]:
+    """The rows in the label store; -1 for an empty cell."""
+    digits = "".join(cells)
+    if digits.isascii() and digits.isdecimal() and "" not in cells:
+        return list(map(int, cells))
+    numbers = pd.to_numeric(pd.Series(cells, lines).replace("", "-1"), errors="coerce")
+    if (line := first_line(numbers.isna() | (numbers % 1 != 0))) is not None:
+        raise InputError(f"{path}: line {line}: row {cells[lines.get_loc(line)]!r} is not a whole number")
+    return numbers.astype("int64").tolist()
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import zlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,24 +136,30 @@ class LabelStore:
         place = (cells >> 15) * (A * P) + (cells & 0x7FFF)
         return np.bincount(place, minlength=2 * A * P).reshape(2, A, P)
 
-    def check(self, images: pd.DataFrame, source: str) -> None:
+    def check(self, images: pd.DataFrame | Mapping[str, Any], source: str) -> None:
         """Check that an image list belongs to this store.
 
         Args:
-            images: Columns row (in the store), study, and line (in the file).
+            images: Columns row (in the store), study or its study_key as key, and line (in the file).
             source: The file of the list, for error messages.
 
         Raises:
             InputError: A row is outside the store or belongs to another study, or the store was prepared with another list
                 of this name.
         """
-        for row, study, line in images[["row", "study", "line"]].itertuples(index=False):
-            if not 0 <= row < len(self):
-                fault = f"has row {row}, but {self.folder} has {len(self)} studies"
-            elif self._keys[row] != _study_key(study):
-                fault = f"is not of the study of its row {row} in {self.folder}"
-            else:
-                continue
+        rows = np.asarray(images["row"], np.int64)
+        keys = np.asarray(images["key"] if "key" in images else [study_key(study) for study in images["study"]])
+        inside = (rows >= 0) & (rows < len(self))
+        wrong = ~inside
+        wrong[inside] = self._keys[rows[inside]] != keys[inside]
+        if wrong.any():
+            place = int(wrong.argmax())
+            row, line = rows[place], np.asarray(images["line"])[place]
+            fault = (
+                f"is not of the study of its row {row} in {self.folder}"
+                if inside[place]
+                else f"has row {row}, but {self.folder} has {len(self)} studies"
+            )
             raise InputError(f"{source}: line {line} {fault}; use a list and a store from the same preparation")
         folder, name = Path(source).parent, Path(source).name
         beside = name in self._lists and folder.resolve() == self.folder.resolve().parent
@@ -183,7 +189,7 @@ class LabelStoreWriter:
                 raise ValueError(f"no state {state} of cell ({anatomy}, {pathology}) in a {A} x {P} matrix")
             self._cells.append(int(anatomy * P + pathology) | int(state) << 15)
         self._offsets.append(len(self._cells))
-        self._keys.append(_study_key(study))
+        self._keys.append(study_key(study))
         return len(self._keys) - 1
 
     def write(self, folder: Path, lists: Sequence[str] = ()) -> None:
@@ -211,10 +217,16 @@ class LabelStoreWriter:
 
 def _checksums(folder: Path, names: Sequence[str]) -> dict[str, int]:
     """File -> CRC-32 of its content."""
-    return {name: zlib.crc32((folder / name).read_bytes()) for name in names}
+    sums = dict.fromkeys(names, 0)
+    for name in names:
+        with (folder / name).open("rb") as file:
+            while part := file.read(1 << 20):
+                sums[name] = zlib.crc32(part, sums[name])
+    return sums
 
 
-def _study_key(study: str) -> int:
+def study_key(study: str) -> int:
+    """What a store keeps of a study's name."""
     return zlib.crc32(study.encode())
 
 

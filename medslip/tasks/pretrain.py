@@ -26,10 +26,9 @@ from medslip.data.loading import (
     preload,
     training_loader,
 )
-from medslip.data.prepared import read_list
+from medslip.data.prepared import ImageList, read_image_list
 from medslip.data.preprocessing import Preprocessing, roomy
 from medslip.data.reading import check_files
-from medslip.data.table import ImageTable
 from medslip.errors import InputError
 from medslip.evaluation.bootstrap import count_patients, patient_index
 from medslip.evaluation.classification import mean_auroc, score
@@ -133,13 +132,13 @@ def run(config: PretrainConfig) -> Path:
     Raises:
         InputError: Something in the data or the config cannot be used.
     """
-    train, valid = read_list(config.data.train), read_list(config.data.valid)
+    train, valid = read_image_list(config.data.train), read_image_list(config.data.valid)
     store = LabelStore(config.data.labels)
     labels = StudyLabels(train, store), StudyLabels(valid, store)
     skips = config.train.on_bad_image == "skip"
     for table in (valid,) if skips else (train, valid):
-        paths = table.images.set_index("line")["path"]
-        check_files(paths, table.source, advice="get the image, or give a copy of the list without it")
+        advice = "get the image, or give a copy of the list without it"
+        check_files(table.images["path"], table.images["line"], table.source, advice=advice)
     if not config.resume:
         check_unused(config.output)
     prompts = load_prompts(config.prompts.pathology, config.prompts.anatomy)
@@ -167,7 +166,9 @@ def run(config: PretrainConfig) -> Path:
         augmented = LabelAugment(augment)
         batches = training_loader(images, np.arange(len(train)), augmented, config.train.seed, shard, skips)
         examined_batches = evaluation_loader(examined, len(valid), shard)
-        validator = Validator(objective, criterion, valid.patients, examined_batches, config.train.seed, world)
+        validator = Validator(
+            objective, criterion, list(valid.images["patient"]), examined_batches, config.train.seed, world
+        )
 
         def save_best(progress: Progress, values: dict[str, float]) -> None:
             provenance: dict[str, Any] = {"step": progress.step, "validation": values, "config": config_to_dict(config)}
@@ -188,7 +189,7 @@ def run(config: PretrainConfig) -> Path:
                 write_metrics(config.output, "pre-training", data, scores, settings, str(world.device))
 
         world.from_main(lambda: begin(config.output, config, resume))
-        trainer = Trainer(config.train, config.optim, world, config.output, validator, save_best, train.paths)
+        trainer = Trainer(config.train, config.optim, world, config.output, validator, save_best, train.images["path"])
         try:
             trainer.fit(objective, batches, resume)
         except (InputError, OSError):
@@ -206,9 +207,9 @@ def fingerprint_of(data: PretrainDataConfig) -> str:
     return fingerprint([data.train, data.valid, data.labels / "cells.bin"])
 
 
-def _print_shared(train: ImageTable, valid: ImageTable) -> None:
+def _print_shared(train: ImageList, valid: ImageList) -> None:
     """Print how many patients both lists share: the authors' lists are used unchanged, but this should not go unnoticed."""
-    if shared := set(train.patients) & set(valid.patients) - {""}:
+    if shared := set(valid.images["patient"]).intersection(train.images["patient"]) - {""}:
         print(
             f"{valid.source}: {len(shared)} of its patients are also in {train.source}; the validation scores will be too "
             "good"

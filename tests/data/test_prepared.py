@@ -15,12 +15,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medslip.data import reading
 from medslip.data.datasets.prepared import Prepared
-from medslip.data.prepared import PreparationSummary, check_output, read_list, summarise, write_list, write_prepared
+from medslip.data.prepared import (
+    PreparationSummary,
+    check_output,
+    read_image_list,
+    read_list,
+    summarise,
+    write_list,
+    write_prepared,
+)
 from medslip.data.reading import check_files
 from medslip.data.table import ImageTable
 from medslip.errors import InputError
 from medslip.labels import A, Cells, LabelStore, LabelStoreWriter, P, mention
+from medslip.labels.store import study_key
 
 
 def write(
@@ -237,12 +247,13 @@ def test_missing_images_are_counted_and_the_first_named(tmp_path):
     (tmp_path / "a.png").touch()
     studies = read_list(tmp_path / "train.csv")
     with pytest.raises(InputError, match=r"train\.csv: line 3: image .*b/ü\.png not found; get the image"):
-        check_files(studies.images.set_index("line")["path"], studies.source, advice="get the image")
+        check_files(studies.images["path"], studies.images["line"], studies.source, advice="get the image")
 
 
 HEADER = "image,study,patient,view,sex,age,row\n"
 
 
+@pytest.mark.parametrize("read", [read_list, read_image_list])
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -259,14 +270,53 @@ HEADER = "image,study,patient,view,sex,age,row\n"
         (HEADER + "a.png,s,p,,,,0,9\nb.png,s\n", "line 2: has 8 cells, but the header has 7"),
     ],
 )
-def test_unusable_list_is_one_line_with_file_and_line(tmp_path, text, words):
+def test_unusable_list_is_one_line_with_file_and_line(tmp_path, text, words, read):
     """Row 1.5 read as row 1 would be another patient's report."""
     path = tmp_path / "train.csv"
     path.write_text(text)
     with pytest.raises(InputError, match=words) as refused:
-        read_list(path)
+        read(path)
     assert str(refused.value).startswith(str(path))
     assert "\n" not in str(refused.value)
+
+
+NAMES = ["a.png", "b/ü.png", "/data/c.png", "./d.png", "e\\f.png", "g.png", ".h.png"]
+
+
+@pytest.mark.parametrize("block", [1, 100, 10_000])
+def test_both_readers_of_a_list_agree(tmp_path, monkeypatch, block):
+    """Pre-training would see other images, or other labels, than evaluation on the same list."""
+    monkeypatch.setattr(reading, "_BLOCK", block)
+    studies = [f"s{number}" for number in range(len(NAMES))]
+    rows = pd.DataFrame(
+        {"image": NAMES, "study": studies, "patient": [*"pqrsp", "", "ä"], "row": ["3", "0", *"12", "", *"45"]}
+    )
+    rows.to_csv(tmp_path / "train.csv", index=False)
+    table, compact = read_list(tmp_path / "train.csv"), read_image_list(tmp_path / "train.csv")
+    assert len(compact) == len(table) == len(NAMES)
+    for column in ("path", "patient", "row", "line"):
+        assert list(compact.images[column]) == table.images[column].tolist()
+    assert compact.images["key"].tolist() == [study_key(study) for study in studies]
+    with (tmp_path / "train.csv").open("a") as file:
+        file.write("b/./ü.png,s,p,7\n")
+    for read in (read_list, read_image_list):
+        with pytest.raises(InputError, match=r"train\.csv: line 9: image b/ü\.png is listed twice, also in line 3"):
+            read(tmp_path / "train.csv")
+
+
+def test_files_are_found_in_crowded_folders_and_alone(tmp_path):
+    """A missing image would end the training hours later; a folder of an image's name is none."""
+    names = [f"{'many' if number % 4 else number}/{number}.png" for number in range(80)]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    paths = [str(tmp_path / name) for name in names]
+    check_files(paths, range(2, 82), "train.csv")
+    for number in (50, 40):
+        (tmp_path / names[number]).unlink()
+        (tmp_path / names[number]).mkdir()
+        with pytest.raises(InputError, match=rf"line {number + 2}: image .*{names[number]} not found; get it"):
+            check_files(paths, range(2, 82), "train.csv", advice="get it")
 
 
 def test_missing_or_unreadable_list_is_bad_input(tmp_path):

@@ -12,10 +12,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from medslip.data import reading
 from medslip.data.datasets.folder import Folder
 from medslip.data.images import Header
-from medslip.data.reading import check_unique, find_images, listed_images, path_in, read_box, read_cells
+from medslip.data.reading import check_unique, find_images, listed_images, path_in, read_box, read_cells, read_rows
 from medslip.errors import InputError
 from medslip.phantoms.dicom import uid_of, write_dicom
 
@@ -156,6 +159,38 @@ def test_tables_as_spreadsheets_write_them_keep_the_lines_of_the_file(
     }
     with pytest.raises(InputError, match=r"t\.csv: has no column 'd'; it must have a, d"):
         read_cells(tmp_path / "t.csv", ("a", "d"))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    text=st.lists(
+        st.sampled_from(["a", "bc", "é", ",", ",", ";", "\n", "\n", "\r\n", "\r", " ", "\t", '"', '"x\n"']), max_size=40
+    ),
+    block=st.integers(1, 20),
+)
+def test_a_table_is_the_same_read_in_parts_without_and_with_a_parser(
+    tmp_path_factory: pytest.TempPathFactory, text: list[str], block: int
+) -> None:
+    """A quote or a blank line within a long table would move cells into other rows, or messages to other lines."""
+    path = tmp_path_factory.mktemp("tables") / "t.csv"
+    path.write_text("x,y\n" + "".join(text), newline="")
+
+    def found(**changes: object) -> object:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in changes.items():
+                patch.setattr(reading, name, value)
+            try:
+                return read_cells(path).to_dict("index")
+            except InputError as error:
+                return str(error)
+
+    parsed = found(_plain_columns=lambda *_: None)
+    assert found(_BLOCK=block) == found() == parsed
+    if isinstance(parsed, dict):
+        rows = read_rows(path)[1:]
+        assert {line: [*row, "", ""][:2] for line, row in rows.items()} == {
+            line: list(row.values()) for line, row in parsed.items()
+        }
 
 
 PACKED = gzip.compress(b"a,b\n" + bytes(range(32, 127)) * 9, mtime=0)

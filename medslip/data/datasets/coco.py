@@ -94,7 +94,7 @@ class Coco(ListedDataSet):
             table["sex"] = sexes_of(table["sex"])
         if "age" in table:
             table["age"] = table["age"].map(years)
-        check_files(table["path"], source)
+        check_files(table["path"].tolist(), table.index, source)
         self._check_sizes(table, source)
         if not all(
             {"id", "name"} <= entry.keys() and isinstance(entry["id"], int | str) for entry in data["categories"]

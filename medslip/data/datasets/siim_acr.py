@@ -80,7 +80,7 @@ class SiimAcr(DataSet):
         masks = self.masks or source.parent / "masks"
         paths = listed_images(rows["image_path"], self.images, source)
         files = paths.map(lambda path: str(_mask_of(Path(path), masks)))
-        check_files(files, source, "mask")
+        check_files(files.tolist(), files.index, source, "mask")
         patients = rows["patient"].str.strip().tolist() if "patient" in rows.columns else [""] * len(rows)
         table = self._table(source, paths, rows["image_path"].tolist(), patients)
         marked: list[tuple[int, Any]] = []
