@@ -97,7 +97,7 @@ async function classify(file) {
   for (const id of ["views", "findings"]) $(id).hidden = false;
   const groups = Object.entries(about.groups).map(([group, names]) => {
     const ranked = names.map((name) => [name, found.probabilities[name]]).sort((a, b) => b[1] - a[1]);
-    const open = group !== "General words" && group !== "Normality";
+    const open = !about.folded.includes(group);
     return element("details", { open }, element("summary", {}, group), ...ranked.map(([name, value]) => row(name, value)));
   });
   $("groups").replaceChildren(...groups);

@@ -32,11 +32,14 @@ from medslip.errors import InputError, check_at_least
 from medslip.evaluation.figures import heat_colours
 from medslip.files import to_json
 from medslip.predictor import Predictor
+from medslip.run_dir import read_metrics
 from medslip.tasks.weights import AuthorsConfig, newest, open_weights
 from medslip.training.distributed import Device
 from medslip.vocabulary import ANATOMIES, FINDING_GROUPS, NORMALITY, PATHOLOGIES, pathology_index, pathology_of
 
 HOST = "127.0.0.1"
+UNSCORED = "Without a validation score"
+FOLDED = ("General words", "Normality", UNSCORED)
 GROUPS = {**FINDING_GROUPS, "Normality": tuple(sorted(NORMALITY))}
 EXAMPLES = 6
 LONGEST_QUERY = 300  # characters
@@ -110,17 +113,38 @@ def run(config: AppConfig) -> None:
 def open_server(config: AppConfig) -> Server:
     """The server of a config, listening; errors as for ``run``."""
     examples = Folder(config.examples).read().paths[-EXAMPLES:] if config.examples else ()
-    weights = open_weights(newest(config.checkpoint), config.authors)
+    checkpoint = newest(config.checkpoint)
+    weights = open_weights(checkpoint, config.authors)
     device = None if config.device == "auto" else config.device
     viewer = Viewer(Predictor(weights, device, text_encoder=config.text_encoder))
     if not viewer.takes_text:
         print(f"no free text: {viewer.text_fault}")
     try:
-        return Server(config.port, viewer, list(map(Path, examples)), config.megabytes)
+        return Server(config.port, viewer, list(map(Path, examples)), config.megabytes, grouped(scored(checkpoint)))
     except OSError as error:
         if error.errno not in (errno.EADDRINUSE, errno.EACCES):
             raise
         raise InputError(f"port: {config.port}: {error.strerror}; choose another") from None
+
+
+def scored(checkpoint: Path) -> frozenset[str]:
+    """The pathologies that the validation of a pre-training could score; empty where its run directory is not known."""
+    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    try:
+        rows = read_metrics(folder).get("scores", [])
+    except InputError:
+        return frozenset()
+    return frozenset(row["class"] for row in rows if not row.get("note") and row.get("class") in PATHOLOGIES)
+
+
+def grouped(scored: frozenset[str]) -> dict[str, list[str]]:
+    """Group -> its pathologies; of some that were scored, the others are in a group of their own.
+
+    The probability of a pathology that the training's reports did not mention is arbitrary, and often high.
+    """
+    kept = {group: [name for name in names if not scored or name in scored] for group, names in GROUPS.items()}
+    others = [name for names in GROUPS.values() for name in names if scored and name not in scored]
+    return {group: names for group, names in {**kept, UNSCORED: others}.items() if names}
 
 
 class Viewer:
@@ -230,13 +254,16 @@ class Server(ThreadingHTTPServer):
         viewer: What it answers with.
         examples: Images that anyone may see.
         megabytes: Size of the largest file that is read.
+        groups: From ``grouped``.
     """
 
     daemon_threads = True
 
-    def __init__(self, port: int, viewer: Viewer, examples: list[Path], megabytes: int) -> None:
+    def __init__(
+        self, port: int, viewer: Viewer, examples: list[Path], megabytes: int, groups: dict[str, list[str]]
+    ) -> None:
         super().__init__((HOST, port), _Handler)
-        self.viewer, self.examples, self.megabytes = viewer, examples, megabytes
+        self.viewer, self.examples, self.megabytes, self.groups = viewer, examples, megabytes, groups
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Print the traceback of an error, but not for a browser that has gone."""
@@ -245,9 +272,8 @@ class Server(ThreadingHTTPServer):
 
     def about(self) -> dict[str, Any]:
         """What the page needs to know."""
-        groups = {group: list(names) for group, names in GROUPS.items()}
         limits = {"examples": len(self.examples), "megabytes": self.megabytes, "longest_query": LONGEST_QUERY}
-        return {"groups": groups, "takes_text": self.viewer.takes_text, **limits}
+        return {"groups": self.groups, "folded": FOLDED, "takes_text": self.viewer.takes_text, **limits}
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -22,8 +22,10 @@ from PIL import Image
 
 from medslip import Predictor
 from medslip.errors import InputError
-from medslip.tasks.app import AppConfig, Viewer, open_server
-from medslip.vocabulary import FINDINGS
+from medslip.evaluation.run_page import METRICS_FORMAT
+from medslip.run_dir import write_json
+from medslip.tasks.app import GROUPS, UNSCORED, AppConfig, Viewer, grouped, open_server, scored
+from medslip.vocabulary import FINDINGS, NORMALITY
 
 TEXT = "left pleural effusion"
 
@@ -176,6 +178,20 @@ def test_without_its_text_encoder_a_model_still_knows_the_vocabulary(tiny_checkp
     assert viewer.ground(image, "Pleural Effusion")["anatomy"]
     with pytest.raises(InputError, match=r"^free text cannot be queried: the text encoder was not found"):
         viewer.ground(image, TEXT)
+
+
+def test_findings_that_validation_could_not_score_are_set_apart(tmp_path):
+    """Their probabilities are arbitrary, and would come first in each group."""
+    rows = [{"class": "effusion", "note": ""}, {"class": "mass", "note": "no positives"}, {"class": "mean", "note": ""}]
+    write_json(tmp_path / "metrics.json", {"format": METRICS_FORMAT, "scores": rows})
+    assert scored(tmp_path) == scored(tmp_path / "best.safetensors") == {"effusion"}
+    groups = grouped(scored(tmp_path))
+    assert groups["Pleura and diaphragm"] == ["effusion"]
+    assert list(groups) == ["Pleura and diaphragm", UNSCORED]
+    assert len(groups[UNSCORED]) == len(FINDINGS) + len(NORMALITY) - 1
+    assert grouped(scored(tmp_path / "elsewhere" / "best.safetensors")) == {
+        name: list(each) for name, each in GROUPS.items()
+    }
 
 
 def test_a_port_in_use_is_one_line(server, tiny_checkpoint):
