@@ -233,8 +233,9 @@ class Predictor(
         findings = FINDINGS if findings is None else _texts(findings)
         columns = [_pathology_index(name) for name in findings]
         found = [np.empty((0, len(PATHOLOGIES) + len(text)), np.float32)]
-        for _, output in self.outputs(images, text=text) if len(images) else ():
-            found.append(present_probability(output.pathology_logits))
+        prompts = self._prompts(text) if len(images) else None
+        for grey in self._batches(images):
+            found.append(present_probability(self._predict(grey, prompts)))
         probabilities = np.concatenate(found)[:, [*columns, *range(len(PATHOLOGIES), found[0].shape[1])]]
         names = [str(k) if (name := name_of(image)) == type(image).__name__ else name for k, image in enumerate(images)]
         return pd.DataFrame(probabilities, pd.Index(names, name="image"), [*findings, *text])
@@ -286,10 +287,10 @@ class Predictor(
         Raises:
             InputError: An image cannot be read.
         """
-        encoder, transform = self.model.image_encoder, self.checkpoint.card.transform
+        encoder = self.model.image_encoder
         parts = []
         for grey in self._batches(listed(images)):
-            features = encoder.trunk(transform.normalise(grey.to(self.device)))
+            features = encoder.trunk(self._normalise(grey))
             parts.append([part.float().cpu().numpy() for part in (*encoder.split(features), features.mean(dim=(2, 3)))])
         if not parts:
             raise InputError("embed: no images were given")
@@ -366,7 +367,7 @@ class Predictor(
         """
         prompts = self._prompts(text)
         for grey in self._batches(images):
-            yield grey, self._run(grey.to(self.device), with_attention, prompts)
+            yield grey, self._run(grey, with_attention, prompts)
 
     def shifted_outputs(
         self, images: Sequence[ImageInput], shifts: int, text: Sequence[str] = ()
@@ -386,7 +387,7 @@ class Predictor(
         """
         prompts = self._prompts(text)
         starts = [round((k - (shifts - 1) / 2) * PATCH / shifts) for k in range(shifts)]
-        for grey in (grey.to(self.device) for grey in self._batches(images)):
+        for grey in self._batches(images):
             plain = self._run(grey, True, prompts)
             if shifts == 1:
                 yield plain, [plain]
@@ -401,13 +402,22 @@ class Predictor(
 
     def _batches(self, images: Sequence[ImageInput]) -> Iterator[Tensor]:
         source = ImageSource(images, self.checkpoint.card.transform.side, equalise=self._equalise)
-        loader = evaluation_loader(source, len(images), Shard(self._batch, self._workers))
+        loader = evaluation_loader(
+            source, len(images), Shard(self._batch, self._workers, pin_memory=self.device.type == "cuda")
+        )
         for batch in tqdm(loader, total=len(loader), desc="images", unit="batch", leave=False, disable=None):
             yield batch.images
 
+    def _normalise(self, grey: Tensor) -> Tensor:
+        return self.checkpoint.card.transform.normalise(grey.to(self.device, non_blocking=True))
+
+    @torch.inference_mode()
+    def _predict(self, grey: Tensor, prompts: Tensor | None) -> Tensor:
+        return self.model.predict(self._normalise(grey), prompts)
+
     @torch.inference_mode()
     def _run(self, grey: Tensor, with_attention: bool, prompts: Tensor | None) -> MeDSLIPOutput:
-        output: MeDSLIPOutput = self.model(self.checkpoint.card.transform.normalise(grey), with_attention)
+        output: MeDSLIPOutput = self.model(self._normalise(grey), with_attention)
         if prompts is None:
             return output
         logits, maps = self.model.predict_text(output.patches.pathology, prompts, with_attention)

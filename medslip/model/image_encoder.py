@@ -57,6 +57,15 @@ class ImageEncoder(nn.Module):
 
     def split(self, features: Tensor) -> Streams[Tensor]:
         """The trunk's features, B x C x g x g, as two streams, each B x N x D."""
-        patches = features.flatten(2).transpose(1, 2)  # B x N x C
-        m = self.gate(patches)
+        patches, m = self._gated(features)
         return Streams(self.pathology_stream(m * patches), self.anatomy_stream((1 - m) * patches))
+
+    def pathology(self, images: Tensor) -> Tensor:
+        """The pathology stream alone, B x N x D; see ``forward``."""
+        patches, m = self._gated(self.trunk(images))
+        return self.pathology_stream(m * patches)
+
+    def _gated(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Patches, B x N x C, and the gate's share of each for the pathology stream."""
+        patches = features.flatten(2).transpose(1, 2)
+        return patches, self.gate(patches)

@@ -260,6 +260,21 @@ class MeDSLIP(nn.Module):
             protocl_scale=self.protocl_log_scale.exp() if self.similarity == "cosine" else None,
         )
 
+    def predict(self, images: Tensor, prompts: Tensor | None = None) -> Tensor:
+        """Query the pathology stream alone, for classification; the same logits as those of ``forward``.
+
+        Args:
+            images: As for ``forward``.
+            prompts: F x T, text embeddings of free-text queries.
+
+        Returns:
+            B x (P + F) x 2 existence logits (absent, present).
+        """
+        patches = self.image_encoder.pathology(images)
+        f_p, _ = self._query(self.pathology_decoder, self.pathology_prompts, patches, False)
+        logits = self.pathology_existence(self.dropout(f_p))
+        return logits if prompts is None else torch.cat([logits, self.predict_text(patches, prompts)[0]], dim=1)
+
     def predict_text(
         self, patches: Tensor, prompts: Tensor, with_attention: bool = False
     ) -> tuple[Tensor, Tensor | None]:

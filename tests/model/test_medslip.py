@@ -58,6 +58,16 @@ def test_attention_is_computed_only_when_requested():
     assert output.pathology_attention is output.anatomy_attention is None
 
 
+def test_classification_gives_the_logits_of_the_whole_model():
+    """It leaves the anatomy stream out, which must not change a single bit of what is predicted."""
+    model, images, free = tiny(), torch.randn(2, 3, 64, 64), torch.randn(3, 24)
+    with torch.inference_mode():
+        output = model(images)
+        text = model.predict_text(output.patches.pathology, free)[0]
+        assert torch.equal(model.predict(images), output.pathology_logits)
+        assert torch.equal(model.predict(images, free), torch.cat([output.pathology_logits, text], dim=1))
+
+
 def test_vocabulary_and_free_text_are_one_decoding_in_which_nothing_sees_free_text():
     """A free-text query is one more query, as in training; the vocabulary and the other free texts must not notice it."""
     model, images, free = tiny(), torch.randn(2, 3, 64, 64), 5 * torch.randn(3, 24)
