@@ -240,7 +240,31 @@ def _wrapped(values: Any, bits: int, signed: bool) -> Any:
 
 
 def _show(frame: npt.NDArray[Any], bits: _Bits, dataset: Dataset) -> Grey:
-    """Stored values -> grey, through a table over all values between the least and the greatest."""
+    """Stored values -> grey. Each value that occurs is converted once, and then looked up."""
+    codes = frame.view(f"u{frame.dtype.itemsize}")
+    occurring = np.flatnonzero(count_values(codes))
+    table = np.zeros(1 << 8 * codes.dtype.itemsize, np.uint8)
+    table[occurring] = _greys(occurring.astype(codes.dtype).view(frame.dtype), bits, dataset)
+    return look_up(codes, table)
+
+
+def count_values(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """How often each value occurs, from 0; values are H x W, uint8 or uint16."""
+    if values.dtype == np.uint8:  # Pillow takes half the time
+        return np.asarray(Image.fromarray(values).histogram(), np.int64)
+    return np.bincount(values.reshape(-1))
+
+
+def look_up(values: npt.NDArray[Any], table: Grey) -> Grey:
+    """The table's entry for each value, of the values' shape."""
+    if values.dtype == np.uint8:  # a fifth of the time that indexing takes
+        found = bytearray(np.ascontiguousarray(values)).translate(table.tobytes())
+        return np.frombuffer(found, np.uint8).reshape(values.shape)
+    return np.take(table, values)
+
+
+def _greys(frame: npt.NDArray[Any], bits: _Bits, dataset: Dataset) -> Grey:
+    """Grey of stored values, all that an image has, through a table over all between the least and the greatest."""
     photometric = dataset.get("PhotometricInterpretation") or "MONOCHROME2"
     if photometric not in ("MONOCHROME1", "MONOCHROME2"):
         raise ValueError(f"photometric interpretation {photometric}")

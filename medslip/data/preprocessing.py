@@ -13,7 +13,7 @@ import torchvision.transforms.v2.functional as F
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
-from medslip.data.dicom import MAX_PIXELS
+from medslip.data.dicom import MAX_PIXELS, count_values, look_up
 from medslip.data.images import Grey
 from medslip.data.masks import Mask
 from medslip.errors import InputError
@@ -112,8 +112,8 @@ def equalise(image: Grey) -> Grey:
     Returns:
         H x W, uint8.
     """
-    not_brighter = np.cumsum(np.bincount(image.reshape(-1), minlength=256))
-    return np.rint(not_brighter * (255 / image.size)).astype(np.uint8)[image]
+    not_brighter = np.cumsum(count_values(image))
+    return look_up(image, np.rint(not_brighter * (255 / image.size)).astype(np.uint8))
 
 
 def squash(image: Grey, side: int) -> Tensor:
