@@ -100,7 +100,7 @@ class LabelStore:
         )
         file = self.folder / "cells.bin"
         self._cells: npt.NDArray[np.uint16] = (
-            np.memmap(file, np.uint16, "r") if file.stat().st_size else np.empty(0, np.uint16)
+            np.asarray(np.memmap(file, np.uint16, "r")) if file.stat().st_size else np.empty(0, np.uint16)
         )
         steps = np.diff(self._offsets.astype(np.int64), prepend=0, append=len(self._cells))
         if len(self._offsets) != len(self._keys) + 1 or steps[0] or steps[-1] or (steps < 0).any():
@@ -113,18 +113,21 @@ class LabelStore:
 
     def cells(self, row: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], Matrix]:
         """Return the mentioned cells of a study: anatomy indices, pathology indices, and states (1 or 0)."""
-        if not 0 <= row < len(self):
-            raise IndexError(f"row {row} of a store of {len(self)} studies")
-        code = np.asarray(self._cells[self._offsets[row] : self._offsets[row + 1]])
+        code = self._code(row)
         cell = (code & 0x7FFF).astype(np.intp)
         return cell // P, cell % P, (code >> 15).astype(np.int8)
 
+    def _code(self, row: int) -> npt.NDArray[np.uint16]:
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of a store of {len(self)} studies")
+        return self._cells[self._offsets[row] : self._offsets[row + 1]]
+
     def dense(self, row: int) -> Matrix:
         """Return the A x P matrix of a study, int8."""
-        matrix = np.full((A, P), UNKNOWN, np.int8)
-        anatomy, pathology, state = self.cells(row)
-        matrix[anatomy, pathology] = state
-        return matrix
+        matrix = np.full(A * P, UNKNOWN, np.int8)
+        code = self._code(row)
+        matrix[code & 0x7FFF] = code >> 15
+        return matrix.reshape(A, P)
 
     def sizes(self) -> npt.NDArray[np.int64]:
         """Return how many cells each study mentions."""

@@ -52,7 +52,7 @@ def test_store_is_sparse_and_memory_mapped(store):
     assert (store / "cells.bin").stat().st_size == 3 * 2
     opened = LabelStore(store)
     assert isinstance(opened._offsets, np.memmap)
-    assert isinstance(opened._cells, np.memmap)
+    assert isinstance(opened._cells.base, np.memmap)
     assert not opened._cells.flags.writeable
 
 
