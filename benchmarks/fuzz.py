@@ -94,6 +94,9 @@ TABLES = {
     "openi/1.xml": '<eCitation><uId id="CXR1"/><MeSH><major>Opacity/lung/base/left</major><major>Cardiomegaly'
     '</major></MeSH><parentImage id="a"/><parentImage id="b"/></eCitation>',
     "openi/views.csv": "image,view\na,PA\nb,Frontal\n",
+    "reports/list.csv": "image,report,patient,view\na.png,\"FINDINGS: Effusion, no edema.\",7,PA\nb.png,Clear lungs.,8,AP\n",
+    "reports/a.txt": "FINDINGS:\nSmall effusion in the left base; edema cannot be excluded.\n\nIMPRESSION: 1. Effusion.\n",
+    "reports/b.txt": "No pneumothorax or effusion. The heart is enlarged.\n",
     "authors/train.json": '{"a.png": {"labels_id": 0}, "b.png": {"labels_id": 1}}',
     "radgraph/xl.jsonl": '{"doc_key": "s50000001", "sentences": [["lungs", "are", "clear"]], "ner": [[[0, 0, "Anatomy::'
     'definitely present"], [2, 2, "Observation::definitely present"]]], "relations": [[[2, 2, 0, 0, "located_at"]]]}\n',
@@ -148,7 +151,9 @@ def make_inputs(root: Path) -> None:
     picture, orientation = Image.fromarray((grey >> 4).astype(np.uint8)), Image.Exif()
     orientation[0x0112] = 6
     studies = "chexpert/valid/patient1/study1 chexpert/valid/patient2/study1"
-    for place in f"padchest nih rsna_list siim_list siim_list/masks openi authors run pictures {studies}".split():
+    for (
+        place
+    ) in f"padchest nih rsna_list siim_list siim_list/masks openi reports authors run pictures {studies}".split():
         (root / place).mkdir(parents=True, exist_ok=True)
         for name in ("a.png", "b.png"):
             picture.save(root / place / name)
@@ -275,6 +280,8 @@ READERS: dict[str, tuple[int, str, Callable[[Path, Path], Any]]] = {
     "SIIM-ACR": (80, "siim_acr/**/*.*", _read_set("siim_acr", "siim_acr")),
     "SIIM-ACR, PNG form": (60, "siim_list/**/*.*", _read_set("siim_acr", "siim_list/list.csv")),
     "OpenI": (80, "openi/*", _read_set("openi", "openi", views="openi/views.csv")),
+    "table of reports": (80, "reports/*.csv", _read_set("reports", "reports/list.csv")),
+    "folder of reports": (80, "reports/*.txt", _read_set("reports", "reports", patients="unknown")),
     "COCO": (160, "coco/*.json", _read_set("coco", "coco", images="coco/..")),
     "folder of images": (40, "cxr14/**/*.*", _read_set("folder", "cxr14")),
     "authors' matrix": (100, "authors/*", _read_set("authors", "authors")),

@@ -5,8 +5,8 @@ The words are data, in resources/report_words.yaml. They are applied to the sect
 1. Each word or phrase becomes an item: a place, a finding, a cue (of absence or doubt), or a link (verb, preposition,
    conjunction). Other words are left out. A single word that report_rules.json knows as a finding is one, too.
 2. Places that stand together are one phrase. "Left upper and lower lobes" are two, each with what it lacks of the other.
-3. A finding is where the place right beside it is ("left effusion", "effusion in the left base", "clear lungs"), or where its
-   subject or the finding that it explains is, or where its own phrase says; the first of these that there is.
+3. A finding is at the place right beside it ("left effusion", "effusion in the left base", "clear lungs"); else with the
+   finding that it is joined to or explains, at its subject, or where its own phrase says; the first of these that there is.
 4. A cue reaches to the end of its clause.
 """
 
@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from importlib import resources
+from itertools import product
 from typing import Any, NamedTuple
 
 import yaml
@@ -53,6 +54,13 @@ class _Item(NamedTuple):
     says: tuple[str, ...] = ()  # of a finding: a word for each that is said; of a place: its words
     at: Place = ()  # of a finding: where it is if the sentence names no place
     places: tuple[Place, ...] = ()  # of a group of places
+
+
+class _Before(NamedTuple):
+    """A finding that was read before: its index in the sentence, and where it is."""
+
+    at: int = -1
+    places: tuple[Place, ...] = ()
 
 
 class ReportReader:
@@ -160,27 +168,24 @@ class ReportReader:
         return word not in self._only_in_phrases and self._rules.pathology((word,)) not in (TAIL, EXCLUDED)
 
     def _grouped(self, items: list[_Item]) -> list[_Item]:
+        """The items, with places that stand together as one item of the kind P."""
         kinds = "".join(item.kind for item in items)
         grouped: list[_Item] = []
         position = 0
         for match in _GROUP.finditer(kinds):
             grouped += items[position : match.start()]
             position = match.end()
-            parts: list[list[str]] = [[]]
-            groups = [parts]
-            for index in range(match.start(), position):
-                item = items[index]
+            groups: list[list[list[str]]] = [[[]]]
+            for item in items[match.start() : position]:
+                parts = groups[-1]
                 if item.kind == "p":
                     parts[-1] += item.says
+                elif item.kind in ",&|" and kinds[position : position + 1] == "f" and self._names(parts[-1]):
+                    groups.append([[]])  # "opacity in the left lower lobe and cardiac enlargement"
                 elif item.kind in ",&|":
-                    # "opacity in the left lower lobe and cardiac enlargement"
-                    if kinds[position : position + 1] == "f" and self._names(parts[-1]):
-                        parts = [[]]
-                        groups.append(parts)
-                    else:
-                        parts.append([])
-            for number, group in enumerate(groups):
-                grouped += [_Item("&")] * (number > 0) + [_Item("P", places=self._completed(group))]
+                    parts.append([])
+            for number, parts in enumerate(groups):
+                grouped += [_Item("&")] * (number > 0) + [_Item("P", places=self._completed(parts))]
         grouped += items[position:]
         return [item for item in grouped if item.kind != "b"]
 
@@ -192,43 +197,32 @@ class ReportReader:
         bare = [not self._names(part) for part in parts]
         for index in range(len(parts) - 2, -1, -1):
             if bare[index]:
-                part, following = parts[index], parts[index + 1]
-                has_level = bool(self._levels & set(part))
-                shared = [
-                    word for word in following if word not in self._sides and not (has_level and word in self._levels)
-                ]
-                parts[index] = part + shared
+                known = self._sides | (self._levels if self._levels & set(parts[index]) else set())
+                parts[index] = parts[index] + [word for word in parts[index + 1] if word not in known]
         for index in range(1, len(parts)):
             if bare[index - 1] and not self._sides & set(parts[index]):
                 parts[index] += [word for word in parts[index - 1] if word in self._sides]
         return tuple(map(tuple, parts))
 
-    def _statements(self, sentence: str) -> list[tuple[str, Place, int]]:
+    def _statements(self, sentence: str) -> Iterator[tuple[str, Place, int]]:
         """Word, place and state of each finding that a sentence states."""
         items = self._items(sentence)
         kinds = "".join(item.kind for item in items)
-        if "f" not in kinds:
-            return []
+        near = {index: self._near(kinds, items, index) for index, kind in enumerate(kinds) if kind == "f"}
         states = _states(kinds, items)
-        found: list[tuple[str, Place, int]] = []
-        used: set[int] = set()
-        places: dict[int, tuple[Place, ...]] = {}
-        for index in (index for index, kind in enumerate(kinds) if kind == "f"):
-            near = self._near(kinds, items, index)
-            used.update(near)
-            places[index] = tuple(self._sided(place, items[:index]) for group in near for place in items[group].places)
-        previous = -1
-        for index in places:
-            item = items[index]
-            if not places[index]:
-                places[index] = self._far(kinds, items, index, previous, places, used, states)
-            for word in item.says if self._is_said(kinds, items, index) and states[index] is not None else ():
-                for place in places[index] or (item.at,):
-                    if item.at and self._rules.anatomy(place) == OTHER:
-                        place = item.at
-                    found += self._located(word, place, int(states[index] or 0))
-            previous = index
-        return found
+        used, before = set(near.values()), _Before()
+        for index, group in near.items():
+            item, state = items[index], states[index]
+            if group >= 0:
+                places = tuple(self._sided(place, items[:index]) for place in items[group].places)
+            else:
+                places = self._far(kinds, items, index, before, used, state == ABSENT)
+            before = _Before(index, places)
+            if state is None or not self._is_said(kinds, item.text, index):
+                continue
+            for word, place in product(item.says, places or (item.at,)):
+                known = item.at if item.at and self._rules.anatomy(place) == OTHER else place
+                yield from self._located(word, known, state)
 
     def _sided(self, place: Place, before: Sequence[_Item]) -> Place:
         """A part of a lung with the side that was named before: "the right lung has a nodule in the upper lobe"."""
@@ -237,49 +231,38 @@ class ReportReader:
         named = {word for item in before for words in item.places for word in words if word in self._sides}
         return (*named, *place) if len(named) == 1 else place
 
-    def _is_said(self, kinds: str, items: Sequence[_Item], index: int) -> bool:
-        """Whether the word at an index is a statement of its own, and not an adjective of another finding."""
-        text = items[index].text
-        before_place = kinds[index + 1 : index + 2] == "P" and kinds[index + 2 : index + 3] != "f"
+    def _is_said(self, kinds: str, text: str, index: int) -> bool:
+        """Whether a word is a statement of its own, and not an adjective of another finding."""
+        following = kinds[index + 1 : index + 3]
         if text in self._predicates:
-            return kinds[max(index - 2, 0) : index] == "PV" or (before_place and text in self._adjectives)
+            before_place = text in self._adjectives and following.startswith("P") and following != "Pf"
+            return before_place or kinds[max(index - 2, 0) : index] == "PV"
         return not (text in self._descriptions and _DESCRIBED.match(kinds, index + 1))
 
-    def _near(self, kinds: str, items: Sequence[_Item], index: int) -> list[int]:
-        """The groups of places right before or after a finding."""
-        first = index
-        while first and kinds[first - 1] == "f":
-            first -= 1
-        device = bool(self._devices & set(items[index].says))
-        before = [first - 1] if first and kinds[first - 1] == "P" else []
-        after: list[int] = []
-        if device and kinds[index + 1 : index + 2] == "P":
-            after = [index + 1]
+    def _near(self, kinds: str, items: Sequence[_Item], index: int) -> int:
+        """The group of places right before or after a finding; -1 if there is none."""
+        device = not self._devices.isdisjoint(items[index].says)
+        before, after = len(kinds[:index].rstrip("f")) - 1, -1
+        if (device or items[index].text in self._adjectives) and kinds[index + 1 : index + 2] == "P":
+            after = index + 1
         elif match := _AFTER.match(kinds, index + 1):
-            after = [match.end() - (1 if device or not match["more"] else 3)]
-        elif items[index].text in self._adjectives and kinds[index + 1 : index + 2] == "P":
-            after = [index + 1]
-        return after if device and after else before or after
+            after = match.end() - (1 if device or not match["more"] else 3)
+        if before < 0 or kinds[before] != "P":
+            return after
+        return after if device and after >= 0 else before
 
     def _far(
-        self,
-        kinds: str,
-        items: Sequence[_Item],
-        index: int,
-        previous: int,
-        places: Mapping[int, tuple[Place, ...]],
-        used: set[int],
-        states: Mapping[int, int | None],
+        self, kinds: str, items: Sequence[_Item], index: int, before: _Before, used: set[int], absent: bool
     ) -> tuple[Place, ...]:
-        """The places of a finding that has none beside it: its subject, the finding that it explains, or what is left."""
-        between = kinds[previous + 1 : index] if previous >= 0 else ""
-        if between and not set(between) - set("&|") and states[index] != ABSENT:
+        """The places of a finding that has none beside it: those of the finding before it, its subject, or what is left."""
+        between = kinds[before.at + 1 : index] if before.at >= 0 else ""
+        if between and not set(between) - set("&|") and not absent:
             pathology = self._rules.pathology(items[index].says)
             if pathology in self._organs:
-                return tuple(tuple(word for word in place if word in self._sides) for place in places[previous])
-            return () if pathology in self._own_places else places[previous]
+                return tuple(tuple(word for word in place if word in self._sides) for place in before.places)
+            return () if pathology in self._own_places else before.places
         if "=" in between or "~" in between:
-            return places[previous]
+            return before.places
         subject = kinds.rfind("P", 0, index)
         if subject >= 0 and subject not in used and "s" not in kinds[subject:index]:
             return tuple(place for place in items[subject].places if self._rules.anatomy(place) != OTHER)
@@ -292,11 +275,8 @@ class ReportReader:
     def _located(self, word: str, place: Place, state: int) -> Iterator[tuple[str, Place, int]]:
         """A statement, and what it implies."""
         pathology = self._rules.pathology((word,))
-        if place and not self._names(place) and not self._levels & set(place):
-            place = (
-                *place,
-                *filter(None, [self._organs.get(pathology, "" if pathology in self._own_places else "lung")]),
-            )
+        if place and self._sides.issuperset(place):
+            place = (*place, *self._organs.get(pathology, "" if pathology in self._own_places else "lung").split())
         if pathology == "enlarge":
             place = tuple(self._enlarged_places.get(part, part) for part in place)
         yield word, place, state
