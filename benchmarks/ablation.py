@@ -65,7 +65,7 @@ from medslip.training.engine import read_log
 from medslip.vocabulary import MIRRORED_ANATOMY, class_pathologies, pathology_index
 
 STUDIES, VALID, TEST = 1600, 0.1, 0.25
-SIDE, EPOCHS, BATCH = 96, 5, 8
+SIDE, EPOCHS, BATCH = 96, 12, 8
 RESAMPLES = 50
 METRICS = (
     "auroc",
@@ -266,7 +266,8 @@ def run(corpus: str, name: str, seed: int, work: Path) -> dict[str, Any]:
         config,
         data=replace(config.data, side=SIDE, labels=labels),
         train=replace(config.train, epochs=EPOCHS, batch_size=BATCH, seed=seed),
-        augmentation=replace(config.augmentation, **{"scale_min": 0.8} | row.augmentation),
+        optim=replace(config.optim, warmup_steps=60),
+        augmentation=replace(config.augmentation, **{"scale_min": 0.9} | row.augmentation),
         model=replace(config.model, **row.model),
         loss=replace(config.loss, **row.loss),
         device="cpu",
