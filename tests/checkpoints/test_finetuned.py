@@ -1,4 +1,4 @@
-"""Fine-tuned models of every backbone come back as they were saved."""
+"""Fine-tuned models of every kind of backbone come back as they were saved."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from medslip.data.preprocessing import Preprocessing
 from medslip.errors import InputError
 from medslip.model.classifier import Classifier, LinearProbe
 from medslip.model.segmenter import Segmenter
-from medslip.model.trunk import BACKBONES, FourthStage, Trunk
+from medslip.model.trunk import FourthStage, Trunk
 
 CLASSES = ["Effusion", "Edema"]
 
@@ -19,7 +19,7 @@ def card_of(name, **task):
     return {"init": {"trunk": name}, "transform": Preprocessing(32).to_dict(), **task}
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "densenet121", "convnext_tiny"])
 @pytest.mark.parametrize("kind", ["segmenter", "classifier", "probe"])
 def test_a_model_comes_back_as_it_was_saved(name, kind, tmp_path):
     """A head built for another backbone would not take its weights."""

@@ -116,9 +116,7 @@ sys.exit(run_task("pretrain", sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGHUP, 75), (signal.SIGINT, 130)]
-)
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 75), (signal.SIGHUP, 75), (signal.SIGINT, 130)])
 def test_a_signalled_run_resumes_to_the_same_weights(config, tmp_path, request, number, status):
     """Sent to all processes, as schedulers do: the main process still needs its workers.
 

@@ -1,6 +1,6 @@
 """The loop, with a toy objective: batches however cut give the same training, and so does one that was interrupted.
 
-Run as a script, this file is one of the processes of test_two_processes_equal_one_with_the_doubled_batch.
+Run as a script, this file is one of the two processes of the fixture two_processes.
 """
 
 import json
@@ -161,87 +161,82 @@ def train_lines(folder):
 
 
 def one_process(folder):
-    """What each process of the next test runs."""
-    engine.make_optimizer = lambda model, config: torch.optim.SGD(model.parameters(), lr=1.0, fused=True)
+    """What each of two processes runs, for the next tests."""
+    folder = Path(folder)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in a shell's background ignores it
     with processes("cpu") as world:
-        made = trainer(Path(folder), world, exact(epochs=2, log_every=1, accumulate=2), scores=(0.5, 0.7))
-        made.fit(Toy(), RowBatches(2, world.rank, world.world_size))
-        (Path(folder) / f"saved{world.rank}.json").write_text(json.dumps(made.saved))
+        config = exact(epochs=2, accumulate=2, on_non_finite="skip", on_bad_image="skip")
+        made = trainer(folder / "skip", world, config)
+        toy = Toy()  # the second process meets a loss of NaN
+        made.fit(toy, RowBatches(2, world.rank, world.world_size, (1, 2) if world.rank else None))
+        same = world.gather([parameter.tolist() for parameter in toy.parameters()])
+        assert same[0] == same[1]
 
-
-def two_processes(*arguments):
-    """Start this file as two processes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    environment = os.environ | {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-        "WORLD_SIZE": "2",
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [sys.executable, __file__, *map(str, arguments)]
-    return [
-        subprocess.Popen(command, env=environment | {"RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-
-
-def stopped_process(folder):
-    """What each process of the next test runs: the second one gets a signal."""
-    with processes("cpu") as world:
         toy = Signalled(signal.SIGTERM, at=3) if world.rank else Toy(noise=0.3)
-        made = trainer(Path(folder), world, exact(epochs=2, accumulate=2))
+        made = trainer(folder / "stop", world, exact(epochs=2, accumulate=2))
         with pytest.raises(Stopped, match="after step 2;"):
             made.fit(toy, RowBatches(2, world.rank, world.world_size))
 
+        engine.make_optimizer = lambda model, config: torch.optim.SGD(model.parameters(), lr=1.0, fused=True)
+        made = trainer(folder / "two", world, exact(epochs=2, log_every=1, accumulate=2), scores=(0.5, 0.7))
+        made.fit(Toy(), RowBatches(2, world.rank, world.world_size))
+        (folder / f"saved{world.rank}.json").write_text(json.dumps(made.saved))
 
-def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path):
-    """The others would wait for it for ever."""
-    started = two_processes(tmp_path, "stop")
-    for process in started:
-        _, errors = process.communicate(timeout=240)
-        assert process.returncode == 0, errors
-    assert json.loads(read_tensors(tmp_path / "last.safetensors")[1]["progress"])["step"] == 2
-
-
-def waiting_process(folder):
-    """What each process of the next test runs: the first one waits for the second."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in a shell's background ignores it
-    with processes("cpu") as world:
-        (Path(folder) / str(world.rank)).touch()
+        (folder / f"waits{world.rank}").touch()
         time.sleep(60 * world.rank)
         world.wait()
 
 
-def test_interrupted_processes_do_not_wait_for_each_other(tmp_path):
-    started = two_processes(tmp_path, "wait")
-    until = time.monotonic() + 120
-    while time.monotonic() < until and len(list(tmp_path.iterdir())) < 2:
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    """The folder of two processes that ran one_process until they were interrupted, with what they ended in."""
+    folder = tmp_path_factory.mktemp("processes")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(folder)],
+            env=os.environ | environment | {"RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    until = time.monotonic() + 240
+    while time.monotonic() < until and len(list(folder.glob("waits*"))) < 2 and not any(p.poll() for p in started):
         time.sleep(0.1)
     time.sleep(0.5)
     for process in started:
         process.send_signal(signal.SIGINT)
-    for process in started:
-        process.communicate(timeout=10)
-        assert process.returncode == -signal.SIGINT  # 130 for a shell
+    ended = [(process.communicate(timeout=10)[1], process.returncode) for process in started]
+    assert len(list(folder.glob("waits*"))) == 2, ended
+    return folder, [status for _, status in ended]
 
 
-def test_two_processes_equal_one_with_the_doubled_batch(tmp_path, monkeypatch):
+def test_a_signal_to_one_process_stops_all_at_the_same_step(two_processes):
+    """The others would wait for it for ever."""
+    progress = read_tensors(two_processes[0] / "stop" / "last.safetensors")[1]["progress"]
+    assert json.loads(progress)["step"] == 2
+
+
+def test_interrupted_processes_do_not_wait_for_each_other(two_processes):
+    """The first one waits for the second, which sleeps."""
+    assert two_processes[1] == [-signal.SIGINT] * 2  # 130 for a shell
+
+
+def test_two_processes_equal_one_with_the_doubled_batch(two_processes, tmp_path, monkeypatch):
     """Gradients are averaged over processes, losses are shares of a global mean: a wrong factor shows here."""
-    (tmp_path / "two").mkdir()
-    started = two_processes(tmp_path / "two")
     plain_sgd(monkeypatch)
     fit(tmp_path / "one", exact(epochs=2, log_every=1), batch=8)
-    for process in started:
-        _, errors = process.communicate(timeout=240)
-        assert process.returncode == 0, errors
-    one, two = (read_tensors(tmp_path / name / "last.safetensors")[0] for name in ("one", "two"))
+    folders = tmp_path / "one", two_processes[0] / "two"
+    one, two = (read_tensors(folder / "last.safetensors")[0] for folder in folders)
     assert_same_weights(one, two, rtol=1e-5, atol=1e-6)
-    losses = [[line["total"] for line in train_lines(tmp_path / name)] for name in ("one", "two")]
+    losses = [[line["total"] for line in train_lines(folder)] for folder in folders]
     np.testing.assert_allclose(*losses, rtol=1e-5)
-    assert json.loads((tmp_path / "two" / "saved0.json").read_text()) == [[3, 0.5, 1], [6, 0.7, 2]]
-    assert json.loads((tmp_path / "two" / "saved1.json").read_text()) == []  # one process writes
+    assert json.loads((two_processes[0] / "saved0.json").read_text()) == [[3, 0.5, 1], [6, 0.7, 2]]
+    assert json.loads((two_processes[0] / "saved1.json").read_text()) == []  # one process writes
 
 
 class Interrupted(Toy):
@@ -415,24 +410,11 @@ def test_weights_that_are_not_finite_are_neither_validated_nor_saved(tmp_path, b
     assert not (tmp_path / "last.safetensors").exists()
 
 
-def skipping_process(folder):
-    """What each process of the next test runs: the second one meets a loss of NaN."""
-    with processes("cpu") as world:
-        config = exact(epochs=2, accumulate=2, on_non_finite="skip", on_bad_image="skip")
-        made = trainer(Path(folder), world, config)
-        toy = Toy()
-        made.fit(toy, RowBatches(2, world.rank, world.world_size, (1, 2) if world.rank else None))
-        same = world.gather([parameter.tolist() for parameter in toy.parameters()])
-        assert same[0] == same[1]
-
-
-def test_all_processes_skip_the_same_step(tmp_path):
+def test_all_processes_skip_the_same_step(two_processes):
     """Otherwise their weights would part. Epochs are of three steps; both processes' images are named."""
-    for process in two_processes(tmp_path, "skip"):
-        _, errors = process.communicate(timeout=240)
-        assert process.returncode == 0, errors
-    assert all(tensor.isfinite().all() for tensor in read_tensors(tmp_path / "last.safetensors")[0].values())
-    lines = [line for line in log_without_time(tmp_path) if line["kind"] in ("non_finite", "unreadable")]
+    folder = two_processes[0] / "skip"
+    assert all(tensor.isfinite().all() for tensor in read_tensors(folder / "last.safetensors")[0].values())
+    lines = [line for line in log_without_time(folder) if line["kind"] in ("non_finite", "unreadable")]
     assert lines[0] == {"kind": "unreadable", "step": 1, "image": "row 7", "reason": "row 7: unreadable"}
     assert [(line["step"], len(set(line["images"]))) for line in lines[1:]] == [(5, 8)]
 
@@ -557,5 +539,4 @@ def test_impossible_setting_is_bad_input_that_names_the_key(key):
 
 
 if __name__ == "__main__":
-    run = {"stop": stopped_process, "wait": waiting_process, "skip": skipping_process}.get(sys.argv[-1], one_process)
-    run(sys.argv[1])
+    one_process(sys.argv[1])
