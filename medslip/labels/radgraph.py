@@ -186,6 +186,8 @@ def parse_graph(key: str, data: Any, source: str) -> Graph:
         except _MALFORMED:
             raise InputError(f"{source}: report {key}: entity {name} {_problem(item)}") from None
     for name, entity in graph.items():
+        if all(target in graph for _, target in entity.relations):
+            continue
         if missing := {target for _, target in entity.relations} - items.keys():
             raise InputError(f"{source}: report {key}: entity {name} refers to entity {min(missing)}, which is missing")
         kept = tuple(relation for relation in entity.relations if relation[1] in graph)  # not to measurements
