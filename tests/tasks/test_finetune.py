@@ -252,7 +252,7 @@ def test_a_smaller_subsample_is_part_of_a_larger_one(seg):
     assert lists[0] < lists[1]
 
 
-def test_a_run_that_was_resumed_again_and_again_equals_an_uninterrupted_one(cls, whole, monkeypatch):
+def test_a_resumed_run_equals_an_uninterrupted_one(cls, whole, monkeypatch):
     """Hours of training would be lost with one broken test image, or end in other numbers."""
     config = replace(cls, seeds=(0, 1))
 
