@@ -213,7 +213,7 @@ def _read_set(kind: str, path: str, **options: Any) -> Callable[[Path, Path], An
         table = data.read()
         for row in range(min(len(table), 4)):
             [decode_mask(mask, *table.frame(row)) for found in table.findings_of(row) for mask in found.masks]
-        if kind not in ("folder", "prepared"):  # which have nothing to make triplets from
+        if kind not in ("folder", "prepared", "chest_imagenome", "ms_cxr"):  # which have nothing to make triplets from
             list(data.triplets(table, Counter()))
 
     return read
@@ -271,6 +271,9 @@ READERS: dict[str, tuple[int, str, Callable[[Path, Path], Any]]] = {
     "ChestX-ray14": (100, "cxr14/*.*", _read_set("cxr14", "cxr14", split=None)),
     "authors' list of ChestX-ray14": (80, "nih/*.csv", _read_set("cxr14", "nih/list.csv")),
     "CheXpert": (80, "chexpert/*.csv", _read_set("chexpert", "chexpert")),
+    "Chest ImaGenome": (100, "chest_imagenome/**/*.*", _read_set(
+        "chest_imagenome", "chest_imagenome", images="mimic_cxr/files/..", boxes="silver")),
+    "MS-CXR": (60, "ms_cxr/*", _read_set("ms_cxr", "ms_cxr", images="mimic_cxr/files/..")),
     "COVIDx": (60, "covidx/*.txt", _read_set(
         "covidx", "covidx", split="train+test", classes={"COVID-19": "pneumonia"})),
     "MIMIC-CXR": (80, "mimic_cxr/*.gz", _read_set("mimic", "mimic_cxr", graphs="radgraph/MIMIC-CXR_graphs.json")),

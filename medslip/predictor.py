@@ -41,7 +41,7 @@ from medslip.model.text_encoder import TextEncoder
 from medslip.model.trunk import PATCH
 from medslip.run_dir import read_metrics
 from medslip.version import __version__
-from medslip.vocabulary import FINDINGS, PATHOLOGIES, pathology_index, pathology_of
+from medslip.vocabulary import ANATOMIES, FINDINGS, PATHOLOGIES, anatomy_of, pathology_index, pathology_of
 
 Images = ImageInput | Sequence[ImageInput]
 """One image, or many: paths (PNG, JPEG, DICOM), open files, images of Pillow, or arrays; see ``data.images.read_image``."""
@@ -56,7 +56,7 @@ class Grounding:
     """Where the model looks for a query in an image; a notebook shows it as a picture.
 
     Attributes:
-        query: A pathology of the vocabulary, or free text.
+        query: A pathology or an anatomy of the vocabulary, or free text.
         probability: That it is present, 0..1.
         image: H x W, uint8, the image as read, upright.
         heat_map: H x W, float64, 0..1; 1 at its maximum, whatever the probability.
@@ -95,7 +95,7 @@ class Sight(NamedTuple):
         map: The map.
         probability: Of "present", in the unshifted image.
         sides: How much more the unshifted image speaks for the patient's left than for the right, by ICL and by the maps; see
-            ``evaluation.sides.lean``. NaN for free text.
+            ``evaluation.sides.lean``. By ICL, NaN for free text and anatomies.
     """
 
     map: MapPair
@@ -251,11 +251,11 @@ class Predictor(
         shifts: int = 2,
         anatomy: bool | Literal["only"] = False,
     ) -> Grounding:
-        """Show where the model looks for a finding.
+        """Show where the model looks for a finding, or for an anatomy.
 
         Args:
             image: One image.
-            query: A pathology of the vocabulary, a class that stands for one, or else free text.
+            query: A pathology or an anatomy of the vocabulary, a class that stands for one, or else free text.
             threshold: Of the heat map, 0..1, for the boxes; ``scripts/ground.py`` chooses it on labelled images.
             layers: As for ``maps``.
             heads: As for ``maps``.
@@ -269,11 +269,10 @@ class Predictor(
         if not 0 <= threshold <= 1:
             raise InputError(f"threshold: {threshold} is outside 0..1")
         (query,) = _texts(query)
-        pathology = pathology_of(query)
-        column, text = (len(PATHOLOGIES), [query]) if pathology is None else (pathology_index(pathology), [])
+        known = pathology_of(query) or anatomy_of(query) or query
         options = {"layers": layers, "heads": heads, "shifts": shifts, "anatomy": anatomy}
         grey = read_image(image)
-        ((found, probability, _),) = next(self.maps([grey], [column], text, **options))  # type: ignore[arg-type]
+        ((found, probability, _),) = next(self.maps([grey], [known], **options))  # type: ignore[arg-type]
         heat = found.heat_map(*grey.shape)
         boxes, confidence = predicted_boxes(heat, threshold)
         table = pd.DataFrame(boxes, columns=["x", "y", "width", "height"]).assign(confidence=confidence)
@@ -299,8 +298,7 @@ class Predictor(
     def maps(
         self,
         images: Sequence[ImageInput],
-        columns: Sequence[int],
-        text: Sequence[str] = (),
+        queries: Sequence[str],
         *,
         layers: Sequence[int] = (),
         heads: Sequence[int] = (),
@@ -311,35 +309,38 @@ class Predictor(
 
         Args:
             images: Files or images.
-            columns: Indices of pathologies; from P on, of free-text queries.
-            text: The free-text queries.
+            queries: Pathologies and anatomies of the vocabulary, each of which queries its own stream; any other text queries
+                the pathology stream.
             layers: Decoder layers whose attention is averaged, from 0; empty for all.
             heads: Attention heads of these layers, from 0; empty for all.
             shifts: K: average the maps of K x K copies, see ``shifted_outputs``.
             anatomy: Whether to multiply by the anatomy stream's map: its attention, weighted by the anatomies that the model
-                pairs with the pathology in this image; "only" gives that map by itself. Not for free text.
+                pairs with the pathology in this image; "only" gives that map by itself. For pathologies only.
 
         Raises:
-            InputError: An image cannot be read; layers, heads or shifts are out of range; or anatomy is set for free text.
+            InputError: An image cannot be read; layers, heads or shifts are out of range; or anatomy is set for other queries.
         """
         if shifts not in (1, 2, 4, 8):
             raise InputError(f"shifts: {shifts} is not 1, 2, 4 or 8")
         check_attention(self.checkpoint.card.model, layers, heads)
-        if anatomy and text:
+        if anatomy and not set(queries) <= set(PATHOLOGIES):
             raise InputError(
-                "anatomy: the model pairs anatomies with pathologies of the vocabulary only, not with free text"
+                "anatomy: the model pairs anatomies with pathologies of the vocabulary only, not with free text or one another"
             )
+        text = [query for query in dict.fromkeys(queries) if query not in PATHOLOGIES and query not in ANATOMIES]
+        names = (*PATHOLOGIES, *text, *ANATOMIES)
+        columns = [names.index(query) for query in queries]
 
         def streams(output: MeDSLIPOutput) -> Streams[npt.NDArray[np.float64]]:
             """The maps of these queries and of the anatomies, B x Q x g x g each."""
             maps = cast("Streams[Tensor]", output.maps)
-            chosen = Streams(maps.pathology[..., columns, :], maps.anatomy)
+            chosen = Streams(torch.cat(list(maps), dim=-2)[..., columns, :], maps.anatomy)
             pathology, anatomy = (attention_grids(each.double().cpu().numpy(), layers, heads) for each in chosen)
             return Streams(np.asarray(pathology, np.float64), np.asarray(anatomy, np.float64))
 
         def pairs(output: MeDSLIPOutput) -> npt.NDArray[np.float64]:
-            """ICL logits, B x A x Q; NaN for free text."""
-            logits = F.pad(output.icl_logits.double().cpu(), (0, len(text)), value=math.nan)
+            """ICL logits, B x A x Q; NaN for free text and anatomies."""
+            logits = F.pad(output.icl_logits.double().cpu(), (0, len(names) - len(PATHOLOGIES)), value=math.nan)
             return np.asarray(logits.numpy()[..., columns], np.float64)
 
         def grids(output: MeDSLIPOutput) -> npt.NDArray[np.float64]:
@@ -353,7 +354,8 @@ class Predictor(
                 [MapPair(grid, patch, centre) for grid, patch in zip(*each, strict=True)]
                 for each in zip(fine, grids(plain), strict=True)
             ]
-            probabilities = present_probability(plain.pathology_logits[:, columns]).tolist()
+            logits = torch.cat([plain.pathology_logits, plain.anatomy_logits], dim=1)
+            probabilities = present_probability(logits[:, columns]).tolist()
             sides = lean(pairs(plain), *streams(plain)).tolist()
             for of_image in zip(maps, probabilities, sides, strict=True):
                 yield [Sight(*each) for each in zip(*of_image, strict=True)]

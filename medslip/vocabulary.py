@@ -6,7 +6,7 @@ The order of both lists is the order of rows and columns in every label matrix, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -81,10 +81,33 @@ CLASS_PATHOLOGIES: dict[str, str] = {
     # VinDr-CXR.
     "Aortic enlargement": "enlarge", "Nodule/Mass": "nodule", "Other lesion": "lesion", "Rib fracture": "fracture",
     "Clavicle fracture": "fracture", "Mediastinal shift": "shift", "Pulmonary fibrosis": "tail_abnorm_obs",
+    # CXR-LT and NIH-LT.
+    "Calcification of the Aorta": "calcification", "Tortuous Aorta": "tortuous", "Lobar Atelectasis": "collapse",
+    "Round(ed) Atelectasis": "atelectasis",
+    # PadChest, OpenI and Google's labels of ChestX-ray14, as torchxrayvision names them.
+    "Air Trapping": "hyperinflate", "Aortic Atheromatosis": "calcification", "Aortic Elongation": "tortuous",
+    "Calcified Granuloma": "calcification", "Costophrenic Angle Blunting": "blunt", "Hemidiaphragm Elevation": "elevation",
+    "Nodule or mass": "nodule",
     # Other spellings.
     "Pleural Thicken": "thicken", "Hiatal Hernia": "hernia",
 }  # fmt: skip
 """Class of a public data set -> pathology that it is queried by; a class may also be named after a pathology."""
+
+CLASS_ANATOMIES: dict[str, str] = {
+    # Chest ImaGenome. Where the vocabulary has one anatomy for several objects, such as both clavicles, it stands for all.
+    "left lung": "left_lung_unspec", "right lung": "right_lung_unspec",
+    "left upper lung zone": "left_upper_lung", "right upper lung zone": "right_upper_lung",
+    "left mid lung zone": "left_mid_lung", "right mid lung zone": "right_mid_lung",
+    "left lower lung zone": "left_lower_lung", "right lower lung zone": "right_lower_lung",
+    "left apical zone": "left_apical_lung", "right apical zone": "right_apical_lung",
+    "left hilar structures": "left_hilar", "right hilar structures": "right_hilar",
+    "left costophrenic angle": "left_costophrenic", "right costophrenic angle": "right_costophrenic",
+    "left cardiophrenic angle": "cardiophrenic_sulcus", "right cardiophrenic angle": "cardiophrenic_sulcus",
+    "left hemidiaphragm": "left_diaphragm", "right hemidiaphragm": "right_diaphragm",
+    "left clavicle": "clavicle", "right clavicle": "clavicle", "mediastinum": "mediastinal",
+    "cardiac silhouette": "heart_size", "aortic arch": "aorta", "descending aorta": "aorta",
+}  # fmt: skip
+"""Class of a public data set -> anatomy that it is queried by; a class may also be named after an anatomy."""
 
 CXR14_CLASSES: tuple[str, ...] = tuple(CLASS_PATHOLOGIES)[:14]
 """The classes of NIH ChestX-ray14, in the publisher's order."""
@@ -92,6 +115,30 @@ CXR14_CLASSES: tuple[str, ...] = tuple(CLASS_PATHOLOGIES)[:14]
 CLASS_PROMPTS: dict[str, str] = {
     "Fibrosis": "Fibrosis: scarring of the lung, seen as coarse reticular lines, honeycombing and loss of volume.",
     "COVID-19": "COVID-19: viral pneumonia, seen as hazy ground-glass opacities in both lungs, mostly at the edges and bases.",
+    # CXR-LT and NIH-LT.
+    "Adenopathy": "Adenopathy: enlarged lymph nodes, seen as lobulated widening of the hila or the mediastinum.",
+    "Azygos Lobe": "Azygos Lobe: a fine curved line through the right upper lung that ends in a small round shadow.",
+    "Bulla": "Bulla: a round air space in the lung with a thin wall and no vessels inside.",
+    "Cardiomyopathy": "Cardiomyopathy: a globally enlarged heart, often with congested lung vessels.",
+    "Fissure": "Fissure: a thickened or displaced line between two lobes of a lung.",
+    "Granuloma": "Granuloma: a small, round, dense and often calcified nodule in the lung.",
+    "Hilum": "Hilum: an enlarged or dense hilum.",
+    "Hydropneumothorax": "Hydropneumothorax: air and fluid in the pleural space, seen as a straight level between them.",
+    "Infarction": "Infarction: a wedge-shaped opacity that touches the pleura, from a blocked pulmonary artery.",
+    "Kyphosis": "Kyphosis: a thoracic spine that is bent forward.",
+    "Osteopenia": "Osteopenia: bones that are less dense than normal.",
+    "Pneumomediastinum": "Pneumomediastinum: air in the mediastinum, seen as dark lines along the heart and the great vessels.",
+    "Pneumoperitoneum": "Pneumoperitoneum: free air in the abdomen, seen as a dark crescent below the diaphragm.",
+    "Pulmonary Embolism": "Pulmonary Embolism: a blocked pulmonary artery, seen as a region of the lung with few vessels.",
+    "Pulmonary Hypertension": "Pulmonary Hypertension: wide central pulmonary arteries that narrow abruptly.",
+    "Scoliosis": "Scoliosis: a spine that is curved to one side.",
+    "Subcutaneous Emphysema": "Subcutaneous Emphysema: air in the soft tissue of chest wall and neck, seen as dark streaks.",
+    # torchxrayvision.
+    "Bronchiectasis": "Bronchiectasis: wide bronchi with thick walls, seen as parallel lines and rings in the lungs.",
+    "Flattened Diaphragm": "Flattened Diaphragm: a diaphragm without its dome, from overinflated lungs.",
+    "Hilar Enlargement": "Hilar Enlargement: a large and dense hilum, from lymph nodes or wide arteries.",
+    "ILD": "ILD: interstitial lung disease, seen as fine lines, nets and small nodules in both lungs.",
+    "Tuberculosis": "Tuberculosis: opacities, cavities or scars, mostly in the upper lungs.",
 }
 """Free-text queries for classes of public data sets that the vocabulary has no pathology for."""
 
@@ -105,6 +152,10 @@ _PATHOLOGY_OF = {
     **{class_key(name): name for name in PATHOLOGIES},
     **{class_key(name): pathology for name, pathology in CLASS_PATHOLOGIES.items()},
 }
+_ANATOMY_OF = {
+    **{class_key(name): name for name in ANATOMIES},
+    **{class_key(name): anatomy for name, anatomy in CLASS_ANATOMIES.items()},
+}
 
 
 def pathology_of(name: str) -> str | None:
@@ -112,24 +163,42 @@ def pathology_of(name: str) -> str | None:
     return _PATHOLOGY_OF.get(class_key(name))
 
 
-def class_pathologies(classes: Sequence[str], mapping: Mapping[str, str], source: str) -> list[str]:
-    """The pathology of each class: from the mapping, else by its name.
+def anatomy_of(name: str) -> str | None:
+    """The anatomy that a class name stands for, as left_costophrenic for "left costophrenic angle"; None if there is none."""
+    return _ANATOMY_OF.get(class_key(name))
+
+
+def class_queries(
+    classes: Sequence[str],
+    mapping: Mapping[str, str],
+    source: str,
+    known: Collection[str] = (*PATHOLOGIES, *ANATOMIES),
+    what: str = "pathology or an anatomy",
+) -> list[str]:
+    """The pathology or anatomy that each class is queried by: from the mapping, else by its name.
 
     Raises:
-        InputError: A class is neither mapped nor known by name, or is mapped to something that is not a pathology.
+        InputError: A class is neither mapped nor known by name, or is mapped to something else.
     """
-    pathologies = []
+    queries = []
     for name in classes:
-        pathology = mapping.get(name) or pathology_of(name)
-        if pathology is None:
+        query = mapping.get(name) or next(
+            (query for query in (pathology_of(name), anatomy_of(name)) if query in known), None
+        )
+        if query is None:
             raise InputError(
-                f"{source}: unknown class {name!r}; map it to a pathology (key data.classes), as in {{{name}: opacity}}, or "
+                f"{source}: unknown class {name!r}; map it to a {what} (key data.classes), as in {{{name}: opacity}}, or "
                 "leave it out with an empty text"
             )
-        if pathology not in PATHOLOGIES:
-            raise InputError(f"{source}: class {name!r} is mapped to {pathology!r}, which is not a pathology")
-        pathologies.append(pathology)
-    return pathologies
+        if query not in known:
+            raise InputError(f"{source}: class {name!r} is mapped to {query!r}, which is not a {what}")
+        queries.append(query)
+    return queries
+
+
+def class_pathologies(classes: Sequence[str], mapping: Mapping[str, str], source: str) -> list[str]:
+    """As ``class_queries``, pathologies only."""
+    return class_queries(classes, mapping, source, PATHOLOGIES, "pathology")
 
 
 def anatomy_index(name: str) -> int:

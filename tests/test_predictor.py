@@ -21,7 +21,7 @@ from medslip.data.images import read_image
 from medslip.errors import InputError
 from medslip.predictor import present_probability
 from medslip.run_dir import write_metrics
-from medslip.vocabulary import FINDINGS, PATHOLOGIES
+from medslip.vocabulary import ANATOMIES, FINDINGS, PATHOLOGIES
 
 
 @pytest.fixture(scope="module")
@@ -120,8 +120,19 @@ def test_grounding_is_in_the_coordinates_of_the_image(predictor, files):
     assert found._repr_png_().startswith(b"\x89PNG")
     with pytest.raises(InputError, match=r"effusion\.jpg: the picture is written as PNG"):
         found.save("effusion.jpg")
-    ((same, _, _),) = next(predictor.maps([files[1]], [PATHOLOGIES.index("effusion")], shifts=2))
+    ((same, _, _),) = next(predictor.maps([files[1]], ["effusion"], shifts=2))
     np.testing.assert_array_equal(found.heat_map, same.heat_map(31, 40))
+
+
+def test_an_anatomy_is_grounded_by_the_anatomy_stream(predictor, files):
+    """The two streams could not be compared, or an anatomy would be looked for as free text."""
+    found = predictor.ground(files[1], "left lung")
+    (_, output), *_ = predictor.outputs([files[1]], with_attention=True)
+    row = ANATOMIES.index("left_lung_unspec")
+    assert found.probability == pytest.approx(float(output.anatomy_logits[0, row].softmax(-1)[1]), abs=1e-6)
+    ((plain, *_), (same, *_)) = next(predictor.maps([files[1]], ["effusion", "left_lung_unspec"]))
+    np.testing.assert_allclose(same.grid.ravel(), output.maps.anatomy[0, :, :, row].mean(dim=(0, 1)), rtol=1e-5)
+    assert not np.allclose(plain.grid, same.grid)
 
 
 def test_free_text_is_grounded_by_its_own_attention(predictor, files):
@@ -137,9 +148,8 @@ def test_free_text_is_grounded_by_its_own_attention(predictor, files):
 
 def test_the_anatomy_streams_map_is_the_other_factor_of_the_product(predictor, files):
     """Beside the pathology stream's map, it would otherwise show that map again."""
-    column = [PATHOLOGIES.index("effusion")]
     alone, only, product = (
-        next(predictor.maps([files[1]], column, anatomy=anatomy))[0][0].grid for anatomy in (False, "only", True)
+        next(predictor.maps([files[1]], ["effusion"], anatomy=anatomy))[0][0].grid for anatomy in (False, "only", True)
     )
     np.testing.assert_allclose(alone * only, product)
     assert not np.allclose(alone / alone.max(), only / only.max(), atol=1e-4)

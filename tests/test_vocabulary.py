@@ -7,6 +7,7 @@ import pytest
 from medslip.errors import InputError
 from medslip.vocabulary import (
     ANATOMIES,
+    CLASS_ANATOMIES,
     CLASS_PATHOLOGIES,
     CLASS_PROMPTS,
     CXR14_CLASSES,
@@ -17,7 +18,9 @@ from medslip.vocabulary import (
     NORMALITY,
     PATHOLOGIES,
     anatomy_index,
+    anatomy_of,
     class_pathologies,
+    class_queries,
     load_paraphrases,
     load_prompts,
     pathology_index,
@@ -131,6 +134,17 @@ def test_class_names_that_stand_for_pathologies() -> None:
     ]  # fmt: skip
     for name, pathology in CLASS_PATHOLOGIES.items():
         assert pathology_of(name) == pathology
+
+
+def test_every_named_object_has_an_anatomy_and_no_name_means_two_things() -> None:
+    """A box of a lung would be looked for among the pathologies, or not at all."""
+    assert set(CLASS_ANATOMIES.values()) <= set(ANATOMIES)
+    assert anatomy_of("Left Costophrenic Angle") == "left_costophrenic"
+    assert not {name for name in (*ANATOMIES, *CLASS_ANATOMIES) if pathology_of(name)}
+    names = ["Pleural Effusion", "cardiac silhouette", "trachea", "Glow"]
+    assert class_queries(names, {"Glow": "spine"}, "") == ["effusion", "heart_size", "trachea", "spine"]
+    with pytest.raises(InputError, match="'spine', which is not a pathology"):
+        class_pathologies(["Glow"], {"Glow": "spine"}, "")
 
 
 def test_unknown_classes_and_pathologies_are_refused() -> None:

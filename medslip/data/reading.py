@@ -396,6 +396,18 @@ def find_images(names: pd.Series, folder: Path, source: Path) -> pd.Series:
     return found
 
 
+def listed_or_found(names: pd.Series, folder: Path | None, source: Path) -> pd.Series:
+    """``listed_images``; but names without a folder of which the first is not in the folder are looked up below it."""
+    if (
+        folder is None
+        or names.str.contains(r"[/\\]").any()
+        or os.path.exists(_file_of(os.path.join(folder, str(names.iat[0]))))
+    ):
+        return listed_images(names, folder, source)
+    check_unique(names, source)
+    return find_images(names, folder, source)
+
+
 def files_below(folder: Path) -> Iterator[Path]:
     """Every file below a folder, linked folders included, except for hidden ones."""
     seen = {os.path.realpath(folder)}

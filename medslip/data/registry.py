@@ -9,6 +9,7 @@ from medslip.errors import InputError
 
 DATA_SETS = {
     "authors": "authors:AuthorsFiles",
+    "chest_imagenome": "chest_imagenome:ChestImaGenome",
     "chexpert": "chexpert:CheXpert",
     "coco": "coco:Coco",
     "covidx": "covidx:Covidx",
@@ -16,11 +17,13 @@ DATA_SETS = {
     "cxr14": "cxr14:Cxr14",
     "folder": "folder:Folder",
     "mimic": "mimic_cxr:MimicCxr",
+    "ms_cxr": "ms_cxr:MsCxr",
     "openi": "openi:OpenI",
     "prepared": "prepared:Prepared",
     "reports": "reports:Reports",
     "rsna": "rsna:Rsna",
     "siim_acr": "siim_acr:SiimAcr",
+    "xrv": "xrv:TorchXRayVision",
 }
 """Kind -> module in medslip.data.datasets and class; a module is imported when its data set is first used."""
 

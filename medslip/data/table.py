@@ -42,11 +42,13 @@ class Finding:
         boxes: x, y, width, height in pixels of the image's frame, clipped at its edges; of a mask without a box, the
             smallest box around it.
         masks: As the data set gives them; empty if it only has boxes.
+        text: The sentence that describes it; empty if the data set names the class only.
     """
 
     label: str
     boxes: tuple[Rectangle, ...]
     masks: tuple[MaskSource, ...] = ()
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ class ImageTable:
         labels: n x C, int8, one column per class: 1 present, 0 absent, -1 unknown. None if the data set has no labels.
         findings: One row per box or mask, columns FINDING_COLUMNS: ``image`` is the row number in ``images``; the box is in
             pixels of the image's frame; ``mask`` is a picture's path or run lengths (see masks.py), None if there is only a
-            box. None if the data set localises nothing.
+            box. A further column ``text`` may have the sentence that a finding is to be found by; it is filled in if missing.
+            None if the data set localises nothing.
         source: The file that lists the images, for messages; the column ``line`` has the line of each, if known.
         left_out: Reason -> number of images (or reports) that were not read.
         notes: Further remarks for the reader, one sentence each.
@@ -79,6 +82,8 @@ class ImageTable:
     def __post_init__(self) -> None:
         blanks = {column: blank for column, blank in _BLANKS.items() if column not in self.images}
         object.__setattr__(self, "images", self.images.reset_index(drop=True).assign(**blanks))
+        if self.findings is not None and "text" not in self.findings:
+            object.__setattr__(self, "findings", self.findings.assign(text=""))
         if self.labels is not None:
             object.__setattr__(self, "labels", self.labels.reset_index(drop=True).astype(np.int8))
             if len(self.labels) != len(self.images):
@@ -146,7 +151,7 @@ class ImageTable:
 
     def _findings_at(self, index: int) -> pd.DataFrame:
         """The rows of the findings that belong to an image."""
-        findings = pd.DataFrame(columns=list(FINDING_COLUMNS)) if self.findings is None else self.findings
+        findings = pd.DataFrame(columns=[*FINDING_COLUMNS, "text"]) if self.findings is None else self.findings
         return findings.iloc[self._rows.get(index, [])]
 
     def found(self, label: str | None = None) -> npt.NDArray[np.bool_]:
@@ -157,14 +162,14 @@ class ImageTable:
         return found
 
     def findings_of(self, index: int) -> list[Finding]:
-        """What an image shows and where, one entry per class.
+        """What an image shows and where, one entry per class, or per sentence where findings have one.
 
         Raises:
             InputError: A mask without a box cannot be read.
         """
         height, width = self.frame(index)
         found = []
-        for label, rows in self._findings_at(index).groupby("class", sort=False):
+        for (label, text), rows in self._findings_at(index).groupby(["class", "text"], sort=False):
             boxes: list[Rectangle] = []
             masks: list[MaskSource] = []
             for x, y, w, h, mask in rows[[*_BOX, "mask"]].itertuples(index=False, name=None):
@@ -173,7 +178,7 @@ class ImageTable:
                 box = bounding_box(decode_mask(mask, height, width)) if math.isnan(x) else (x, y, x + w, y + h)
                 left, top, right, bottom = np.clip(box, 0, (width, height, width, height)).tolist()
                 boxes.append((left, top, right - left, bottom - top))
-            found.append(Finding(str(label), tuple(boxes), tuple(masks)))
+            found.append(Finding(str(label), tuple(boxes), tuple(masks), str(text)))
         return found
 
     def mask(self, index: int, label: str) -> Mask:

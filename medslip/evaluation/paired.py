@@ -41,7 +41,12 @@ _COLUMNS = {
 _KINDS: dict[str, Any] = {"task": str, "seed": int, "seeds": list, "scores": list, "data": dict}
 """What is read of a metrics.json, all of which may be missing or null."""
 
-_TEXTS = frozenset({"image", "patient", "class", "view", "sex"})
+_TEXTS = frozenset({"image", "patient", "class", "text", "view", "sex"})
+
+
+def _key(task: str, table: pd.DataFrame) -> list[str]:
+    """The columns that name a row of predictions: an image, one of its classes, one of the sentences on it."""
+    return ["image", *(name for name in ("class", "text") if task == GROUNDING and name in table.columns)]
 
 
 @dataclass(frozen=True)
@@ -62,11 +67,6 @@ class Run:
     def task(self) -> str:
         """What the run did."""
         return str(self.metrics["task"])
-
-    @property
-    def key(self) -> list[str]:
-        """The columns that name a row of its predictions."""
-        return ["image", "class"] if self.task == GROUNDING else ["image"]
 
     @property
     def classes(self) -> list[str]:
@@ -126,7 +126,7 @@ def _read(path: Path, task: str) -> pd.DataFrame:
     table = read_cells(path)
     if missing := [column for column in _COLUMNS[task] if column not in table.columns]:
         raise InputError(f"{path}: no column {missing[0]!r}")
-    key = ["image", "class"] if task == GROUNDING else ["image"]
+    key = _key(task, table)
     for line, twice in table.loc[table.duplicated(key), key].iterrows():
         raise InputError(f"{path}: line {line}: {' '.join(twice)} occurs twice")
     for column in table.columns:
@@ -204,7 +204,7 @@ def match_runs(a: Run, b: Run) -> Matched:
     def rows(side: int, seed: int | None) -> pd.DataFrame:
         table = (a, b)[side].of_classes(seed, classes)
         image = pd.Categorical(table["image"].map(name_in_a[side]), list(name_in_a[0]))
-        return table.assign(image=image).dropna(subset="image").sort_values(a.key, ignore_index=True)
+        return table.assign(image=image).dropna(subset="image").sort_values(_key(a.task, table), ignore_index=True)
 
     pairs = [(rows(0, seed), rows(1, seed)) for seed in seeds]
     first, second = pairs[0]
@@ -224,10 +224,10 @@ def _check_same(first: pd.DataFrame, table: pd.DataFrame, task: str, classes: Se
     path, of_first = table.attrs["path"], first.attrs["path"]
     different = "the runs were scored against different labels"
     if task == GROUNDING:
-        keys = [set(zip(each["image"], each["class"], strict=True)) for each in (first, table)]
-        for image, name in sorted(keys[0] ^ keys[1]):
-            lacks, has = (path, of_first) if (image, name) in keys[0] else (of_first, path)
-            raise InputError(f"{lacks}: {image} has no {name}, but has one in {has}: {different}")
+        keys = [set(each[_key(task, each)].itertuples(index=False, name=None)) for each in (first, table)]
+        for image, *named in sorted(keys[0] ^ keys[1]):
+            lacks, has = (path, of_first) if (image, *named) in keys[0] else (of_first, path)
+            raise InputError(f"{lacks}: {image} has no {': '.join(named)}, but has one in {has}: {different}")
         return
     expected, found = (_labels(each, task, classes) for each in (first, table))
     for row, column in np.argwhere(expected.to_numpy() != found.to_numpy()):

@@ -137,6 +137,16 @@ class Outlines:
         return air
 
 
+_RANGES = {
+    "taper": (-0.05, 0.14), "sulcus": (0.13, 0.24), "mediastinum": (0.105, 0.15), "heart_height": (0.27, 0.33),
+    "heart_angle": (0.3, 0.8), "knob": (0.07, 0.105), "knob_y": (0.2, 0.28), "carina": (0.3, 0.37), "hilum": (0.45, 0.54),
+    "rib_spacing": (0.1, 0.125), "rib_phase": (0, 1), "rib_slope": (0.1, 0.24), "rib_width": (0.034, 0.046),
+    "bone": (0.7, 1.3), "breast_y": (0.82, 1.12), "shoulder": (-0.1, 0.12), "arm": (0.02, 0.3), "aeration": (0.88, 1.08),
+    "vessels": (0.7, 1.25),
+}  # fmt: skip
+"""Fields of a body that depend on nothing else."""
+
+
 def sample_body(rng: Generator, female: bool) -> Body:
     """A healthy build: heart, diaphragm, mediastinum and lungs within normal limits."""
     between = rng.uniform
@@ -146,35 +156,27 @@ def sample_body(rng: Generator, female: bool) -> Body:
     ratio = between(0.37, 0.5)
     right_share = between(0.28, 0.38)
     large = between(0, 1) ** 2
+
+    def drawn(*names: str) -> dict[str, float]:
+        return {name: between(*_RANGES[name]) for name in names}
+
     return Body(
         width_left=width * between(0.94, 1.05),
         width_right=width * between(0.96, 1.06),
-        taper=between(-0.05, 0.14),
+        **drawn("taper"),
         dome_left=dome + between(-0.03, 0.08),
         dome_right=dome,
-        sulcus=between(0.13, 0.24),
+        **drawn("sulcus"),
         wall=between(0.05, 0.11) + 0.2 * large,
-        mediastinum=between(0.105, 0.15),
+        **drawn("mediastinum"),
         heart_left=2 * width * ratio * (1 - right_share),
         heart_right=2 * width * ratio * right_share,
         heart_y=dome - between(0.19, 0.25),
-        heart_height=between(0.27, 0.33),
-        heart_angle=between(0.3, 0.8),
-        knob=between(0.07, 0.105),
-        knob_y=between(0.2, 0.28),
-        carina=between(0.3, 0.37),
-        hilum=between(0.45, 0.54),
-        rib_spacing=between(0.1, 0.125),
-        rib_phase=between(0, 1),
-        rib_slope=between(0.1, 0.24),
-        rib_width=between(0.034, 0.046),
-        bone=between(0.7, 1.3),
+        **drawn("heart_height", "heart_angle", "knob", "knob_y", "carina", "hilum"),
+        **drawn("rib_spacing", "rib_phase", "rib_slope", "rib_width", "bone"),
         fat=between(0.0, 0.1) + 0.1 * large,
         breast=between(0.5, 1.2) if female else between(0, 0.35),
-        breast_y=between(0.82, 1.12),
-        shoulder=between(-0.1, 0.12),
-        arm=between(0.02, 0.3),
+        **drawn("breast_y", "shoulder", "arm"),
         stomach=between(0.4, 1.0) if rng.random() < 0.7 else 0.0,
-        aeration=between(0.88, 1.08),
-        vessels=between(0.7, 1.25),
+        **drawn("aeration", "vessels"),
     )

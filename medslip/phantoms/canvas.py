@@ -30,11 +30,11 @@ Stroke = tuple[Points | Sequence[Point], float, float]
 
 @dataclass(frozen=True)
 class Frame:
-    """Where the body lies in the image: a similarity with two scales, then a slight bend."""
+    """Where the body lies in the image, as fractions of the side: a similarity with two scales, then a slight bend."""
 
-    centre_x: float  # the midline at y = 0, as a fraction of the side
-    centre_y: float  # level of the lung apices at x = 0, as a fraction of the side
-    scale_x: float  # fraction of the side that one body unit takes across
+    centre_x: float  # the midline at y = 0
+    centre_y: float  # level of the lung apices at x = 0
+    scale_x: float  # of one body unit across
     scale_y: float  # ... and downwards
     angle: float  # tilt of the body, radians
     bend: float  # sideways bend, in body units
@@ -42,15 +42,10 @@ class Frame:
 
 
 class Canvas:
-    """The pixel grid of one image in body units, and the tools to draw on it.
-
-    Args:
-        side: Pixels along each side.
-        frame: Where the body lies.
+    """The pixel grid of one image, and the tools to draw on it.
 
     Attributes:
-        x: side x side, body x of each pixel's centre.
-        y: side x side, body y.
+        x: side x side, body x of each pixel's centre; ``y`` likewise.
         pixel: Size of a pixel in body units.
     """
 

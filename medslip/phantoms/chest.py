@@ -28,14 +28,7 @@ class Chest:
 
 
 def draw_chest(canvas: Canvas, body: Body, healthy: Body, rng: Generator) -> Chest:
-    """A chest of the given build, without findings other than those of its shape.
-
-    Args:
-        canvas: Where to draw.
-        body: The build.
-        healthy: The build before findings changed its shape.
-        rng: Of the course of the vessels and the texture of the tissue.
-    """
+    """A chest of the given build, without findings other than those of its shape; ``rng`` is of vessels and texture."""
     y = canvas.y
     outlines = body.outlines(canvas.x, y)
     air = outlines.air(max(0.02, canvas.pixel))
@@ -48,7 +41,7 @@ def draw_chest(canvas: Canvas, body: Body, healthy: Body, rng: Generator) -> Che
     density += air * (0.05 * (y - 0.5) + 0.015 * canvas.noise(rng, 9) + 0.008 * canvas.noise(rng, 40))
     vessels = _vessels(canvas, body, rng) * air
     density += vessels
-    density += _airways(canvas, body)
+    density -= 0.13 * canvas.strokes(airways(body))  # dark
     ribs = _ribs(canvas, body, outlines, rng)
     density += ribs
     density += _skeleton(canvas, body)
@@ -117,14 +110,26 @@ def _add_breasts(canvas: Canvas, body: Body, density: Field) -> None:
         density += 0.12 * min(body.breast, 1) * canvas.edge(1 - disc, 0.12) * low
 
 
-def _airways(canvas: Canvas, body: Body) -> Field:
-    """Trachea and main bronchi: dark."""
+def airways(body: Body) -> list[Stroke]:
+    """The main bronchi and, last, the trachea."""
     carina = body.carina
     trachea = curve((0.0, -0.7), (0.005, 0.0), (-0.012, carina))
     right = curve((-0.012, carina), (-0.09, carina + 0.1), (-0.16, carina + 0.16))
     left = curve((-0.012, carina), (0.1, carina + 0.08), (0.19, carina + 0.13))
-    dark = canvas.strokes([(right, 0.055, 0.6), (left, 0.05, 0.6), (trachea, 0.082, 1.0)])
-    return -0.13 * dark
+    return [(right, 0.055, 0.6), (left, 0.05, 0.6), (trachea, 0.082, 1.0)]
+
+
+def hilum(body: Body, sign: int) -> list[Stroke]:
+    """The pulmonary arteries of one side, which are the hilum's shadow."""
+    x, y = _hilum_at(body, sign)
+    low = curve((x, y), (x + sign * 0.045, y + 0.08), (x + sign * 0.06, y + 0.2), (x + sign * 0.06, y + 0.3))
+    upper = curve((x - sign * 0.06, y - 0.1), (x, y - 0.03), (x + sign * 0.04, y + 0.05))
+    branch = curve((x, y - 0.02), (x + sign * 0.06, y - 0.09))
+    return [(low, 0.045, 0.62), (low[:14], 0.055, 0.75), (upper, 0.06, 0.7), (branch, 0.032, 0.75)]
+
+
+def _hilum_at(body: Body, sign: int) -> Point:
+    return sign * (body.mediastinum + 0.07), body.hilum - 0.03 * (sign > 0)
 
 
 def _vessels(canvas: Canvas, body: Body, rng: Generator) -> Field:
@@ -132,18 +137,14 @@ def _vessels(canvas: Canvas, body: Body, rng: Generator) -> Field:
     strokes: list[Stroke] = []
     for sign in (1, -1):
         width = body.half(sign).width
-        x, y = sign * (body.mediastinum + 0.07), body.hilum - 0.03 * (sign > 0)
+        x, y = _hilum_at(body, sign)
         # Angles from straight up (0) over outwards to straight down (pi).
         for angle in np.linspace(0.25, 2.95, 9):
             turn = angle + rng.normal(0, 0.16)
             reach = (0.62 if turn > 1.1 else 0.5) * width / 0.65 * rng.uniform(0.8, 1.2)
             start = (x + rng.normal(0, 0.015), y + 0.1 * (turn - 1.5) + rng.normal(0, 0.02))
             strokes += _branch(rng, sign, start, turn, reach, 0.025, forks=3)
-        # The pulmonary arteries themselves: the hilum's shadow.
-        low = curve((x, y), (x + sign * 0.045, y + 0.08), (x + sign * 0.06, y + 0.2), (x + sign * 0.06, y + 0.3))
-        strokes += [(low, 0.045, 0.62), (low[:14], 0.055, 0.75)]
-        strokes.append((curve((x - sign * 0.06, y - 0.1), (x, y - 0.03), (x + sign * 0.04, y + 0.05)), 0.06, 0.7))
-        strokes.append((curve((x, y - 0.02), (x + sign * 0.06, y - 0.09)), 0.032, 0.75))
+        strokes += hilum(body, sign)
     strokes.sort(key=lambda stroke: stroke[2])
     return 0.14 * body.vessels * canvas.strokes(strokes)
 

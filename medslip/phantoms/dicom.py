@@ -10,24 +10,18 @@ from PIL import Image
 from pydicom import Dataset, dcmwrite
 from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, JPEGBaseline8Bit, generate_uid
+from pydicom.uid import DigitalXRayImageStorageForPresentation, JPEGBaseline8Bit, generate_uid
 
 from medslip.data.images import Grey, Header
 
+QUALITY = 92  # of JPEG
 
-def write_dicom(path: Path, pixels: Grey, header: Header, uid: str, quality: int = 0) -> None:
-    """Write a radiograph as a MONOCHROME2 DICOM file; equal inputs give equal bytes.
 
-    Args:
-        path: The file. Its directory must exist.
-        pixels: H x W, bones bright.
-        header: Patient, sex, age and view; the size is that of the pixels.
-        uid: Of the file; see ``uid_of``.
-        quality: 1 to 100 compresses the pixels as baseline JPEG, as RSNA and SIIM-ACR publish theirs; 0 does not compress.
-    """
+def write_dicom(path: Path, pixels: Grey, header: Header, uid: str) -> None:
+    """Write a radiograph, bones bright, as RSNA and SIIM-ACR publish theirs; equal inputs give equal bytes."""
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = JPEGBaseline8Bit if quality else ExplicitVRLittleEndian
+    dataset.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
     dataset.SOPClassUID = DigitalXRayImageStorageForPresentation
     dataset.SOPInstanceUID, dataset.Modality = uid, "DX"
     dataset.PatientID, dataset.PatientSex, dataset.ViewPosition = header.patient, header.sex, header.view
@@ -37,14 +31,10 @@ def write_dicom(path: Path, pixels: Grey, header: Header, uid: str, quality: int
     dataset.PhotometricInterpretation = "MONOCHROME2"
     dataset.BitsAllocated = dataset.BitsStored = 8
     dataset.HighBit = 7
-    if quality:
-        file = io.BytesIO()
-        Image.fromarray(pixels).save(file, "JPEG", quality=quality)
-        dataset.PixelData = encapsulate([file.getvalue()])
-        dataset.LossyImageCompression = "01"
-    else:
-        raw = pixels.tobytes()
-        dataset.PixelData = raw + b"\0" * (len(raw) % 2)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=QUALITY)
+    dataset.PixelData = encapsulate([file.getvalue()])
+    dataset.LossyImageCompression = "01"
     dataset["PixelData"].VR = "OB"
     dcmwrite(path, dataset, enforce_file_format=True)
 

@@ -11,15 +11,7 @@ from medslip.phantoms.canvas import Canvas, Field, Stroke, curve
 
 
 def expose(canvas: Canvas, density: Field, view: str, rng: Generator, grain: Generator) -> npt.NDArray[np.uint8]:
-    """An 8-bit radiograph of a chest, bones bright.
-
-    Args:
-        canvas: Where the chest was drawn.
-        density: side x side attenuation.
-        view: "PA" or "AP". AP images are softer, and show leads and the word PORTABLE more often.
-        rng: Of exposure, borders, markers and leads.
-        grain: Of the grain.
-    """
+    """An 8-bit radiograph of a chest, bones bright; AP images are softer, with leads and the word PORTABLE more often."""
     portable = view == "AP"
     shadow = density + _leads(canvas, rng, 0.4 if portable else 0.1) + _slope(canvas, rng)
     low, high = rng.uniform(0.06, 0.22), rng.uniform(1.12, 1.3) + (0.08 if portable else 0.0)
@@ -76,5 +68,5 @@ def _mark(image: Image.Image, portable: bool, rng: Generator) -> None:
     font = ImageFont.load_default(side * rng.uniform(0.04, 0.06))
     pen.text((side * x, side * y), letter, fill=tone, font=font)
     if portable and rng.random() < 0.4:
-        where = (side * rng.uniform(0.05, 0.6), side * rng.uniform(0.9, 0.95))
-        pen.text(where, "PORTABLE", fill=tone, font=ImageFont.load_default(side * 0.03))
+        x, y = rng.uniform(0.05, 0.6), rng.uniform(0.9, 0.95)
+        pen.text((side * x, side * y), "PORTABLE", fill=tone, font=ImageFont.load_default(side * 0.03))

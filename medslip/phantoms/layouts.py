@@ -1,7 +1,7 @@
-"""Writes phantoms to disk: what is known of them, and the same studies as COCO and as five public data sets publish theirs.
+"""Writes phantoms to disk: what is known of them, and the same studies as COCO and as seven public data sets publish theirs.
 
 The files of one study (images, report, masks) are written as soon as it is drawn, in any process. The tables follow from
-the rows of all studies. COCO has no images of its own: it refers to those of MIMIC-CXR.
+the rows of all studies. COCO, Chest ImaGenome and MS-CXR have no images of their own: they refer to those of MIMIC-CXR.
 
 Phantoms have no pneumonia and no COVID-19. In RSNA, consolidations and infiltrates stand in for the opacities that its
 readers marked; in COVIDx, a patchy infiltrate counts as positive. Scores on these show that the way from the files to
@@ -20,17 +20,16 @@ import pandas as pd
 from PIL import Image
 
 from medslip.data.images import Header
+from medslip.data.masks import runs_of
 from medslip.data.splits import split_of
-from medslip.phantoms.dicom import uid_of, write_dicom
+from medslip.phantoms.dicom import QUALITY, uid_of, write_dicom
 from medslip.phantoms.findings import KINDS
-from medslip.phantoms.painters import Mask
 from medslip.phantoms.study import PhantomStudy
 
 RSNA_OPACITIES = ("consolidation", "infiltrate")
 COVIDX_POSITIVE = "infiltrate"
 
 _PUBLISHED_FRAME = 1024  # side in pixels of the images that ChestX-ray14 and RSNA give their boxes in
-_QUALITY = 92  # of JPEG
 _FAST = 1  # PNG compression level: files little larger than at level 6, written several times as fast
 _BOX = ["x", "y", "width", "height"]
 
@@ -40,22 +39,20 @@ StudyRows = tuple[Row, list[Row]]
 
 
 def write_study(corpus: Path, study: PhantomStudy, split: str) -> StudyRows:
-    """Write the images, the report and the masks of one study.
-
-    Args:
-        corpus: The corpus folder.
-        study: What was drawn.
-        split: "train", "valid" or "test". Only MIMIC-CXR, ChestX-ray14 and COCO hold training studies.
-
-    Returns:
-        What the tables need of the study.
-    """
+    """Write the images, the report and the masks of one study; RSNA, SIIM-ACR and COVIDx have no training studies."""
     patient, image, dicom = study.patient, Image.fromarray(study.image), study.dicom
     mimic = f"mimic_cxr/files/{study.folder}/{dicom}.jpg"
     cxr14 = f"{patient.number - 10_000_000 + 1:08d}_{patient.study_of_patient:03d}.png"
     _save(image, corpus / mimic)
     _save(image, corpus / "cxr14" / "images_001" / "images" / cxr14)
     (corpus / mimic).parent.with_suffix(".txt").write_text(study.report.text, encoding="utf-8")
+    objects = [
+        {"bbox_name": name, "original_x1": x, "original_y1": y, "original_x2": x + w, "original_y2": y + h}
+        for name, (x, y, w, h) in study.anatomies.items()
+    ]
+    scene = {"image_id": dicom, "patient_id": patient.number, "study_id": study.number, "objects": objects}
+    graphs = corpus / "chest_imagenome/silver_dataset/scene_graph"
+    _write_lines(graphs / f"{dicom}_SceneGraph.json", [json.dumps(scene)])
     covidx = split
     if split != "train":
         if split == "valid":  # training phantoms are not in COVIDx, so these are divided into two of its lists
@@ -65,15 +62,16 @@ def write_study(corpus: Path, study: PhantomStudy, split: str) -> StudyRows:
         series = f"{uid_of(f'{dicom}/study')}/{uid_of(f'{dicom}/series')}"
         for path in (f"rsna/stage_2_train_images/{dicom}", f"siim_acr/dicom-images-train/{series}/{uid_of(dicom)}"):
             (corpus / path).parent.mkdir(parents=True, exist_ok=True)
-            write_dicom(corpus / f"{path}.dcm", study.image, header, uid_of(dicom), _QUALITY)
+            write_dicom(corpus / f"{path}.dcm", study.image, header, uid_of(dicom))
     findings: list[Row] = []
-    for finding in study.findings:
+    for finding, sentence in zip(study.findings, study.report.stated, strict=True):
         mask = f"masks/s{study.number}_{finding.kind.name}.png"
         _save(Image.fromarray(finding.mask), corpus / mask)
         findings.append(
             {"study": f"s{study.number}", "image": mimic, "split": split, "pathology": finding.kind.name,
              "anatomy": finding.site.anatomy, "side": finding.site.side, "box": list(finding.box), "mask": mask,
-             "dicom_id": dicom, "cxr14": cxr14, "runs": run_lengths(finding.mask)}
+             "dicom_id": dicom, "cxr14": cxr14, "runs": runs_of(finding.mask).tolist(), "sentence": sentence,
+             "pixels": len(study.image)}
         )  # fmt: skip
     row: Row = {
         "image": mimic, "study": f"s{study.number}", "patient": f"p{patient.number}", "split": split, "view": study.view,
@@ -89,16 +87,16 @@ def write_tables(corpus: Path, drawn: Iterable[StudyRows]) -> None:
     drawn = list(drawn)
     studies = pd.DataFrame([study for study, _ in drawn])
     known = ["study", "image", "split", "pathology", "anatomy", "side", "box", "mask"]
-    findings = pd.DataFrame(
-        [finding for _, of_study in drawn for finding in of_study], columns=[*known, "dicom_id", "cxr14", "runs"]
-    )
+    columns = [*known, "dicom_id", "cxr14", "runs", "sentence", "pixels"]
+    findings = pd.DataFrame([finding for _, of_study in drawn for finding in of_study], columns=columns)
+    findings[_BOX] = findings["box"].to_list() or np.empty((0, 4))
     studies.loc[:, "image" : list(KINDS)[-1]].to_csv(corpus / "findings.csv", index=False, lineterminator="\n")
     _write_lines(corpus / "findings.jsonl", map(json.dumps, findings[known].to_dict("records")))
     _write_mimic(corpus, studies)
     _write_coco(corpus / "coco", studies, findings)
-    scale = _PUBLISHED_FRAME / studies["pixels"].iloc[0]
-    boxes = pd.DataFrame(findings["box"].to_list(), columns=_BOX, dtype=float) * scale
-    findings = findings.join(boxes)
+    _write_chest_imagenome(corpus / "chest_imagenome/silver_dataset/splits", studies)
+    _write_ms_cxr(corpus / "ms_cxr", findings)
+    findings[_BOX] *= _PUBLISHED_FRAME / studies["pixels"].iloc[0]
     _write_cxr14(corpus / "cxr14", studies, findings)
     held_out = studies[studies["split"] != "train"]
     _write_rsna(corpus / "rsna", held_out, findings)
@@ -106,18 +104,9 @@ def write_tables(corpus: Path, drawn: Iterable[StudyRows]) -> None:
     _write_covidx(corpus / "covidx", held_out)
 
 
-def run_lengths(mask: Mask) -> list[int]:
-    """COCO's uncompressed run lengths: column by column, in turn of pixels outside and inside, outside first."""
-    pixels = mask.T.ravel()
-    changes = np.flatnonzero(np.diff(pixels, prepend=False))
-    return np.diff(changes, prepend=0, append=len(pixels)).tolist()
-
-
 def _write_mimic(corpus: Path, studies: pd.DataFrame) -> None:
     """MIMIC-CXR-JPG, and RadGraph's file for it."""
-    described = {"AP": "CHEST (PORTABLE AP)", "PA": "CHEST (PA AND LAT)"}
     metadata = studies[["dicom_id", "subject_id", "study_id"]].assign(
-        PerformedProcedureStepDescription=studies["view"].map(described),
         ViewPosition=studies["view"],
         Rows=studies["pixels"],
         Columns=studies["pixels"],
@@ -147,7 +136,7 @@ def _write_coco(folder: Path, studies: pd.DataFrame, findings: pd.DataFrame) -> 
         bbox=findings["box"],
         area=findings["runs"].map(lambda runs: sum(runs[1::2])),
         iscrowd=0,
-        segmentation=findings["runs"].map(lambda runs: {"size": [side, side], "counts": runs}),
+        segmentation=findings["runs"].map(lambda runs: {"size": [side, side], "counts": [*runs, side**2 - sum(runs)]}),
     )
     for split in ("train", "valid", "test"):
         content = {
@@ -156,6 +145,23 @@ def _write_coco(folder: Path, studies: pd.DataFrame, findings: pd.DataFrame) -> 
             "annotations": annotations[annotations["split"] == split].drop(columns="split").to_dict("records"),
         }
         _write_lines(folder / f"{split}.json", [json.dumps(content)])
+
+
+def _write_chest_imagenome(folder: Path, studies: pd.DataFrame) -> None:
+    """The lists of Chest ImaGenome's splits."""
+    paths = studies["image"].str.removeprefix("mimic_cxr/").str.replace(".jpg", ".dcm", regex=False)
+    rows = studies[["subject_id", "study_id", "dicom_id"]].assign(path=paths, view=studies["view"]).reset_index()
+    for split in ("train", "valid", "test"):
+        of_split = rows[(studies["split"] == split).to_numpy()]
+        _write_csv(folder / f"{split}.csv", ",subject_id,study_id,dicom_id,path,ViewPosition", of_split)
+
+
+def _write_ms_cxr(folder: Path, findings: pd.DataFrame) -> None:
+    """MS-CXR: the sentence of the report that states a finding, and its box."""
+    rows = findings.assign(path=findings["image"].str.removeprefix("mimic_cxr/"))
+    rows = rows[["pathology", "sentence", "path", *_BOX, "pixels", "pixels", "dicom_id", "split"]]
+    header = "category_name,label_text,path,x,y,w,h,image_width,image_height,dicom_id,split"
+    _write_csv(folder / "MS_CXR_Local_Alignment_v1.1.0.csv", header, rows)
 
 
 def _write_cxr14(folder: Path, studies: pd.DataFrame, findings: pd.DataFrame) -> None:
@@ -195,7 +201,7 @@ def _write_rsna(folder: Path, studies: pd.DataFrame, findings: pd.DataFrame) -> 
 def _write_siim(folder: Path, studies: pd.DataFrame, findings: pd.DataFrame) -> None:
     """SIIM-ACR Pneumothorax: its relative run lengths are those of COCO without the pixels after the last inside."""
     runs = findings[findings["pathology"] == "pneumothorax"].set_index("dicom_id")["runs"]
-    text = runs.map(lambda lengths: " ".join(map(str, lengths[: len(lengths) // 2 * 2])))
+    text = runs.map(lambda lengths: " ".join(map(str, lengths)))
     rows = pd.DataFrame({"uid": studies["dicom_id"].map(uid_of), "runs": studies["dicom_id"].map(text).fillna("-1")})
     _write_csv(folder / "train-rle.csv", "ImageId, EncodedPixels", rows)
 
@@ -209,7 +215,7 @@ def _write_covidx(folder: Path, studies: pd.DataFrame) -> None:
 
 def _save(image: Image.Image, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, quality=_QUALITY, compress_level=_FAST)
+    image.save(path, quality=QUALITY, compress_level=_FAST)
 
 
 def _write_csv(path: Path, header: str, rows: pd.DataFrame, decimals: str | None = None) -> None:

@@ -35,14 +35,7 @@ def plain(sentence: str) -> str:
 
 
 def graph(sentences: Sequence[str]) -> tuple[list[str], dict[str, Entity]]:
-    """Tokens and entities of a report.
-
-    Args:
-        sentences: Marked-up sentences, headings included, in order.
-
-    Returns:
-        The tokens of the text, and the entities by their key ("1", "2", ...).
-    """
+    """The tokens of marked-up sentences, headings included, and their entities by key ("1", "2", ...)."""
     tokens: list[str] = []
     entities: dict[str, Entity] = {}
     for words in map(_words, sentences):
@@ -51,9 +44,8 @@ def graph(sentences: Sequence[str]) -> tuple[list[str], dict[str, Entity]]:
             if word.tag:
                 key = str(len(entities) + 1)
                 tagged[key] = word
-                entities[key] = {
-                    "tokens": word.text, "label": _LABELS[word.tag.lower()], "start_ix": index, "end_ix": index,
-                }  # fmt: skip
+                label = _LABELS[word.tag.lower()]
+                entities[key] = {"tokens": word.text, "label": label, "start_ix": index, "end_ix": index}
         for key, word in tagged.items():
             others = {other: tagged[other] for other in tagged if other != key}
             entities[key]["relations"] = _relations(word, others)

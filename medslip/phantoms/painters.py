@@ -15,13 +15,15 @@ from numpy.random import Generator
 
 from medslip.phantoms.body import Body
 from medslip.phantoms.canvas import Field, Point, curve, edge
-from medslip.phantoms.chest import Chest
+from medslip.phantoms.chest import Chest, airways, hilum
 from medslip.phantoms.findings import Plan
 
 Mask = npt.NDArray[np.bool_]
 """side x side, True where a finding shows."""
 
 _LEVEL_RANGE = {"upper": (0.16, 0.36), "mid": (0.42, 0.6), "lower": (0.68, 0.9)}
+_ZONES = {"apical": (-1, 0.16), "upper lung": (-1, 0.39), "mid lung": (0.39, 0.64), "lower lung": (0.64, 9)}
+"""Levels between which each zone of a lung lies: halfway between those at which its findings are painted."""
 
 
 def reshape(body: Body, plans: Iterable[Plan]) -> Body:
@@ -46,16 +48,35 @@ def reshape(body: Body, plans: Iterable[Plan]) -> Body:
 
 
 def paint(chest: Chest, plan: Plan) -> Mask:
-    """Draw a finding.
-
-    Args:
-        chest: The chest, drawn with the reshaped body. Its density is changed in place.
-        plan: What to draw.
-
-    Returns:
-        side x side, True where the finding shows.
-    """
+    """Draw a finding into a chest of the reshaped body, in place; True where it shows."""
     return _PAINTERS[plan.kind.name](chest, plan, np.random.default_rng(plan.seed))
+
+
+def heart(chest: Chest, *_: object) -> Mask:
+    """Where the heart shows, which was drawn with the body."""
+    outlines, body = chest.outlines, chest.body
+    inside = (outlines.heart > 0) & (chest.canvas.y > body.heart_y - 0.85 * body.heart_height)
+    return inside & (outlines.above > -0.03) & (outlines.inward > -0.02)
+
+
+def anatomies(chest: Chest) -> dict[str, Mask]:
+    """Where a chest has its anatomies, by the names of Chest ImaGenome; not those that lie outside the image."""
+    canvas, body, outlines = chest.canvas, chest.body, chest.outlines
+    x, y, above = canvas.x, canvas.y, outlines.above
+    middle = (outlines.mediastinum > 0) & (y > 0) & (above > 0)
+    masks = {"trachea": canvas.strokes(airways(body)[-1:]) > 0.5, "cardiac silhouette": heart(chest)}
+    hila = canvas.strokes([*hilum(body, 1), *hilum(body, -1)]) > 0.3
+    masks["mediastinum"] = middle | masks["cardiac silhouette"]
+    for side, sign in (("left", 1), ("right", -1)):
+        half, within = body.half(sign), (x * sign > 0) & (outlines.inward > 0)
+        lung = within & (above > 0) & (outlines.mediastinum < 0) & (outlines.heart < 0)
+        masks[f"{side} lung"] = lung
+        masks |= {f"{side} {zone} zone": lung & (y > low) & (y < high) for zone, (low, high) in _ZONES.items()}
+        masks[f"{side} hilar structures"] = hila & (x * sign > 0)
+        masks[f"{side} hemidiaphragm"] = within & (np.abs(above) < 0.02)
+        # The recess beside the dome, where an effusion begins.
+        masks[f"{side} costophrenic angle"] = lung & (y > half.dome) & (np.abs(x) > 0.42 * half.width)
+    return {name: mask for name, mask in masks.items() if mask.any()}
 
 
 def _spot(chest: Chest, plan: Plan, rng: Generator, margin: float) -> Point:
@@ -259,13 +280,6 @@ def elevation(chest: Chest, plan: Plan, rng: Generator) -> Mask:
     return (chest.outlines.above < 0) & (lung > 0.15) & (canvas.x * plan.sign > 0)
 
 
-def cardiomegaly(chest: Chest, plan: Plan, rng: Generator) -> Mask:
-    """The large heart, which was drawn with the body."""
-    outlines, body = chest.outlines, chest.body
-    inside = (outlines.heart > 0) & (chest.canvas.y > body.heart_y - 0.85 * body.heart_height)
-    return inside & (outlines.above > -0.03) & (outlines.inward > -0.02)
-
-
 def thicken(chest: Chest, plan: Plan, rng: Generator) -> Mask:
     """A lumpy rind inside the lateral chest wall."""
     canvas, inward = chest.canvas, chest.outlines.inward
@@ -374,10 +388,10 @@ def catheter(chest: Chest, plan: Plan, rng: Generator) -> Mask:
     return _add(chest, chest.canvas.strokes([(line, 0.03, 1.0)]), 0.55)
 
 
-_PAINTERS = {
+_PAINTERS = {"cardiomegaly": heart} | {
     painter.__name__: painter
     for painter in (
         edema, emphysema, consolidation, infiltrate, atelectasis, mass, nodule, calcification, effusion, pneumothorax,
-        elevation, cardiomegaly, thicken, hernia, fracture, pacemaker, tube, catheter,
+        elevation, thicken, hernia, fracture, pacemaker, tube, catheter,
     )
 }  # fmt: skip

@@ -19,6 +19,7 @@ class Report:
     text: str  # as a radiologist writes it, with headings and line breaks
     tokens: tuple[str, ...]  # its words as RadGraph numbers them
     entities: dict[str, Entity]
+    stated: tuple[str, ...]  # the sentence of each finding
     absent: tuple[str, ...]  # kinds that it says are absent
 
 
@@ -29,6 +30,7 @@ def write_report(plans: Sequence[Plan], rng: Generator) -> Report:
     """
     present = {plan.kind.name for plan in plans}
     findings = [_state(plan, rng) for plan in plans]
+    stated = tuple(plain(_sentence_case(sentence)) for sentence in findings)
     for normal in CATALOGUE["normal"]:
         if not present & set(normal["unless"]) and rng.random() < (0.55 if present else 0.75):
             findings.append(_pick(normal["stated"], rng))
@@ -46,7 +48,7 @@ def write_report(plans: Sequence[Plan], rng: Generator) -> Report:
         sentences += [heading, *section]
         lines += ["", plain(heading), " ".join(map(plain, section))]
     tokens, entities = graph(sentences)
-    return Report("\n".join(lines) + "\n", tuple(tokens), entities, tuple(absent))
+    return Report("\n".join(lines) + "\n", tuple(tokens), entities, stated, tuple(absent))
 
 
 def _pick(choices: Sequence[str], rng: Generator) -> str:

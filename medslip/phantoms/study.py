@@ -6,25 +6,26 @@ import hashlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from numpy.random import Generator
-from PIL import Image, ImageDraw, ImageFont
 
 from medslip.phantoms.body import sample_body
 from medslip.phantoms.canvas import Canvas, Frame
 from medslip.phantoms.chest import draw_chest
 from medslip.phantoms.film import expose
-from medslip.phantoms.findings import KINDS, Kind, Plan, Site, choose
-from medslip.phantoms.painters import Mask, paint, reshape
+from medslip.phantoms.findings import Kind, Plan, Site, choose
+from medslip.phantoms.painters import Mask, anatomies, paint, reshape
 from medslip.phantoms.report import Report, write_report
 
 _BLOCK = 6
 _FAMILIES = ((1, 2, 3), (2, 1, 2, 1), (1, 1, 1, 3), (2, 2, 2), (1, 1, 2, 1, 1), (3, 2, 1), (1, 2, 1, 2))
 """How many studies each patient of a block of six studies has."""
+
+Box = tuple[int, int, int, int]
+"""x, y, width, height in pixels, tight around a mask."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Finding:
     kind: Kind
     site: Site
     mask: Mask  # side x side, True where it shows
-    box: tuple[int, int, int, int]  # x, y, width, height in pixels, tight around the mask
+    box: Box
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class PhantomStudy:
 
     image: npt.NDArray[np.uint8]  # side x side, bones bright
     findings: tuple[Finding, ...]  # empty for a normal study
+    anatomies: dict[str, Box]  # by the names of Chest ImaGenome
     report: Report
     patient: Patient
     number: int  # 8 digits
@@ -69,21 +71,12 @@ class PhantomStudy:
     @property
     def radgraph(self) -> tuple[str, dict[str, Any]]:
         """Key and value of the study's entry in RadGraph's MIMIC-CXR_graphs.json."""
-        return f"{self.folder}.txt", {
-            "text": " ".join(self.report.tokens),
-            "entities": self.report.entities,
-            "data_source": "MIMIC-CXR",
-            "data_split": "inference",
-        }
+        report, about = self.report, {"data_source": "MIMIC-CXR", "data_split": "inference"}
+        return f"{self.folder}.txt", {"text": " ".join(report.tokens), "entities": report.entities, **about}
 
 
 def patient_of(seed: int, index: int) -> Patient:
-    """The patient of a study. Patients have one to three studies, with consecutive indices.
-
-    Args:
-        seed: Of the corpus.
-        index: Of the study.
-    """
+    """The patient of a study of a corpus. Patients have one to three studies, with consecutive indices."""
     block, place = divmod(index, _BLOCK)
     sizes = _FAMILIES[int(np.random.default_rng((seed, 1, block)).integers(len(_FAMILIES)))]
     first = max(start for start in itertools.accumulate(sizes, initial=0) if start <= place)
@@ -94,17 +87,7 @@ def patient_of(seed: int, index: int) -> Patient:
 
 
 def draw_study(seed: int, index: int, side: int, plans: Sequence[Plan] | None = None) -> PhantomStudy:
-    """Draw one study; the same at every call, in every process and order.
-
-    Args:
-        seed: Of the corpus.
-        index: Of the study, from 0.
-        side: Pixels along each side of the image, 64 to 1024.
-        plans: Findings to draw; None chooses them.
-
-    Raises:
-        ValueError: The side is out of range.
-    """
+    """Draw a study of a corpus, with given findings or chosen ones; the same at every call, in every process and order."""
     if not 64 <= side <= 1024:
         raise ValueError(f"side {side} is outside 64 to 1024")
     patient = patient_of(seed, index)
@@ -118,7 +101,9 @@ def draw_study(seed: int, index: int, side: int, plans: Sequence[Plan] | None = 
     image = expose(canvas, chest.density, view, exposure, grain)
     name = hashlib.sha1(f"{seed}/{index}".encode(), usedforsecurity=False).hexdigest()
     dicom = "-".join(name[start : start + 8] for start in range(0, 40, 8))
-    return PhantomStudy(image, findings, write_report(chosen, words), patient, 50_000_000 + index, dicom, view)
+    places = {anatomy: _box(mask) for anatomy, mask in anatomies(chest).items()}
+    report = write_report(chosen, words)
+    return PhantomStudy(image, findings, places, report, patient, 50_000_000 + index, dicom, view)
 
 
 def _position(rng: Generator) -> Frame:
@@ -136,31 +121,10 @@ def _position(rng: Generator) -> Frame:
 
 
 def _finding(plan: Plan, mask: Mask) -> Finding:
+    return Finding(plan.kind, plan.site, mask, _box(mask))
+
+
+def _box(mask: Mask) -> Box:
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not len(rows):
-        raise RuntimeError(f"{plan.kind.name} at {plan.site.anatomy} left no mark on the image")
     x, y = int(columns[0]), int(rows[0])
-    return Finding(plan.kind, plan.site, mask, (x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1))
-
-
-def write_contact_sheet(path: Path, seed: int) -> None:
-    """Write a picture of what phantoms look like: a row of normal ones, then one of each kind of finding, with its box."""
-    columns, tile = 6, 192  # phantoms per row, and pixels along each side of one
-    kinds = [None] * columns + list(KINDS.values())
-    sheet = Image.new("RGB", (columns * tile, -(-len(kinds) // columns) * tile))
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
-    for place, kind in enumerate(kinds):
-        x, y = place % columns * tile, place // columns * tile
-        plans = []
-        if kind:
-            rng = np.random.default_rng((seed, 9, place))
-            site = kind.sites[int(rng.integers(len(kind.sites)))]
-            plans = [Plan(kind, site, 0.7, int(rng.integers(2**32)))]
-        study = draw_study(seed, place, tile, plans)
-        sheet.paste(Image.fromarray(study.image).convert("RGB"), (x, y))
-        for finding in study.findings:
-            left, top, width, height = finding.box
-            pen.rectangle((x + left - 2, y + top - 2, x + left + width + 1, y + top + height + 1), outline="#ffb000")
-        title = kind.title if kind else "Normal"
-        pen.text((x + 4, y + tile - 17), title, fill="#ffffff", font=font, stroke_width=2, stroke_fill="#000000")
-    sheet.save(path)
+    return x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1

@@ -121,10 +121,10 @@ def _evaluate(
 ) -> Mapping[str, pd.DataFrame] | None:
     """Classify or ground one data set into a folder."""
     common = {each.name: getattr(config, each.name) for each in fields(EvaluationConfig)}
-    options: dict[str, Any] = common | vars(entry) | {"output": folder}
+    options: dict[str, Any] = common | vars(entry) | {"output": folder, "text_encoder": config.text_encoder}
     if isinstance(entry, GroundOptions):
         return ground.run(GroundConfig(**options), show=False)
-    return zeroshot_cls.run(ZeroshotConfig(**options, text_encoder=config.text_encoder), show=False)
+    return zeroshot_cls.run(ZeroshotConfig(**options), show=False)
 
 
 def combine(found: Mapping[tuple[str, str], Mapping[str, pd.DataFrame]]) -> dict[str, pd.DataFrame]:

@@ -40,7 +40,7 @@ from medslip.evaluation.tables import to_text, write_predictions
 from medslip.predictor import Predictor, Sight, check_attention
 from medslip.run_dir import begin, bootstrap_settings, finish, removed_on_error
 from medslip.tasks.weights import EvaluationConfig
-from medslip.vocabulary import class_pathologies, pathology_index
+from medslip.vocabulary import class_queries
 
 Grid = npt.NDArray[np.float64]
 
@@ -96,7 +96,13 @@ class GroundOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class GroundConfig(EvaluationConfig, GroundOptions):
-    """Ground findings zero-shot: compare attention maps with boxes or masks."""
+    """Ground findings, anatomies or sentences zero-shot: compare attention maps with boxes or masks.
+
+    Attributes:
+        text_encoder: The checkpoint's text encoder, for sentences, if it is not found under its recorded name.
+    """
+
+    text_encoder: str | None = None
 
     def __post_init__(self) -> None:
         EvaluationConfig.__post_init__(self)
@@ -179,7 +185,10 @@ def run(config: GroundConfig, show: bool = True) -> dict[str, pd.DataFrame]:
     weights = config.open()
     check_attention(weights.card.model, config.layers, config.heads)
     splits = read_splits(config)
-    predictor = config.predictor(weights, config.data.equalise)
+    for reason, count in splits.scored.left_out.items():
+        if show and count:
+            print(f"{splits.scored.name}: left out {count:,} {reason}")
+    predictor = config.predictor(weights, config.data.equalise, config.text_encoder)
     scored = look(predictor, splits.scored, config)
     patches = scored[0].seen.map.patches.shape
     baselines = make_baselines(splits, patches[0])
@@ -189,7 +198,7 @@ def run(config: GroundConfig, show: bool = True) -> dict[str, pd.DataFrame]:
     cases = score_cases(scored, splits.scored, baselines, thresholds, config.box_iou)
     scores = score_grounding(cases, config.resamples, config.seed)
     tables = {"scores": scores[scores["class"] == ALL], "class_scores": scores[scores["class"] != ALL]}
-    tables["sides"] = score_sides(cases, config.resamples, config.seed)
+    tables["sides"] = score_sides(cases[cases["left_icl"].notna()], config.resamples, config.seed)
     tables |= pointing_by_group(cases, config.resamples, config.seed)
     begin(output, config)
     with removed_on_error(output):
@@ -257,20 +266,25 @@ def look(predictor: Predictor, images: ImageTable, config: GroundConfig) -> list
     """Where the model looks for each finding of each image.
 
     Raises:
-        InputError: An image cannot be read, or a class has no pathology.
+        InputError: An image cannot be read, or a class has no query.
     """
-    classes = images.finding_classes
-    pathologies = class_pathologies(classes, _mapping(config), images.name)
-    column = dict(zip(classes, map(pathology_index, pathologies), strict=True))
-    queried = sorted(set(column.values()))
-    cases: list[Case] = []
+    findings = [images.findings_of(index) for index in range(len(images))]
+    classes = sorted({each.label for of_image in findings for each in of_image if not each.text})
+    query_of = dict(zip(classes, class_queries(classes, _mapping(config), images.name), strict=True))
     paths, names, patients = images.paths, images.images["path"].astype(str).tolist(), images.patients
     options = {name: getattr(config, name) for name in ("layers", "heads", "shifts", "anatomy")}
-    for index, found in enumerate(predictor.maps(paths, queried, **options)):
-        path, patient = paths[index], patients[index] or names[index]
-        for finding in images.findings_of(index):
-            seen = found[queried.index(column[finding.label])]
-            cases.append(Case(index, path, patient, images.frame(index), finding, seen))
+    # Each sentence is of one image or few: all of them are not queried in every image.
+    step = config.batch_size if any(each.text for of_image in findings for each in of_image) else len(images)
+    cases: list[Case] = []
+    for start in range(0, len(images), step):
+        chosen = range(start, min(start + step, len(images)))
+        queries = sorted({each.text or query_of[each.label] for index in chosen for each in findings[index]})
+        found = predictor.maps([paths[index] for index in chosen], queries, **options)
+        for index, of_image in zip(chosen, found, strict=True):
+            path, patient = paths[index], patients[index] or names[index]
+            for finding in findings[index]:
+                seen = of_image[queries.index(finding.text or query_of[finding.label])]
+                cases.append(Case(index, path, patient, images.frame(index), finding, seen))
     return cases
 
 
@@ -332,6 +346,7 @@ def score_cases(
         row = {
             "patient": case.patient,
             "class": case.finding.label,
+            "text": case.finding.text,
             "probability": case.seen.probability,
             "larger_than_a_patch": truth.is_large(len(case.seen.map.patches)),
             "boxes": len(truth.boxes),
@@ -352,6 +367,7 @@ def prediction_table(cases: pd.DataFrame) -> pd.DataFrame:
     columns = [
         "patient",
         "class",
+        *(["text"] if cases["text"].any() else []),
         "probability",
         "larger_than_a_patch",
         "boxes",

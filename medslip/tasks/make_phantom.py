@@ -7,15 +7,18 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from medslip.data.pool import mapper
 from medslip.errors import InputError, check_at_least
 from medslip.files import folder_written_whole
+from medslip.phantoms.findings import KINDS, Plan
 from medslip.phantoms.layouts import StudyRows, write_study, write_tables
-from medslip.phantoms.study import draw_study, patient_of, write_contact_sheet
+from medslip.phantoms.study import draw_study, patient_of
 
-VERSION = 4
+VERSION = 5
 """Changes when the same config draws or writes something else, so that an older corpus is not mistaken for a new one."""
 
 DESCRIPTION = "phantom.json"
@@ -65,7 +68,7 @@ def run(config: MakePhantomConfig) -> Path:
     ):
         drawn = mapped(partial(_draw, folder, config.seed, config.side), enumerate(_splits(config)))
         write_tables(folder, tqdm(drawn, total=config.studies, desc="phantoms", unit=" studies", mininterval=1))
-        write_contact_sheet(folder / "contact_sheet.png", config.seed)
+        _write_contact_sheet(folder / "contact_sheet.png", config.seed)
         (folder / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
     return output
 
@@ -108,6 +111,26 @@ def _splits(config: MakePhantomConfig) -> list[str]:
 def _draw(corpus: Path, seed: int, side: int, study: tuple[int, str]) -> StudyRows:
     index, split = study
     return write_study(corpus, draw_study(seed, index, side), split)
+
+
+def _write_contact_sheet(path: Path, seed: int) -> None:
+    """A picture of what phantoms look like: a row of normal ones, then one of each kind of finding, with its box."""
+    columns, tile = 6, 192  # phantoms per row, and pixels along each side of one
+    kinds = [None] * columns + list(KINDS.values())
+    sheet = Image.new("RGB", (columns * tile, -(-len(kinds) // columns) * tile))
+    for place, kind in enumerate(kinds):
+        plans = []
+        if kind:
+            rng = np.random.default_rng((seed, 9, place))
+            plans = [Plan(kind, kind.sites[int(rng.integers(len(kind.sites)))], 0.7, int(rng.integers(2**32)))]
+        study = draw_study(seed, place, tile, plans)
+        image = Image.fromarray(study.image).convert("RGB")
+        pen = ImageDraw.Draw(image)
+        for x, y, width, height in (finding.box for finding in study.findings):
+            pen.rectangle((x - 2, y - 2, x + width + 1, y + height + 1), outline="#ffb000")
+        pen.text((4, tile - 17), kind.title if kind else "Normal", font_size=12, stroke_width=2, stroke_fill="#000000")
+        sheet.paste(image, (place % columns * tile, place // columns * tile))
+    sheet.save(path)
 
 
 COMMAND = (MakePhantomConfig, run)

@@ -21,7 +21,7 @@ from medslip.data.datasets.siim_acr import SiimAcr
 from medslip.data.images import read_image
 from medslip.data.table import check_shared
 from medslip.phantoms.findings import KINDS
-from medslip.phantoms.layouts import COVIDX_POSITIVE, RSNA_OPACITIES, run_lengths
+from medslip.phantoms.layouts import COVIDX_POSITIVE, RSNA_OPACITIES
 from medslip.tasks import make_phantom, prepare_data
 from medslip.tasks.make_phantom import MakePhantomConfig
 from medslip.vocabulary import CXR14_CLASSES, pathology_of
@@ -100,13 +100,6 @@ def test_coco_gives_areas_and_anatomies(corpus: Path, findings: list[dict[str, A
     marks = [mark for file in files for mark in file["annotations"]]
     assert [mark["area"] for mark in marks] == [drawn_mask(corpus, finding).sum() for finding in findings]
     assert [mark["anatomy"] for mark in marks] == [finding["anatomy"] for finding in findings]
-
-
-@pytest.mark.parametrize(
-    ("mask", "runs"), [([[0, 1], [0, 1]], [2, 2]), ([[1, 0], [1, 0]], [0, 2, 2]), ([[0, 0], [0, 0]], [4])]
-)
-def test_run_lengths_go_down_the_columns_and_begin_outside(mask: list[list[int]], runs: list[int]) -> None:
-    assert run_lengths(np.array(mask, bool)) == runs
 
 
 def test_mimic_layout_is_complete(corpus: Path, truth: pd.DataFrame) -> None:

@@ -20,7 +20,7 @@ from medslip.phantoms.findings import KINDS, Plan, choose
 from medslip.phantoms.markup import graph, plain
 from medslip.phantoms.report import write_report
 from medslip.phantoms.study import PhantomStudy, draw_study, patient_of
-from medslip.vocabulary import ANATOMIES, PATHOLOGIES, pathology_of
+from medslip.vocabulary import ANATOMIES, CLASS_ANATOMIES, PATHOLOGIES, pathology_of
 
 SIDE = 80
 EVERY_PLACE = [(kind, site) for kind in KINDS.values() for site in kind.sites]
@@ -59,6 +59,27 @@ def test_findings_do_not_depend_on_the_side(side: int) -> None:
     assert small.report == large.report
     for one, other in zip(small.findings, large.findings, strict=True):
         np.testing.assert_allclose(np.asarray(one.box) / side, np.asarray(other.box) / 128, atol=0.06)
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_anatomies_lie_where_they_are_drawn(index: int) -> None:
+    """The anatomy stream would be scored against boxes on the wrong side, or of another size than the body's."""
+    places, large = draw_study(2, index, SIDE).anatomies, draw_study(2, index, 160).anatomies
+    middle = {name: (x + width / 2, y + height / 2) for name, (x, y, width, height) in places.items()}
+    assert set(places) <= set(CLASS_ANATOMIES) | {"trachea"}
+    for name in [name.removeprefix("left ") for name in places if name.startswith("left")]:
+        assert middle[f"right {name}"][0] < middle["trachea"][0] < middle[f"left {name}"][0]
+    for side in ("left", "right"):
+        order = ("apical zone", "upper lung zone", "mid lung zone", "lower lung zone", "costophrenic angle")
+        levels = [middle[f"{side} {name}"][1] for name in order]
+        assert levels == sorted(levels)
+        x, y, width, height = places[f"{side} lung"]
+        for name in order:
+            left, top, across, down = places[f"{side} {name}"]
+            assert x <= left <= left + across <= x + width
+            assert y <= top <= top + down <= y + height
+    for name, box in places.items():
+        np.testing.assert_allclose(np.asarray(box) / SIDE, np.asarray(large[name]) / 160, atol=0.06)
 
 
 def test_side_out_of_range_raises() -> None:

@@ -21,13 +21,14 @@ from medslip.data.images import read_image
 from medslip.data.registry import data_set
 from medslip.data.table import FINDING_COLUMNS, ImageTable
 from medslip.errors import InputError
-from medslip.evaluation import subgroups
+from medslip.evaluation import paired, subgroups
 from medslip.evaluation.grounding import mean_box_grid
 from medslip.evaluation.grounding_scores import ALL, SCORES
 from medslip.model.image_encoder import Streams
 from medslip.predictor import Predictor
 from medslip.tasks import ground
 from medslip.tasks.ground import GroundConfig
+from medslip.vocabulary import CLASS_ANATOMIES
 
 
 def drawn(corpus: Path, split: str) -> pd.DataFrame:
@@ -179,6 +180,45 @@ def test_classes_are_mapped_and_left_out_of_the_validation_images_too(config):
     )
 
 
+def _on(config, corpus, kind, folder, **options):
+    """The config with the phantoms in the layout of a data set that has MIMIC-CXR's images."""
+    made = [
+        data_set(kind)(corpus / folder, images=corpus / "mimic_cxr", split=each, **options)
+        for each in ("test", "valid")
+    ]
+    return replace(config, data=made[0], validation=made[1], prior=None, batch_size=3)
+
+
+def test_anatomies_are_grounded_by_their_own_stream(config, corpus):
+    """Boxes of anatomies would be scored against the maps of pathologies."""
+    wanted = _on(config, corpus, "chest_imagenome", "chest_imagenome", boxes="silver")
+    others = dict.fromkeys({*CLASS_ANATOMIES, "trachea"} - {"left lower lung zone", "cardiac silhouette"}, "")
+    tables = ground.run(replace(wanted, data=replace(wanted.data, classes=others)), show=False)
+    assert {"left_lower_lung", "heart_size", ALL} == set(tables["class_scores"]["class"]) | {ALL}
+    predictions = pd.read_csv(config.output / "predictions.csv")
+    row = predictions[predictions["class"] == "left_lower_lung"].iloc[0]
+    found = Predictor.from_pretrained(config.checkpoint, device="cpu").ground(row["image"], "left lower lung zone")
+    assert row["probability"] == pytest.approx(found.probability, abs=1e-5)
+    assert "text" not in predictions
+    with pytest.raises(InputError, match="anatomy: the model pairs anatomies with pathologies"):
+        ground.look(Predictor.from_pretrained(config.checkpoint), wanted.data.read(), replace(wanted, anatomy=True))
+
+
+def test_sentences_are_grounded_by_free_text(config, corpus):
+    """A sentence would be answered by its class, or by the sentence of another image; two runs could not be compared."""
+    wanted = _on(config, corpus, "ms_cxr", "ms_cxr")
+    ground.run(wanted, show=False)
+    predictions = pd.read_csv(config.output / "predictions.csv")
+    written = pd.read_csv(corpus / "ms_cxr" / "MS_CXR_Local_Alignment_v1.1.0.csv")
+    assert sorted(predictions["text"]) == sorted(written.loc[written["split"] == "test", "label_text"])
+    predictor = Predictor.from_pretrained(config.checkpoint, device="cpu")
+    for row in predictions.iloc[[0, -1]].itertuples():
+        assert row.probability == pytest.approx(predictor.ground(row.image, row.text).probability, abs=1e-5)
+    metrics = json.loads((config.output / "metrics.json").read_text())
+    run = paired.open_run(config.output, metrics)
+    assert len(paired.match_runs(run, run).pairs[0][0]) == len(predictions)
+
+
 def test_the_prior_shares_no_patient_with_the_scored_images(config):
     with pytest.raises(InputError, match="is in prior and in data"):
         ground.read_splits(replace(config, prior=config.data))
@@ -240,7 +280,10 @@ def test_the_map_is_highest_where_the_patch_is_centred(config, corpus, shifts):
     attention = torch.full((1, 1, 1, 75, 16), 0.01)
     attention[..., 1 * 4 + 2] = 1.0  # in each copy the same patch: their mean is highest around its place in the image
     output = SimpleNamespace(
-        maps=Streams(attention, attention), pathology_logits=torch.zeros(1, 75, 2), icl_logits=torch.zeros(1, 51, 75)
+        maps=Streams(attention, attention[..., :51, :]),
+        pathology_logits=torch.zeros(1, 75, 2),
+        anatomy_logits=torch.zeros(1, 51, 2),
+        icl_logits=torch.zeros(1, 51, 75),
     )
     predictor = Predictor.from_pretrained(config.checkpoint, device="cpu")
     predictor.patch_centre = 0.5 / 16

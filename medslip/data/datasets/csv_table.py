@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from medslip.data.dataset import ListedDataSet
-from medslip.data.reading import ages_of, codes_of, listed_images, read_cells, sexes_of
+from medslip.data.reading import ages_of, codes_of, listed_or_found, read_cells, sexes_of
 from medslip.data.splits import splits_of
 from medslip.data.table import ImageTable
 from medslip.errors import InputError
@@ -104,7 +104,7 @@ class CsvTable(ListedDataSet):
     Attributes:
         path: The CSV file.
         images: Folder that the image paths are relative to and may not leave; None takes the table's own, and then paths may
-            also be absolute.
+            also be absolute. Names without a folder may also be in its subfolders.
         split: Only the rows of this split, or of several, as in valid+test. None takes all.
         columns: Which column holds what.
         separator: Separates the findings of a list.
@@ -128,7 +128,7 @@ class CsvTable(ListedDataSet):
         if self.split is not None:
             chosen = self._of_split(known)
             images, labels = images[chosen], labels[chosen]
-        paths = listed_images(images["path"], self.images, self.path)
+        paths = listed_or_found(images["path"], self.images, self.path)
         name = self.path.stem if self.split is None else f"{self.path.stem} ({self.split})"
         return ImageTable(name, images.assign(path=paths), labels)
 

@@ -23,15 +23,20 @@ from medslip.vocabulary import CLASS_PROMPTS, pathology_of
 
 LAYOUTS: dict[str, dict[str, Any]] = {
     "coco": {"path": "coco"},
+    "chest_imagenome": {"path": "chest_imagenome", "images": "mimic_cxr"},
     "covidx": {"path": "covidx"},
     "csv": {"path": "findings.csv"},
     "cxr14": {"path": "cxr14"},
     "folder": {"path": "siim_acr"},
     "mimic": {"path": "mimic_cxr", "graphs": "radgraph/MIMIC-CXR_graphs.json"},
+    "ms_cxr": {"path": "ms_cxr", "images": "mimic_cxr"},
     "rsna": {"path": "rsna"},
     "siim_acr": {"path": "siim_acr"},
 }
-"""Kind -> its options on a phantom corpus, paths relative to it. OpenI, CheXpert and the authors' files have no phantoms."""
+"""Kind -> its options on a phantom corpus, paths relative to it; the other kinds have no phantoms."""
+
+LOCALISED = ("chest_imagenome", "folder", "ms_cxr")
+"""Kinds without labels or reports."""
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +48,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def on(corpus: Path, kind: str) -> DataSet:
-    return data_set(kind)(**{name: corpus / value for name, value in LAYOUTS[kind].items()})
+    options: dict[str, Any] = {name: corpus / value for name, value in LAYOUTS[kind].items()}
+    return data_set(kind)(**options, **({"boxes": "silver"} if kind == "chest_imagenome" else {}))
 
 
 @pytest.mark.parametrize("kind", DATA_SETS)
@@ -56,7 +62,9 @@ def test_kind_is_registered_under_its_own_name_and_every_option_is_explained(kin
 
 
 def test_an_unknown_kind_lists_those_that_there_are() -> None:
-    with pytest.raises(InputError, match=r"unknown kind of data 'nih'; choose one of authors, chexpert, .*siim_acr"):
+    with pytest.raises(
+        InputError, match=r"unknown kind of data 'nih'; choose one of authors, chest_imagenome, .*siim_acr"
+    ):
         data_set("nih")
 
 
@@ -86,7 +94,7 @@ def test_the_table_is_complete(corpus: Path, kind: str) -> None:
             for finding in table.findings_of(index):
                 assert all(x >= 0 and y >= 0 and x + w <= width and y + h <= height for x, y, w, h in finding.boxes)
                 assert not finding.masks or table.mask(index, finding.label).any()
-    if kind != "folder":
+    if kind not in LOCALISED:
         left_out: Counter[str] = Counter()
         studies = dict(data.triplets(table, left_out)) if kind != "covidx" else {}
         assert set(studies) <= set(images["study"])
@@ -102,7 +110,7 @@ def test_reports_and_their_graphs_say_the_same(corpus: Path) -> None:
     assert {study.rpartition("/")[2]: cells for study, cells in from_text.items()} == from_graphs
 
 
-@pytest.mark.parametrize("kind", ["covidx", "csv", "cxr14", "coco"])
+@pytest.mark.parametrize("kind", ["covidx", "csv", "cxr14", "coco", "chest_imagenome", "ms_cxr"])
 def test_a_split_is_part_of_the_whole(corpus: Path, kind: str) -> None:
     """Test images would be trained on."""
     data: Any = on(corpus, kind)
