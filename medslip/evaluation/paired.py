@@ -41,7 +41,7 @@ _COLUMNS = {
 _KINDS: dict[str, Any] = {"task": str, "seed": int, "seeds": list, "scores": list, "data": dict}
 """What is read of a metrics.json, all of which may be missing or null."""
 
-_TEXTS = frozenset({"image", "patient", "class", "text", "view", "sex"})
+_TEXTS = frozenset({"image", "patient", "class", "text", "side", "view", "sex"})
 
 
 def _key(task: str, table: pd.DataFrame) -> list[str]:
