@@ -35,7 +35,7 @@ from medslip.predictor import Predictor
 from medslip.run_dir import read_metrics
 from medslip.tasks.weights import AuthorsConfig, newest, open_weights
 from medslip.training.distributed import Device
-from medslip.vocabulary import ANATOMIES, FINDING_GROUPS, NORMALITY, PATHOLOGIES, pathology_index, pathology_of
+from medslip.vocabulary import ANATOMIES, FINDING_GROUPS, NORMALITY, pathology_index, pathology_of
 
 HOST = "127.0.0.1"
 UNSCORED = "Without a validation score"
@@ -196,9 +196,7 @@ class Viewer:
             raise InputError(f"describe the finding in 1 to {LONGEST_QUERY} characters")
         if pathology is None and not self.takes_text:
             raise InputError("free text cannot be queried: the text encoder was not found; the terminal says why")
-        asked: dict[str, Any] = {"columns": [len(PATHOLOGIES)], "text": [query]}
-        if pathology:
-            asked = {"columns": [pathology_index(pathology)]}
+        asked: dict[str, Any] = {"queries": [pathology or query]}
         answer: dict[str, Any] = {"anatomy": None, "anatomies": []}
         with self._lock:
             try:
