@@ -35,7 +35,7 @@ from medslip.predictor import Predictor
 from medslip.run_dir import read_metrics
 from medslip.tasks.weights import AuthorsConfig, newest, open_weights
 from medslip.training.distributed import Device
-from medslip.vocabulary import ANATOMIES, FINDING_GROUPS, NORMALITY, pathology_index, pathology_of
+from medslip.vocabulary import ANATOMIES, FINDING_GROUPS, NORMALITY, PATHOLOGIES, pathology_index, pathology_of
 
 HOST = "127.0.0.1"
 UNSCORED = "Without a validation score"
