@@ -9,7 +9,8 @@ Trains a small model on phantoms for each row, corpus and seed, all for the same
 - pointing: pointing game on findings larger than a patch, and on smaller ones.
 - side: how often the model knows left from right, by ICL and by the maps (docs/metrics.md, `sides`).
 - 10 % labels: macro AUROC after fine-tuning on a tenth of the training phantoms' labels.
-- equal time: the highest validation macro AUROC within the CPU time that the fastest row takes for all its steps.
+- equal time: the highest validation macro AUROC within the CPU time that the fastest row takes for all its steps; the time of a
+  step is measured for all rows in turn, and is in the table relative to the first row's.
 
 Every finished (corpus, row, seed) is a line of the results file; what is in it is not trained again, so the command can be
 interrupted and repeated. It ends with the table and the figure of all lines, docs/ablation.png; --table only draws them.
@@ -54,15 +55,16 @@ from medslip.labels import ABSENT, PRESENT, LabelStore, LabelStoreWriter
 from medslip.losses import existence_of
 from medslip.model import trunk
 from medslip.model.image_encoder import ImageEncoder, Streams
+from medslip.model.medslip import MeDSLIP
 from medslip.phantoms import study as phantom_study
 from medslip.phantoms.findings import KINDS, Plan, choose
 from medslip.predictor import Predictor, present_probability
 from medslip.run_dir import read_metrics
 from medslip.tasks import finetune_cls, ground, make_phantom, prepare_data, pretrain
 from medslip.tasks.ground import GroundConfig
-from medslip.training.criterion import loss_terms
+from medslip.training.criterion import Criterion, loss_terms
 from medslip.training.engine import read_log
-from medslip.vocabulary import MIRRORED_ANATOMY, class_pathologies, pathology_index
+from medslip.vocabulary import ANATOMIES, MIRRORED_ANATOMY, PATHOLOGIES, class_pathologies, pathology_index
 
 STUDIES, VALID, TEST = 1600, 0.1, 0.25
 SIDE, EPOCHS, BATCH = 96, 12, 8
@@ -255,6 +257,35 @@ def half_backbones() -> Any:
     return patch.object(trunk, "_torchvision_model", lambda *_: HalfResNet())
 
 
+@contextmanager
+def changed(row: Row) -> Iterator[None]:
+    """A context with the row's changes of the code."""
+    with ExitStack() as stack:
+        for change in row.code:
+            stack.enter_context(change())
+        yield
+
+
+def step_costs(rounds: int = 8) -> dict[str, float]:
+    """The CPU time of a training step of each row, relative to OURS; the least of several, which are taken in turn."""
+    config, random = phantom_config(pretrain.PretrainConfig, "pretrain"), torch.Generator().manual_seed(0)
+    images = torch.randn(BATCH, 3, SIDE, SIDE, generator=random)
+    labels = torch.randint(-200, 2, (BATCH, len(ANATOMIES), len(PATHOLOGIES)), generator=random).clamp(min=-1)
+    prompts = [torch.randn(len(names), 384, generator=random) for names in (PATHOLOGIES, ANATOMIES)]
+    seconds, parts = dict.fromkeys(ROWS, math.inf), {}
+    for _ in range(rounds):
+        for name, row in ROWS.items():
+            with half_backbones(), changed(row):
+                if name not in parts:
+                    model = MeDSLIP(replace(config.model, **row.model), *prompts)
+                    parts[name] = model, Criterion(pretrain.loss_terms(replace(config.loss, **row.loss)))
+                model, criterion = parts[name]
+                began = time.process_time()
+                criterion(model(images), labels, generator=random)[0].backward()
+                seconds[name] = min(seconds[name], time.process_time() - began)
+    return {name: round(each / seconds[OURS], 2) for name, each in seconds.items()}
+
+
 def run(corpus: str, name: str, seed: int, work: Path) -> dict[str, Any]:
     """Train and score one row with one seed; returns its line of the results file."""
     drawn, prepared = corpus_of(corpus, work)
@@ -272,13 +303,8 @@ def run(corpus: str, name: str, seed: int, work: Path) -> dict[str, Any]:
         loss=replace(config.loss, **row.loss),
         device="cpu",
     )
-    with ExitStack() as stack:
-        stack.enter_context(half_backbones())
-        for change in row.code:
-            stack.enter_context(change())
-        began = time.process_time()
+    with half_backbones(), changed(row):
         checkpoint = pretrain.run(config)
-        seconds = time.process_time() - began
         log = read_log(folder / "pretrain" / "log.jsonl")
         curve = [entry["validation_auroc"] for entry in log if entry["kind"] == "validation"]
         predictor = Predictor.from_pretrained(checkpoint, device="cpu")
@@ -286,8 +312,8 @@ def run(corpus: str, name: str, seed: int, work: Path) -> dict[str, Any]:
             predictor, drawn, checkpoint, row.anatomy
         )
         tuned = finetuned(drawn, checkpoint, seed, folder)
-    line = {"corpus": corpus, "row": name, "seed": seed, "cpu_seconds": round(seconds, 1)}
-    line |= {"curve": [round(value, 4) for value in curve], "finetuned": tuned}
+    line = {"corpus": corpus, "row": name, "seed": seed, "finetuned": tuned}
+    line["curve"] = [round(value, 4) for value in curve]
     for metric, found in scores.items():
         line[metric] = round(float(found.values), 4)
         line[f"{metric}_drawn"] = [round(float(value), 4) for value in found.drawn]
@@ -366,20 +392,12 @@ def summarise(lines: list[dict[str, Any]]) -> pd.DataFrame:
     patients, who are the same in all runs on a corpus. Differences are of the same seeds and patients.
     """
     found = []
-    runs = {(line["corpus"], line["row"], line["seed"]): line for line in lines}
-    quickest = {corpus: min(line["cpu_seconds"] for line in lines if line["corpus"] == corpus) for corpus, _, _ in runs}
-    cost = {
-        (corpus, row): min(line["cpu_seconds"] for (c, r, _), line in runs.items() if (c, r) == (corpus, row))
-        for corpus, row, _ in runs
-    }
-    for (corpus, row), seconds in cost.items():
-        for line in (line for (c, r, _), line in runs.items() if (c, r) == (corpus, row)):
-            done = [
-                value
-                for k, value in enumerate(line["curve"], 1)
-                if k * seconds <= len(line["curve"]) * quickest[corpus]
-            ]
-            line["equal_time"] = max(done, default=math.nan)
+    runs = {(line["corpus"], line["row"], line["seed"]): line for line in lines if "row" in line}
+    cost = next(line["step_costs"] for line in lines if "step_costs" in line)
+    for (_, row, _), line in runs.items():
+        epochs = int(1.02 * len(line["curve"]) * min(cost.values()) / cost[row])
+        line["equal_time"] = max(line["curve"][:epochs])
+    for corpus, row in dict.fromkeys((corpus, row) for corpus, row, _ in runs):
         seeds = sorted(seed for c, r, seed in runs if (c, r) == (corpus, row))
         for metric in METRICS:
             values = {seed: values_of(runs[corpus, row, seed], metric) for seed in seeds}
@@ -389,7 +407,7 @@ def summarise(lines: list[dict[str, Any]]) -> pd.DataFrame:
             difference, within = interval(np.array([np.subtract(values[seed], ours[seed]) for seed in both]))
             found.append(
                 {"corpus": corpus, "row": row, "metric": metric, "seeds": len(seeds), "mean": mean, "half": half,
-                 "difference": difference, "difference_half": within, "cost": seconds / cost.get((corpus, OURS), math.nan)}
+                 "difference": difference, "difference_half": within, "cost": cost[row]}
             )  # fmt: skip
     return pd.DataFrame(found)
 
@@ -483,17 +501,24 @@ def main() -> None:
         (c, r, s) for rows in (first, list(ROWS)[2:]) for s in options.seeds for r in rows for c in options.corpora
     ]
     lines = read(options.results)
-    done = {(line["corpus"], line["row"], line["seed"]) for line in lines}
+    if not any("step_costs" in line for line in lines):
+        append({"step_costs": step_costs()}, options.results)
+    done = {(line["corpus"], line["row"], line["seed"]) for line in lines if "row" in line}
     for corpus, row, seed in [] if options.table else wanted:
         if row in options.rows and (corpus, row, seed) not in done:
             began = time.monotonic()
             line = run(corpus, row, seed, options.work)
-            with options.results.open("a") as file:
-                file.write(json.dumps(line) + "\n")
+            append(line, options.results)
             print(f"{corpus}, {row}, seed {seed}: AUROC {line['auroc']}, {time.monotonic() - began:.0f} s", flush=True)
     summary = summarise(read(options.results))
     print(markdown(summary))
     draw(summary, options.figure)
+
+
+def append(line: dict[str, Any], path: Path) -> None:
+    """Add a line to a results file."""
+    with path.open("a") as file:
+        file.write(json.dumps(line) + "\n")
 
 
 def read(path: Path) -> list[dict[str, Any]]:
