@@ -2,10 +2,10 @@
 
     python benchmarks/prompts.py CHECKPOINT ... [--corpus data_file/phantom] [--half]
 
-CHECKPOINT is a best.safetensors that was trained on phantoms; --half reads those of benchmarks/ablation.py, in its WORK folder.
+CHECKPOINT is a best.safetensors that was trained on phantoms; --half reads those that benchmarks/ablation.py leaves in WORK.
 The held-out phantoms of the corpus are classified by the prompt of each pathology that the model was trained with, by the same
-prompt as a free-text query, by each of five paraphrases, and by averages over all six wordings: of their probabilities
-(zeroshot_cls.py --ensemble true), or of their text embeddings. Prints the macro AUROC of each, its difference to the trained
+prompt as a free-text query, by each of five paraphrases, and by averages over these wordings: of their probabilities, as with
+zeroshot_cls.py --ensemble true, or of their text embeddings. Prints the macro AUROC of each, its difference to the trained
 prompt's with a 95 % interval over patients, and how far a class's AUROC differs between its paraphrases.
 """
 
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from ablation import half_backbones
 
 from medslip.data.datasets.csv_table import CsvTable
@@ -39,22 +40,24 @@ def by_wording(checkpoint: Path, corpus: Path, resamples: int = 1000) -> dict[st
     texts = [[prompts.pathology[column], *paraphrases[name]] for column, name in zip(columns, pathologies, strict=True)]
     encoder = predictor.checkpoint.text_encoder(None)
     embedded = encoder.encode([text for wordings in texts for text in wordings])
-    mean = embedded.reshape(len(texts), WORDINGS, -1).mean(dim=1)
+    of_class = embedded.reshape(len(texts), WORDINGS, -1)
+    means = torch.cat([of_class.mean(dim=1), of_class[:, 1:].mean(dim=1)])
     trained: list[Any] = []
     worded: list[Any] = []
     averaged: list[Any] = []
     for _, output in predictor.outputs(table.paths):
         trained.append(present_probability(output.pathology_logits)[:, columns])
-        for queries, found in ((embedded, worded), (mean, averaged)):
+        for queries, found in ((embedded, worded), (means, averaged)):
             logits, _ = predictor.model.predict_text(output.patches.pathology, queries)
             found.append(present_probability(logits.detach()))
     of_text = np.concatenate(worded).reshape(len(table), -1, WORDINGS)
     probabilities = {"trained prompt": np.concatenate(trained), "the same as free text": of_text[..., 0]}
     probabilities |= {f"paraphrase {k}": of_text[..., k] for k in range(1, WORDINGS)}
-    probabilities["mean probability"] = np.concatenate(
-        [probabilities["trained prompt"][..., None], of_text[..., 1:]], -1
-    ).mean(-1)
-    probabilities["mean embedding"] = np.concatenate(averaged)
+    all_six = np.concatenate([probabilities["trained prompt"][..., None], of_text[..., 1:]], axis=-1)
+    by_embedding = np.split(np.concatenate(averaged), 2, axis=1)
+    for k, which in enumerate(("all six", "the five paraphrases")):
+        probabilities[f"mean probability of {which}"] = all_six[..., k:].mean(axis=-1)
+        probabilities[f"mean embedding of {which}"] = by_embedding[k]
     owner = patient_index(table.patients)
     return {
         name: resample_scores(table.label_array, found, owner, resamples, 0)[:, SCORES.index("auroc")]
