@@ -11,6 +11,7 @@ import itertools
 import json
 import math
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -49,6 +50,8 @@ class TrainConfig:
         accumulate: Accumulation steps per optimiser step.
         precision: "bfloat16" computes under autocast; "auto" does so if the hardware supports it.
         channels_last: Memory format of images and convolutions; usually faster.
+        compile: Whether torch.compile translates the model first, which takes minutes and needs a C++ compiler. The results are
+            those of an uncompiled run, or of one that was not interrupted, up to rounding.
         sync_batch_norm: Whether several GPUs share the statistics of batch norm, so that 4 x 16 images train as 64.
         seed: Random seed.
         save_every: Also save the resumable state every this many optimiser steps; 0 saves only after each epoch.
@@ -64,6 +67,7 @@ class TrainConfig:
     accumulate: int = 1
     precision: Precision = "auto"
     channels_last: bool = True
+    compile: bool = False
     sync_batch_norm: bool = False
     seed: int = 0
     save_every: int = 0
@@ -123,7 +127,7 @@ class Trainer:
 
         Raises:
             InputError: The list is too short for one step, the state belongs to another run, or ``sync_batch_norm`` is
-                wanted of several processes without GPUs.
+                wanted of several processes without GPUs, or ``compile`` without a compiler.
             NotFinite: A loss, gradient or weight is not finite.
             Stopped: One of the processes got SIGTERM, SIGUSR1 or SIGHUP: the state is saved after the step that it came in,
                 or after the validation.
@@ -142,6 +146,9 @@ class Trainer:
                 f"{self.folder}: the run had {progress.steps_per_epoch} steps per epoch, but now there are {steps_per_epoch}; "
                 "resume with the same list, batch size, accumulation and processes"
             )
+        if config.compile:
+            _check_compiler()
+            objective.model.compile()
         wrapped, steps = self.processes.wrap(objective, config.sync_batch_norm), config.epochs * steps_per_epoch
         unread: list[_Taken] = []  # steps whose losses are still on the device
         shown: tuple[Any, Any] = _Console(sys.stdout), _Console(sys.stderr)
@@ -317,6 +324,14 @@ class Trainer:
         device, precision = self.processes.device, self.config.precision
         enabled = precision == "bfloat16" or (precision == "auto" and _has_fast_bfloat16(device))
         return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+
+
+def _check_compiler() -> None:
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if shutil.which(compiler) is None:
+        raise InputError(
+            f"train.compile: needs a C++ compiler, and there is no {compiler}; install it, or leave this key out"
+        )
 
 
 class _Taken:

@@ -540,3 +540,19 @@ def test_impossible_setting_is_bad_input_that_names_the_key(key):
 
 if __name__ == "__main__":
     one_process(sys.argv[1])
+
+
+def test_the_model_is_compiled_if_there_is_a_compiler(tmp_path, monkeypatch):
+    """Without one, torch would end in pages of its own messages at the first step."""
+
+    class Compilable(Toy):
+        model = property(lambda self: self.net)
+
+    compiled = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self: compiled.append(self))
+    monkeypatch.setenv("CXX", sys.executable)
+    toy = fit(tmp_path / "yes", exact(epochs=1, compile=True), toy=Compilable())[1]
+    assert compiled == [toy.net]
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(InputError, match=r"train\.compile: .* no-such-compiler"):
+        fit(tmp_path / "no", exact(epochs=1, compile=True), toy=Compilable())
