@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -88,7 +89,7 @@ def lists() -> list[Row]:
     for images in (1_000, 10_000, 100_000, IMAGES):
         with tempfile.TemporaryDirectory() as name:
             path = _list(Path(name), images)
-            seconds = interleaved({"start": lambda path=path: _start(path)}, 3)["start"]
+            seconds = interleaved({"start": partial(_start, path)}, 3)["start"]
             read = "from pathlib import Path; from medslip.data.prepared import read_image_list as read"
             small = _list(Path(name, "small"), 100)
             memory = peak_memory(f"{read}; read(Path({str(small)!r}))", f"kept = read(Path({str(path)!r}))")

@@ -2,28 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
-
-
-class ReluDropout(torch.autograd.Function):
-    """Dropout of a ReLU, with torch's draws, values and gradients; keeps nothing but its output for the backward pass."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
-        """Any shape, and the probability of dropping, 0 <= p < 1."""
-        ctx.scale = torch.ones(1).div(1 - p).item()  # as torch rounds it
-        out = torch.empty_like(x).bernoulli_(1 - p).mul_(ctx.scale).mul_(x.relu())
-        ctx.save_for_backward(out)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        """The output is 0 wherever the ReLU or the dropout let nothing pass."""
-        (out,) = ctx.saved_tensors
-        return gradient.masked_fill(out == 0, 0).mul_(ctx.scale), None
 
 
 class QueryDecoderLayer(nn.TransformerDecoderLayer):
@@ -53,9 +33,7 @@ class QueryDecoderLayer(nn.TransformerDecoderLayer):
             self.norm2(x), patches, patches, need_weights=with_attention, average_attn_weights=False
         )
         x = x + self.dropout2(attended)
-        hidden = self.linear1(self.norm3(x))
-        hidden = ReluDropout.apply(hidden, self.dropout.p) if self.training and self.dropout.p else hidden.relu()
-        x = x + self.dropout3(self.linear2(hidden))
+        x = x + self._ff_block(self.norm3(x))
         return x, None if attention is None else attention[..., : patches.shape[1]]
 
 
