@@ -131,11 +131,11 @@ def _check_whole(path: Path) -> None:
 def _numbers(cells: list[str], lines: pd.Index, path: Path) -> list[int]:
     """The rows in the label store; -1 for an empty cell."""
     digits = "".join(cells)
-    if digits.isascii() and digits.isdecimal() and "" not in cells:
+    if digits.isascii() and digits.isdecimal() and all(0 < len(cell) < 16 for cell in cells):
         return list(map(int, cells))
     numbers = pd.to_numeric(pd.Series(cells, lines).replace("", "-1"), errors="coerce")
-    if (line := first_line(numbers.isna() | (numbers % 1 != 0))) is not None:
-        raise InputError(f"{path}: line {line}: row {cells[lines.get_loc(line)]!r} is not a whole number")
+    if (line := first_line(numbers.isna() | (numbers % 1 != 0) | (numbers.abs() > 1e15))) is not None:
+        raise InputError(f"{path}: line {line}: row {cells[lines.get_loc(line)]!r} is not the number of a row")
     return numbers.astype("int64").tolist()
 
 

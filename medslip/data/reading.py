@@ -116,11 +116,12 @@ def _next_lines(file: TextIO, path: Path, characters: int) -> list[str]:
 
 
 def _plain_columns(lines: list[str], delimiter: str, width: int) -> list[list[str]] | None:
-    """The cells of lines that need no parser, several times as fast: without quotes, spaces, blank and uneven rows."""
+    """The cells of lines without quotes, spaces, tabs, blank or uneven rows, several times as fast as by a parser; else None."""
     text = "".join(lines)
     rows = text.split()
     if (
         width < 2
+        or delimiter.isspace()
         or len(rows) != len(lines)
         or '"' in text
         or "\0" in text

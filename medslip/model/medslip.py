@@ -6,9 +6,10 @@ Shapes: B batch, A 51 anatomies, P 75 pathologies, N patches, D width, T text wi
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -134,9 +135,9 @@ class Prototypes:
         return prototypes
 
 
-def _mode_of(tensor: Tensor) -> torch.inference_mode:
-    """Inference mode where the tensor is of that mode, after which it may also be used."""
-    return torch.inference_mode(tensor.is_inference() or torch.is_inference_mode_enabled())
+def _mode_of(tensor: Tensor) -> AbstractContextManager[Any]:
+    """Inference mode for an output that was computed in it, and may be used after it has ended."""
+    return torch.inference_mode() if tensor.is_inference() else nullcontext()
 
 
 @dataclass(frozen=True)

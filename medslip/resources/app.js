@@ -71,6 +71,8 @@ function press(button) {
 function clear() {
   image = null; // what is seen of one image must not stay beside a message about another
   turn++;
+  $("status").textContent = "";
+  document.body.classList.remove("busy");
   document.querySelector("main").classList.remove("filled");
   for (const id of ["views", "findings", "reading"]) $(id).hidden = true;
   for (const picture of document.querySelectorAll(".view img")) picture.removeAttribute("src");

@@ -185,7 +185,7 @@ class Criterion:
             A vector as long as ``names``: the weighted total, then its terms without their weights.
         """
         targets = Targets.of(labels, output.pathology_logits.device, generator)
-        counts = self.counts(labels) if counts is None else counts
+        counts = self.counts(labels).to(targets.cells.device) if counts is None else counts
         losses = [term.loss(output, targets, count) for term, count in zip(self._terms, counts, strict=True)]
         weighted = [weight * loss for weight, loss in zip(self.weights, losses, strict=True)]
         return torch.stack([torch.stack(weighted).sum(), *losses])

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from medslip.data import reading
@@ -162,18 +162,20 @@ def test_tables_as_spreadsheets_write_them_keep_the_lines_of_the_file(
 
 
 @settings(max_examples=60, deadline=None)
+@example(header="x\ty\n", text=["\t\n", "a\tbc\n"], block=20)
 @given(
+    header=st.sampled_from(["x,y\n", "x\ty\n"]),
     text=st.lists(
         st.sampled_from(["a", "bc", "é", ",", ",", ";", "\n", "\n", "\r\n", "\r", " ", "\t", '"', '"x\n"']), max_size=40
     ),
     block=st.integers(1, 20),
 )
 def test_a_table_is_the_same_read_in_parts_without_and_with_a_parser(
-    tmp_path_factory: pytest.TempPathFactory, text: list[str], block: int
+    tmp_path_factory: pytest.TempPathFactory, header: str, text: list[str], block: int
 ) -> None:
     """A quote or a blank line within a long table would move cells into other rows, or messages to other lines."""
     path = tmp_path_factory.mktemp("tables") / "t.csv"
-    path.write_text("x,y\n" + "".join(text), newline="")
+    path.write_text(header + "".join(text), newline="")
 
     def found(**changes: object) -> object:
         with pytest.MonkeyPatch.context() as patch:

@@ -68,6 +68,16 @@ def test_classification_gives_the_logits_of_the_whole_model():
         assert torch.equal(model.predict(images, free), torch.cat([output.pathology_logits, text], dim=1))
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_logits_computed_on_demand_keep_the_mode_without_gradients(mode):
+    """They could not be converted to NumPy, or not be computed after inference mode has ended."""
+    with mode():
+        output = tiny()(torch.randn(1, 3, 64, 64))
+        assert not output.icl_logits.requires_grad
+        assert not output.pathology_prototypes.requires_grad
+    assert output.icl_logits.shape == (1, A, P)
+
+
 def test_vocabulary_and_free_text_are_one_decoding_in_which_nothing_sees_free_text():
     """A free-text query is one more query, as in training; the vocabulary and the other free texts must not notice it."""
     model, images, free = tiny(), torch.randn(2, 3, 64, 64), 5 * torch.randn(3, 24)
