@@ -151,9 +151,8 @@ def make_inputs(root: Path) -> None:
     picture, orientation = Image.fromarray((grey >> 4).astype(np.uint8)), Image.Exif()
     orientation[0x0112] = 6
     studies = "chexpert/valid/patient1/study1 chexpert/valid/patient2/study1"
-    for (
-        place
-    ) in f"padchest nih rsna_list siim_list siim_list/masks openi reports authors run pictures {studies}".split():
+    folders = f"padchest nih rsna_list siim_list siim_list/masks openi reports authors run pictures {studies}"
+    for place in folders.split():
         (root / place).mkdir(parents=True, exist_ok=True)
         for name in ("a.png", "b.png"):
             picture.save(root / place / name)

@@ -99,8 +99,8 @@ def icl_loss(logits: Tensor, labels: Tensor, count: Tensor | None = None) -> Ten
     """Intra-image contrastive loss (the paper's L_ICL): which anatomy goes with which pathology in this image.
 
     Args:
-        logits: B x A x P, or those of some cells.
-        labels: As many; binary cross-entropy over the cells that are 1 or 0.
+        logits: B x A x P, or M for some of the cells.
+        labels: Of the same shape; binary cross-entropy over the cells that are 1 or 0.
         count: Divisor; None counts the known cells here.
     """
     return _binary_cross_entropy(logits, labels, count)

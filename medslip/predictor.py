@@ -95,7 +95,7 @@ class Sight(NamedTuple):
         map: The map.
         probability: Of "present", in the unshifted image.
         sides: How much more the unshifted image speaks for the patient's left than for the right, by ICL and by the maps; see
-            ``evaluation.sides.lean``. By ICL, NaN for free text and anatomies.
+            ``evaluation.sides.lean``. The first is NaN for free text and anatomies.
     """
 
     map: MapPair
@@ -325,7 +325,7 @@ class Predictor(
         check_attention(self.checkpoint.card.model, layers, heads)
         if anatomy and not set(queries) <= set(PATHOLOGIES):
             raise InputError(
-                "anatomy: the model pairs anatomies with pathologies of the vocabulary only, not with free text or one another"
+                "anatomy: the model pairs anatomies with pathologies of the vocabulary only, not with free text or anatomies"
             )
         text = [query for query in dict.fromkeys(queries) if query not in PATHOLOGIES and query not in ANATOMIES]
         names = (*PATHOLOGIES, *text, *ANATOMIES)

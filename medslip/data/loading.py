@@ -57,7 +57,7 @@ class Batch:
         return len(self.indices)
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on a device, but for the labels: the losses choose by them what to compute, and then move them."""
+        """The same batch on a device, except for the labels: the losses first choose from them what to compute."""
         images, indices = (tensor.to(device, non_blocking=True) for tensor in (self.images, self.indices))
         return replace(self, images=images, indices=indices)
 

@@ -28,7 +28,7 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"}) | DICOM_SUFFIXES
 
 _SEXES = {"m": "M", "male": "M", "f": "F", "female": "F"}
 _NO_AGE = frozenset({"", "nan", "unknown"})
-_CROWDED = 16  # files of a list in one folder, from which on it is listed
+_CROWDED = 16  # a folder with at least so many of the listed files is read as a whole
 _BLOCK = 1 << 17  # characters of a table that are read at a time
 _ROUNDING = 1.0  # pixels that a box may reach over the edge: publishers round
 
@@ -116,7 +116,7 @@ def _next_lines(file: TextIO, path: Path, characters: int) -> list[str]:
 
 
 def _plain_columns(lines: list[str], delimiter: str, width: int) -> list[list[str]] | None:
-    """The cells of lines without quotes, spaces, tabs, blank or uneven rows, several times as fast as by a parser; else None."""
+    """The columns of lines that need no parser, several times as fast; None if a quote, blank or uneven row may need one."""
     text = "".join(lines)
     rows = text.split()
     if (
@@ -136,7 +136,7 @@ def _plain_columns(lines: list[str], delimiter: str, width: int) -> list[list[st
 def _parsed_columns(
     lines: Iterable[str], number: int, delimiter: str, path: Path, line: int, header: list[str]
 ) -> tuple[list[int], list[list[str]], int]:
-    """Line numbers and columns of the rows that begin in the first so many lines, and how many lines those take."""
+    """Line numbers and columns of the rows that begin in the first ``number`` lines, and how many lines those take."""
     rows, read = {}, 0
     for begin, read, cells in _parsed(lines, delimiter, path, line):
         if any("\0" in cell for cell in cells):
@@ -274,7 +274,7 @@ def check_files(
 
 
 def _listed(paths: Sequence[str]) -> npt.NDArray[np.bool_]:
-    """Which of n files are found by listing each folder that has many of them, much faster than looking for one by one.
+    """Which of n files are found by reading each folder that has many of them, much faster than looking for them one by one.
 
     Hashes stand for the paths, so that a long list takes little memory.
     """
@@ -312,7 +312,7 @@ def path_in(folder: Path | None, name: str, source: Path, where: str) -> str:
 
 
 def name_in(folder: Path | None, name: str, source: Path, where: str) -> str:
-    """As ``path_in``, but relative to the folder where the name is."""
+    """As ``path_in``, but a relative name stays relative to the folder."""
     root = str(source.parent if folder is None else folder)
     if "\\" in name and not os.path.exists(os.path.join(root, name)):
         name = name.replace("\\", "/")

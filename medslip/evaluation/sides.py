@@ -30,7 +30,7 @@ _RIGHT = [MIRRORED_ANATOMY[row] for row in _LEFT]
 
 
 def lean(icl_logits: Floats, pathologies: Floats, anatomies: Floats) -> npt.NDArray[np.float64]:
-    """How much more speaks for the left than for the right: above 0 for left, below for right.
+    """How much more evidence there is for the left than for the right: above 0 for left, below for right.
 
     Args:
         icl_logits: ... x A x Q, of the queried pathologies.

@@ -88,7 +88,7 @@ def coverage(tags: Counter[str]) -> tuple[str, ...]:
 
 
 def default_anatomies(place: str) -> list[str]:
-    """The anatomies of a place, of which no side is named; "unspecified" for no place."""
+    """The anatomies of a place that is named without a side; "unspecified" for no place."""
     return _anatomies([], place)
 
 

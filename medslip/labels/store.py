@@ -229,7 +229,7 @@ def _checksums(folder: Path, names: Sequence[str]) -> dict[str, int]:
 
 
 def study_key(study: str) -> int:
-    """What a store keeps of a study's name."""
+    """The CRC-32 of a study's name, which a store keeps in its place."""
     return zlib.crc32(study.encode())
 
 

@@ -93,7 +93,7 @@ class Pairs:
     bias: Tensor | None = None
 
     def of(self, image: Tensor, anatomy: Tensor, pathology: Tensor) -> Tensor:
-        """M logits, of the cells with these M indices."""
+        """The logits of M cells, given by three vectors of M indices, int64."""
         f_a = self.anatomy.flatten(0, 1).index_select(0, image * self.anatomy.shape[1] + anatomy)
         f_p = self.pathology.flatten(0, 1).index_select(0, image * self.pathology.shape[1] + pathology)
         return self._logits(f_a, f_p, lambda a, p: (a * p).sum(dim=-1))

@@ -46,7 +46,7 @@ LONGEST_QUERY = 300  # characters
 SHOWN_SIDE = 1024  # pixels of what the page gets
 MOST_ANATOMIES = 3
 SHIFTS = 2  # copies of the image down and across, as in Predictor.ground
-SILENCE = 60  # seconds after which a browser that has stopped sending is given up
+SILENCE = 60  # seconds after which a browser that sends nothing is disconnected
 
 _FILES = {
     "/": ("app.html", "text/html"),
@@ -238,7 +238,7 @@ def _fitted(grey: Grey) -> Grey:
 
 
 def _picture(pixels: npt.NDArray[np.uint8]) -> str:
-    """The address of a picture that holds it, PNG."""
+    """A data URL that holds the pixels as a PNG picture."""
     file = BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

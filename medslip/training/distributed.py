@@ -78,12 +78,16 @@ class Processes:
         return cast(T, result)
 
     def wrap(self, module: nn.Module, sync_batch_norm: bool = False) -> nn.Module:
-        """The module, with gradients and, if wanted, the statistics of its batch norm averaged over processes."""
+        """The module, with gradients and, if wanted, the statistics of its batch norm averaged over processes.
+
+        Raises:
+            InputError: The statistics of batch norm are to be averaged, but not on GPUs.
+        """
         if self.world_size == 1:
             return module
         if sync_batch_norm:
             if self.device.type != "cuda":
-                raise InputError("train.sync_batch_norm: several processes share batch norm on GPUs only; leave it out")
+                raise InputError("train.sync_batch_norm: processes can share batch norm on GPUs only; leave it out")
             module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
         return DistributedDataParallel(module, device_ids=[self.device.index] if self.device.type == "cuda" else None)
 

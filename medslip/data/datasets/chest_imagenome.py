@@ -62,7 +62,11 @@ class ChestImaGenome(DataSet):
                 raise InputError(f"{source}: line {line}: image {name} is in no file of {self.path / SPLITS_FOLDER}")
         else:
             source, listed = self.path / SPLITS_FOLDER, self._listed(list(self.splits))
-            boxes = [box for name in tqdm(listed.index, "graphs", unit="file") for box in self._graph(name, left_out)]
+            boxes = [
+                box
+                for name in tqdm(listed.index, "graphs", unit="file", disable=None)
+                for box in self._graph(name, left_out)
+            ]
             found = pd.DataFrame(boxes, columns=["image_id", "bbox_name", *_CORNERS])
             if not len(found):
                 raise InputError(

@@ -64,7 +64,7 @@ class Columns(ImageColumns):
     findings: str | None = None
 
 
-def columns_of(rows: pd.DataFrame, columns: ImageColumns, source: Path) -> dict[str, str]:
+def _columns_of(rows: pd.DataFrame, columns: ImageColumns, source: Path) -> dict[str, str]:
     """The table's column for each of patient, study, split, view, sex and age, empty if it has none.
 
     Raises:
@@ -82,9 +82,9 @@ def known_images(rows: pd.DataFrame, columns: ImageColumns, data: ListedDataSet)
     """The columns of an image table that a user's table has, except for the labels; ``path`` is as the table has it.
 
     Raises:
-        InputError: A column does not exist, patients are not known, or a split or an age is none.
+        InputError: A column does not exist, patients are not known, or a split or an age is not valid.
     """
-    column_of = columns_of(rows, columns, data.path)
+    column_of = _columns_of(rows, columns, data.path)
     texts = {what: rows[name].str.strip() for what, name in column_of.items() if name}
     images = pd.DataFrame({"path": rows[columns.image].str.strip(), **texts})
     images = data.identified(images, "name the column (key data.columns.patient)")

@@ -24,7 +24,7 @@ _COLUMNS = ("category_name", "label_text", "path", "x", "y", "w", "h", "image_wi
 
 @dataclass(frozen=True)
 class MsCxr(DataSet):
-    """MS-CXR: sentences and their boxes, which are looked for by the sentence.
+    """MS-CXR: sentences and the boxes that they describe.
 
     Attributes:
         path: The publisher's CSV file, or the folder that has it.
@@ -52,8 +52,8 @@ class MsCxr(DataSet):
             (found["patient"].isna(), "path {path} is not of the form files/p10/p10000032/s50414267/NAME.jpg"),
             (rows["label_text"] == "", "has no sentence (label_text)"),
             (
-                ~rows[["image_width", "image_height"]].map(str.isdigit).all(axis=1),
-                "image_width or image_height is no number",
+                ~rows[["image_width", "image_height"]].map(str.isdecimal).all(axis=1),
+                "image_width or image_height is not a whole number",
             ),
         ):
             if (line := first_line(wrong)) is not None:

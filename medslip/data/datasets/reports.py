@@ -126,8 +126,8 @@ class Reports(ListedDataSet):
         for path in files:
             if path.suffix.lower() == ".txt" or not may_be_image(path):
                 continue
-            named = by_name.get(path.stem, [])
-            beside = next((stem for stem in (path.with_suffix(""), path.parent) if stem in texts), None)
+            named = by_name.get(path.stem, []) or by_name.get(path.name, [])  # 1.2.840, of DICOM, has no suffix
+            beside = next((stem for stem in (path.with_suffix(""), path, path.parent) if stem in texts), None)
             if beside is None and len(named) > 1:
                 both = " or ".join(str(texts[stem]) for stem in named[:2])
                 raise InputError(

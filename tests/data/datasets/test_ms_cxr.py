@@ -58,7 +58,7 @@ def test_a_version_without_splits_is_read_as_a_whole(tmp_path: Path) -> None:
     [
         (ROWS[0].replace("p10000032/", ""), "line 2: path .* is not of the form files/p10"),
         (ROWS[3].replace("Mild edema", ""), "line 2: has no sentence"),
-        (ROWS[3].replace("40,30,b", "40,tall,b"), "line 2: image_width or image_height is no number"),
+        (ROWS[3].replace("40,30,b", "40,3²,b"), "line 2: image_width or image_height is not a whole number"),
         (ROWS[3].replace("0,0,40,30", "0,0,50,30"), "line 2: the box .* lies outside the image of 40 x 30"),
         (ROWS[3].replace("val", "dev9"), "line 2: split 'dev9'"),
     ],

@@ -79,7 +79,8 @@ def test_a_folder_is_matched_by_name(tmp_path: Path) -> None:
     """As folders are found in practice: texts beside images, in a folder of their own, and MIMIC-CXR's."""
     for name in ("x/a.png", "images/b.png", "p1/s1/c.jpg", "p1/s1/d.jpg", "lone.png"):
         image(tmp_path / name)
-    for name in ("x/a.txt", "reports/b.txt", "p1/s1.txt", "other.txt"):
+    (tmp_path / "x" / "1.2.840").write_bytes(bytes(128) + b"DICM")
+    for name in ("x/a.txt", "reports/b.txt", "p1/s1.txt", "other.txt", "reports/1.2.840.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
     table = Reports(tmp_path, patients="unknown").read()
@@ -90,10 +91,11 @@ def test_a_folder_is_matched_by_name(tmp_path: Path) -> None:
     assert found == {
         "x/a.png": "x/a.txt",
         "images/b.png": "reports/b.txt",
+        "x/1.2.840": "reports/1.2.840.txt",
         "p1/s1/c.jpg": "p1/s1.txt",
         "p1/s1/d.jpg": "p1/s1.txt",
     }
-    assert table.images["study"].nunique() == 3
+    assert table.images["study"].nunique() == 4
     assert table.left_out == {
         "images without a report": 1,
         "reports without an image": 1,
