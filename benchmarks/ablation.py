@@ -27,7 +27,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -177,8 +177,10 @@ OURS = next(iter(ROWS))
 # Corpora -------------------------------------------------------------------------------------------------------------
 
 
-def harder(draw: Callable[..., Any], seed: int, index: int, side: int) -> Any:
+def harder(draw: Callable[..., Any], seed: int, index: int, side: int, *given: Sequence[Plan]) -> Any:
     """A study of the hard corpus: two draws of findings in one, each fainter, on an image with less contrast and more grain."""
+    if given:  # for the contact sheet
+        return draw(seed, index, side, *given)
     random = np.random.default_rng((seed, 10, index))
     plans: dict[str, Plan] = {}
     for plan in (*choose(random), *choose(random)):

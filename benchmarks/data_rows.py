@@ -65,7 +65,7 @@ def training_input() -> list[Row]:
 
 
 def dicom() -> list[Row]:
-    """An RSNA image (here not compressed) to an equalised tensor."""
+    """An image as RSNA publishes it, in baseline JPEG, to an equalised tensor."""
     import pydicom
     from skimage.exposure import equalize_hist
 

@@ -50,7 +50,7 @@ class TrainConfig:
         accumulate: Accumulation steps per optimiser step.
         precision: "bfloat16" computes under autocast; "auto" does so if the hardware supports it.
         channels_last: Memory format of images and convolutions; usually faster.
-        compile: Whether torch.compile translates the model first, which takes minutes and needs a C++ compiler. The results are
+        compile: Whether to compile the model with torch.compile first, which takes minutes and needs a C++ compiler. The results are
             those of an uncompiled run, or of one that was not interrupted, up to rounding.
         sync_batch_norm: Whether several GPUs share the statistics of batch norm, so that 4 x 16 images train as 64.
         seed: Random seed.
@@ -126,8 +126,8 @@ class Trainer:
             Steps done and the best score.
 
         Raises:
-            InputError: The list is too short for one step, the state belongs to another run, or ``sync_batch_norm`` is
-                wanted of several processes without GPUs, or ``compile`` without a compiler.
+            InputError: The list is too short for one step; the state belongs to another run; ``sync_batch_norm`` is set for
+                several processes without GPUs, or ``compile`` without a compiler.
             NotFinite: A loss, gradient or weight is not finite.
             Stopped: One of the processes got SIGTERM, SIGUSR1 or SIGHUP: the state is saved after the step that it came in,
                 or after the validation.
