@@ -50,8 +50,8 @@ class TrainConfig:
         accumulate: Accumulation steps per optimiser step.
         precision: "bfloat16" computes under autocast; "auto" does so if the hardware supports it.
         channels_last: Memory format of images and convolutions; usually faster.
-        compile: Whether torch.compile compiles the model first, which takes minutes and needs a C++ compiler. The results are those
-            of an uncompiled run, or of one that was not interrupted, up to rounding.
+        compile: Whether torch.compile compiles the model first, which takes minutes and needs a C++ compiler. The results are
+            those of an uncompiled run, or of one that was not interrupted, up to rounding.
         sync_batch_norm: Whether several GPUs share the statistics of batch norm, so that 4 x 16 images train as 64.
         seed: Random seed.
         save_every: Also save the resumable state every this many optimiser steps; 0 saves only after each epoch.
