@@ -31,14 +31,17 @@ _KINDS = {
 }  # fmt: skip
 """Cue -> the letter that stands for it where the items of a sentence are matched as a text; p, b, f and P are below."""
 
-_TOKEN = re.compile(r"\b[tl]\d{1,2}\b|[^\W\d_]+(?:'[^\W\d_]+)?|[,:;/]")
+_TOKEN = re.compile(r"\b[tl]\d{1,2}\b|[^\W\d_]+(?:'[^\W\d_]+)?|[,:;/]|(?<=\s)[-\u2013\u2014]+(?=\s)")
 _ORDINAL = re.compile(r"\b\d+(?:st|nd|rd|th)\b,?")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[^\W\d_])\.(?=[A-Z])|[;\n]\s*\n|;|\n\s*(?=(?:\d+[.)]|[-*•])\s)")
 _PART = r"p[pb]*+(?:ob*+p[pb]*+)*+"
 _GROUP = re.compile(rf"{_PART}(?:(?:,[&|]?|[&|]){_PART})++(?!f)|{_PART}(?:[&|]{_PART})*+")
 _AFTER = re.compile(r"(?:\|f)*+V*+@P(?P<more>@P)?|oP")
 
-_HEADING = re.compile(r"^[ \t]*[A-Za-z][A-Za-z /]{2,40}(?::|[ \t]*$)|\b[A-Z][A-Z /]{2,40}:", re.MULTILINE)
+_HEADING = re.compile(
+    r"^[ \t]*[A-Za-z][A-Za-z /]{2,40}(?::|[ \t]*$)|(?<=[.!?] )[A-Z][A-Za-z /]{2,40}:|\b[A-Z][A-Z /]{2,40}:",
+    re.MULTILINE,
+)
 _DESCRIBED = re.compile("f|oPf")
 _NOTHING_WRONG = (("normal",), ("unremarkable",))
 _CACHED = 20_000
@@ -91,7 +94,7 @@ class ReportReader:
         self._add(["of"], "o")
         self._add(["with"], "w")
         self._add(["or", "/", "versus", "vs"], "|")
-        self._add([","], ",")
+        self._add([",", "-", "--", "\u2013", "\u2014"], ",")
         self._add([":"], "V")
         self._add(words["not_findings"], " ")
         self._add(places["between"], "b")

@@ -76,6 +76,10 @@ def test_any_text_is_read(text: str) -> None:
         ("Opacity suggestive of effusion.", UNCERTAIN),
         ("Effusion versus scarring.", PRESENT),
         ("History of trauma, small effusion.", PRESENT),
+        ("Effusion: None.", ABSENT),
+        ("Edema or effusion: negative.", ABSENT),
+        ("Effusion: none of significance, unchanged.", ABSENT),
+        ("Small effusion. None of the ribs is broken.", PRESENT),
     ],
 )
 def test_absence_and_doubt_reach_to_the_end_of_their_clause(text: str, state: int) -> None:
@@ -88,6 +92,9 @@ def test_absence_and_doubt_reach_to_the_end_of_their_clause(text: str, state: in
     [
         ("Left pleural effusion.", "effusion", {"left_pleural"}),
         ("Small left effusion.", "effusion", {"left_pleural"}),
+        ("PTX on the right.", "pneumothorax", {"right_pleural"}),
+        ("Left effusion - mild cardiomegaly.", "cardiomegaly", {"unspecified"}),
+        ("Left effusion \u2013 mild cardiomegaly.", "cardiomegaly", {"unspecified"}),
         ("Bilateral pleural effusions.", "effusion", {"pleural_unspec"}),
         ("Opacity in the left upper and lower lobes.", "opacity", {"upper_left_lobe", "lower_left_lobe"}),
         ("Right and left lower lobe opacities.", "opacity", {"lower_right_lobe", "lower_left_lobe"}),
@@ -118,6 +125,7 @@ def test_only_sections_that_state_findings_are_read() -> None:
     """The question of the referring doctor would be taken for the answer."""
     text = "INDICATION: Pneumonia?\nComparison: Effusion on the last film.\nFINDINGS: Clear lungs.\n\nIMPRESSION: Small nodule."
     assert states(text) == {"clear": PRESENT, "nodule": PRESENT}
+    assert states("Comparison: Effusion. Findings: Clear lungs. Recommendation: CT of the mass.") == {"clear": PRESENT}
     assert states("HISTORY: fracture. Scarring.\nLungs: Small effusion.") == {}
     assert states("Small effusion.\nHISTORY: fracture.") == {"effusion": PRESENT}
 
