@@ -58,8 +58,7 @@ def typed(config_class: type, given: Mapping[str, Any], prefix: str = "") -> typ
         elif has_data_set(hint) and is_dataclass(hint):
             hint, default = typed(cast(type, hint), keys if isinstance(keys, Mapping) else {}, f"{name}."), field()
         members.append((each.name, hint, default))
-    texts = {name: text for base in reversed(config_class.__mro__) for name, text in _attributes(base.__doc__).items()}
-    return _dataclass(config_class.__name__, members, _docstring(summary(config_class), texts))
+    return _dataclass(config_class.__name__, members, _docstring(summary(config_class), _attributes(config_class)))
 
 
 def untyped(hint: Any, value: Any) -> Any:
@@ -87,8 +86,7 @@ def _options(given: Mapping[str, Any], name: str) -> type:
     for key in given:
         if key not in has:
             raise InputError(f"{name}.{key}: data of kind {kind} has no such option; it has {', '.join(has[1:])}")
-    texts |= _attributes(DataSet.__doc__) | _attributes(found.__doc__)
-    return _dataclass(found.__name__, members, _docstring(summary(found), texts))
+    return _dataclass(found.__name__, members, _docstring(summary(found), texts | _attributes(found)))
 
 
 def _dataclass(name: str, members: list[tuple[str, Any, Any]], doc: str | None) -> type:
@@ -110,8 +108,11 @@ def _docstring(summary: str, attributes: Mapping[str, str]) -> str:
     return f"{summary}\n\nAttributes:\n" + "".join(f"    {name}: {text}\n" for name, text in attributes.items())
 
 
-def _attributes(doc: str | None) -> dict[str, str]:
-    """The entries of a docstring's Attributes: name -> text on one line."""
-    entries = inspect.cleandoc(doc or "").partition("Attributes:\n")[2]
-    found = re.findall(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", entries, flags=re.MULTILINE)
-    return {name: one_line(text) for name, text in found}
+def _attributes(config_class: type) -> dict[str, str]:
+    """The entries of the Attributes of a class and of those it inherits from: name -> text on one line."""
+    texts: dict[str, str] = {}
+    for base in reversed(config_class.__mro__):
+        entries = inspect.cleandoc(base.__doc__ or "").partition("Attributes:\n")[2]
+        found = re.findall(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", entries, flags=re.MULTILINE)
+        texts |= {name: one_line(text) for name, text in found}
+    return texts

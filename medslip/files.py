@@ -67,7 +67,9 @@ def opened_text(path: Path, advice: str = "check the path") -> Iterator[TextIO]:
     except FileNotFoundError:
         raise InputError(f"{path}: not found; {advice}") from None
     except UnicodeError as error:
-        raise InputError(f"{path}: is not text in UTF-8 ({one_line(error)}); save or download it again") from None
+        raise InputError(
+            f"{path}: is not text in UTF-8 ({one_line(error)}); save it as UTF-8 (in Excel: CSV UTF-8), or download it again"
+        ) from None
     except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: is damaged ({one_line(error)}); get a new copy") from None
     except OSError as error:

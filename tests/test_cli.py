@@ -18,6 +18,7 @@ import yaml
 from medslip import cli, config
 from medslip.cli import main, run_task
 from medslip.config import config_to_dict, parse
+from medslip.data.registry import DATA_SETS
 from medslip.errors import InputError
 from medslip.tasks.zeroshot_cls import ZeroshotConfig
 from medslip.version import __version__
@@ -330,8 +331,9 @@ def test_completion_is_a_script_that_bash_can_load(capsys, tmp_path):
 def test_help_of_every_real_task_explains_every_key(capsys, monkeypatch):
     """A key that its docstring forgets would show without a word."""
     monkeypatch.setenv("COLUMNS", "500")
-    for task in cli.TASKS:
-        assert asks_for_help(task, "--help") == 0
+    kinds = [("zeroshot_cls", "--data.kind", kind) for kind in DATA_SETS]
+    for task in [*((name,) for name in cli.TASKS), *kinds]:
+        assert asks_for_help(*task, "--help") == 0
         for line in capsys.readouterr().out.splitlines():
             unexplained = re.fullmatch(r"\s*(--\S+ \S+)?\s*\(type:.*", line)
             assert not unexplained, f"{task}: {line}"

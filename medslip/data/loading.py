@@ -288,7 +288,7 @@ def training_loader(
     if not len(sampler):
         raise InputError(
             f"{len(chosen)} training images do not fill a batch of {shard.batch} on {shard.world_size} process(es); choose a "
-            "smaller batch"
+            "smaller batch (key train.batch_size)"
         )
     return Loader(_Batches(source, chosen, augment, seed, substitute), sampler, shard)
 

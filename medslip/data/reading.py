@@ -143,7 +143,8 @@ def _parsed_columns(
             read_text(path)  # raises
         if header and any(cells[len(header) :]):
             raise InputError(
-                f"{path}: line {begin}: has {len(cells)} cells, but the header has {len(header)}; quote cells with commas"
+                f"{path}: line {begin}: has {len(cells)} cells, but the header has {len(header)}; "
+                f"quote cells with {delimiter!r}"
             )
         if any(cells):
             rows[begin] = (cells + [""] * len(header))[: len(header) or None]

@@ -204,7 +204,7 @@ PACKED = gzip.compress(b"a,b\n" + bytes(range(32, 127)) * 9, mtime=0)
         (b"\n \n", "is empty"),
         (b"a,b\n,\n", "the table has no rows"),
         (b"a,b,a\n1,2,3", "has several columns 'a'; rename all but one"),
-        (b"a,b\n1,2\n\n1,2,3,4", "line 4: has 4 cells, but the header has 2; quote cells with commas"),
+        (b"a,b\n1,2\n\n1,2,3,4", "line 4: has 4 cells, but the header has 2; quote cells with ','"),
         (
             b'a,b\n\n"1,2\n3,4\n',
             "line 3: not a row in CSV form (unexpected end of data); look for a quote that is not closed",

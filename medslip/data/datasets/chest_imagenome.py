@@ -100,7 +100,7 @@ class ChestImaGenome(DataSet):
                 parts.append(rows.assign(split="" if self.boxes == "gold" else split, line=rows.index))
         if not parts:
             raise InputError(
-                f"{self.path / SPLITS_FOLDER}: contains none of {', '.join(f'{name}.csv' for name in splits)}"
+                f"{self.path / SPLITS_FOLDER}: contains none of {', '.join(f'{name}.csv' for name in splits)}; check the path"
             )
         return pd.concat(parts).drop_duplicates("dicom_id").set_index("dicom_id")
 

@@ -71,10 +71,12 @@ def _columns_of(rows: pd.DataFrame, columns: ImageColumns, source: Path) -> dict
         InputError: A column that is named does not exist.
     """
     has = ", ".join(repr(name) for name in rows.columns[:20])
-    for what, name in vars(columns).items():
+    for key, name in vars(columns).items():
         if name is not None and name not in rows.columns:
-            what = "image path" if what == "image" else what.replace("_", " ")
-            raise InputError(f"{source}: has no column {name!r} for the {what}; it has {has}")
+            what = "image path" if key == "image" else key.replace("_", " ")
+            raise InputError(
+                f"{source}: has no column {name!r} for the {what}; it has {has}; name the right one (key data.columns.{key})"
+            )
     return {what: getattr(columns, what) or (what if what in rows.columns else "") for what in _OPTIONAL}
 
 

@@ -113,7 +113,11 @@ def test_patients_must_be_known_or_said_to_be_unknown(tmp_path: Path) -> None:
         ("image,mass\n/etc/b.png,0\n", {"images": Path("x")}, r"line 2: /etc/b\.png is outside the folder x;"),
         ("image,mass\na.png,1\n./a.png,0\n", {}, r"line 3: image .*a\.png is listed twice"),
         ("image,mass,mass\na.png,1,0\n", {}, r"has several columns 'mass'"),
-        ("image,mass\na.png,1\n", {"columns": Columns(patient="who")}, r"no column 'who' for the patient"),
+        (
+            "image,mass\na.png,1\n",
+            {"columns": Columns(patient="who")},
+            r"no column 'who' for the patient; .* \(key data.columns.patient\)",
+        ),
         ("image,mass,split\na.png,1,x\n", {}, r"line 2: split 'x'"),
         ("image,mass\na.png,1\n", {"split": "test"}, r"no column 'split'"),
         ("image,mass\na.png,1\n", {"classes": {"q": "mass"}}, r"no column 'q'"),
