@@ -266,7 +266,7 @@ def _encode(root: Path, file: Path) -> None:
 READERS: dict[str, tuple[int, str, Callable[[Path, Path], Any]]] = {
     "table of labels": (120, "findings.csv", _read_set("csv", "findings.csv")),
     "PadChest's table": (100, "padchest/list.csv", _read_set(
-        "csv", "padchest/list.csv", columns=Columns("ImageID", "Labels", "PatientID", view="Projection"))),
+        "csv", "padchest/list.csv", columns=Columns("ImageID", "PatientID", view="Projection", findings="Labels"))),
     "ChestX-ray14": (100, "cxr14/*.*", _read_set("cxr14", "cxr14", split=None)),
     "authors' list of ChestX-ray14": (80, "nih/*.csv", _read_set("cxr14", "nih/list.csv")),
     "CheXpert": (80, "chexpert/*.csv", _read_set("chexpert", "chexpert")),
