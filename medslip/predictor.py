@@ -331,12 +331,16 @@ class Predictor(
         names = (*PATHOLOGIES, *text, *ANATOMIES)
         columns = [names.index(query) for query in queries]
 
-        def streams(output: MeDSLIPOutput) -> Streams[npt.NDArray[np.float64]]:
-            """The maps of these queries and of the anatomies, B x Q x g x g each."""
-            maps = cast("Streams[Tensor]", output.maps)
-            chosen = Streams(torch.cat(list(maps), dim=-2)[..., columns, :], maps.anatomy)
-            pathology, anatomy = (attention_grids(each.double().cpu().numpy(), layers, heads) for each in chosen)
-            return Streams(np.asarray(pathology, np.float64), np.asarray(anatomy, np.float64))
+        def attended(maps: Tensor) -> npt.NDArray[np.float64]:
+            """B x Q x g x g."""
+            return np.asarray(attention_grids(maps.double().cpu().numpy(), layers, heads), np.float64)
+
+        def found(output: MeDSLIPOutput) -> npt.NDArray[np.float64]:
+            """The maps of these queries, each in its own stream."""
+            return attended(torch.cat(list(cast("Streams[Tensor]", output.maps)), dim=-2)[..., columns, :])
+
+        def anatomies(output: MeDSLIPOutput) -> npt.NDArray[np.float64]:
+            return attended(cast(Tensor, output.maps.anatomy))
 
         def pairs(output: MeDSLIPOutput) -> npt.NDArray[np.float64]:
             """ICL logits, B x A x Q; NaN for free text and anatomies."""
@@ -344,9 +348,10 @@ class Predictor(
             return np.asarray(logits.numpy()[..., columns], np.float64)
 
         def grids(output: MeDSLIPOutput) -> npt.NDArray[np.float64]:
-            found, anatomies = streams(output)
-            paired = anatomy_grids(anatomies, pairs(output)) if anatomy else 1.0
-            return np.asarray(paired if anatomy == "only" else found * paired, np.float64)
+            if not anatomy:
+                return found(output)
+            paired = np.asarray(anatomy_grids(anatomies(output), pairs(output)), np.float64)
+            return paired if anatomy == "only" else found(output) * paired
 
         for plain, copies in self.shifted_outputs(images, shifts, text):
             fine, centre = interleave([grids(output) for output in copies], self.patch_centre)
@@ -356,7 +361,7 @@ class Predictor(
             ]
             logits = torch.cat([plain.pathology_logits, plain.anatomy_logits], dim=1)
             probabilities = present_probability(logits[:, columns]).tolist()
-            sides = lean(pairs(plain), *streams(plain)).tolist()
+            sides = lean(pairs(plain), found(plain), anatomies(plain)).tolist()
             for of_image in zip(maps, probabilities, sides, strict=True):
                 yield [Sight(*each) for each in zip(*of_image, strict=True)]
 
