@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from itertools import islice
 from typing import Any, Literal
 
@@ -18,8 +19,9 @@ Extractor = Callable[[Iterable[str]], Iterator[Graph]]
 _BATCH = 32
 
 
+@cache
 def load_extractor(name: ExtractorName) -> Extractor:
-    """An extractor, ready to use.
+    """An extractor, ready to use; loaded once.
 
     Raises:
         InputError: The radgraph package or its weights are not installed.
