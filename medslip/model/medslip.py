@@ -250,11 +250,8 @@ class MeDSLIP(nn.Module):
         return MeDSLIPOutput(
             pathology_logits=self.pathology_existence(self.dropout(f_p)),
             anatomy_logits=self.anatomy_existence(self.dropout(f_a)),
-            pairs=self._pair(f_a, f_p),
-            prototypes=Streams(
-                Prototypes(self.dropout(f_p), self.pathology_prototype),
-                Prototypes(self.dropout(f_a), self.anatomy_prototype),
-            ),
+            pairs=self._pairs(f_p, f_a),
+            prototypes=self._prototypes(f_p, f_a),
             patches=patches,
             maps=Streams(maps_p, maps_a),
             prompts=Streams(self.pathology_prompts, self.anatomy_prompts),
@@ -313,9 +310,15 @@ class MeDSLIP(nn.Module):
         f, maps = decoder(queries, patches, blocked, with_attention)
         return self.query_norm(f), maps
 
-    def _pair(self, f_anatomy: Tensor, f_pathology: Tensor) -> Pairs:
+    def _pairs(self, f_pathology: Tensor, f_anatomy: Tensor) -> Pairs:
         learnt = () if self.similarity == "dot" else (self.icl_log_scale.exp(), self.icl_bias)
         return Pairs(f_anatomy, f_pathology, *learnt)
+
+    def _prototypes(self, f_pathology: Tensor, f_anatomy: Tensor) -> Streams[Prototypes]:
+        return Streams(
+            Prototypes(self.dropout(f_pathology), self.pathology_prototype),
+            Prototypes(self.dropout(f_anatomy), self.anatomy_prototype),
+        )
 
 
 def _initialise(model: MeDSLIP, initialisation: str) -> None:
