@@ -36,6 +36,7 @@ _ORDINAL = re.compile(r"\b\d+(?:st|nd|rd|th)\b,?")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[^\W\d_])\.(?=[A-Z])|[;\n]\s*\n|;|\n\s*(?=(?:\d+[.)]|[-*•])\s)")
 _PART = r"p[pb]*+(?:ob*+p[pb]*+)*+"
 _GROUP = re.compile(rf"{_PART}(?:(?:,[&|]?|[&|]){_PART})++(?!f)|{_PART}(?:[&|]{_PART})*+")
+_ELIDED = re.compile(r"(?<=[,s&])[ng](?=@P(?!f))")
 _AFTER = re.compile(r"(?:\|f)*+V*+@P(?P<more>@P)?|oP")
 
 _HEADING = re.compile(
@@ -209,10 +210,10 @@ class ReportReader:
 
     def _statements(self, sentence: str) -> Iterator[tuple[str, Place, int]]:
         """Word, place and state of each finding that a sentence states."""
-        items = self._items(sentence)
+        items = _with_elided(self._items(sentence))
         kinds = "".join(item.kind for item in items)
         near = {index: self._near(kinds, items, index) for index, kind in enumerate(kinds) if kind == "f"}
-        states = _states(kinds, items)
+        states = _states(kinds, items, {index: _side(items[at]) for index, at in near.items() if at >= 0})
         used, before = set(near.values()), _Before()
         for index, group in near.items():
             item, state = items[index], states[index]
@@ -287,17 +288,40 @@ class ReportReader:
             yield also, place, state
 
 
-def _states(kinds: str, items: Sequence[_Item]) -> dict[int, int | None]:
-    """Finding -> what the cues make of it: present, absent, uncertain, or None for no statement about the image."""
+def _with_elided(items: list[_Item]) -> list[_Item]:
+    """The items, with a finding that is not repeated: "effusion on the left, none on the right"."""
+    kinds = "".join(item.kind for item in items)
+    for match in reversed(list(_ELIDED.finditer(kinds))):
+        if (finding := kinds.rfind("f", 0, match.start())) >= 0:
+            items = [*items[: match.start()], _Item("n"), items[finding], *items[match.end() :]]
+    return items
+
+
+def _side(group: _Item) -> str:
+    """The one side that places are on, or else nothing."""
+    sides = {word for place in group.places for word in place if word in ("left", "right")}
+    return sides.pop() if len(sides) == 1 else ""
+
+
+def _states(kinds: str, items: Sequence[_Item], sides: Mapping[int, str]) -> dict[int, int | None]:
+    """Finding -> what the cues make of it: present, absent, uncertain, or None for no statement about the image.
+
+    Absence ends where the side changes, as in "no effusion on the right, small effusion on the left", unless the sentence lists
+    alternatives ("or").
+    """
     states: dict[int, int | None] = {}
     absent = uncertain = unsaid = False
+    side = ""
     for index, kind in enumerate(kinds):
         if kind == "f":
+            if absent and "|" not in kinds:
+                before, side = side, sides.get(index, "")
+                absent = not (before and side) or before == side
             if items[index].says in _NOTHING_WRONG and kinds[index - 1 : index] == "V":
                 _mark(states, kinds, index, ABSENT)
             states[index] = None if unsaid else ABSENT if absent else UNKNOWN if uncertain else PRESENT
         elif kind == "n":
-            absent = True
+            absent, side = True, ""
         elif kind in "u~":
             uncertain, absent = True, absent and "exclu" not in items[index].text
         elif kind == "x":

@@ -121,6 +121,31 @@ def test_findings_are_placed(text: str, pathology: str, places: set[str]) -> Non
     assert {place for place, name, _ in read(text) if name == pathology} == places
 
 
+@pytest.mark.parametrize(
+    ("text", "left", "right"),
+    [
+        ("No effusion on the right; small effusion on the left", PRESENT, ABSENT),
+        ("No effusion on the right, small effusion on the left.", PRESENT, ABSENT),
+        ("No effusion on the right and small effusion on the left.", PRESENT, ABSENT),
+        ("No effusion on the right but a small effusion on the left.", PRESENT, ABSENT),
+        ("No left effusion. Small right effusion.", ABSENT, PRESENT),
+        ("No left effusion, small right effusion.", ABSENT, PRESENT),
+        ("Small left effusion, no right effusion.", PRESENT, ABSENT),
+        ("Small effusion on the left, none on the right.", PRESENT, ABSENT),
+        ("An effusion is seen on the left but not on the right.", PRESENT, ABSENT),
+        ("No left effusion, right effusion, or edema.", ABSENT, ABSENT),
+        ("No left or right effusion.", ABSENT, ABSENT),
+        ("No left effusion and no right effusion.", ABSENT, ABSENT),
+        ("Left effusion and right effusion are not seen.", ABSENT, ABSENT),
+        ("Possible left effusion and right effusion.", UNCERTAIN, UNCERTAIN),
+    ],
+)
+def test_each_side_has_a_state_of_its_own(text: str, left: int, right: int) -> None:
+    """An effusion of one side would be taught as absent because the other side has none."""
+    assert read(text) >= {("left_pleural", "effusion", left), ("right_pleural", "effusion", right)}
+    assert len([name for _, name, _ in read(text) if name == "effusion"]) == 2
+
+
 def test_only_sections_that_state_findings_are_read() -> None:
     """The question of the referring doctor would be taken for the answer."""
     text = "INDICATION: Pneumonia?\nComparison: Effusion on the last film.\nFINDINGS: Clear lungs.\n\nIMPRESSION: Small nodule."
