@@ -19,7 +19,6 @@ from medslip.errors import InputError
 from medslip.evaluation.bootstrap import count_patients, patient_index
 from medslip.evaluation.classifier import Predictions, draw, evaluate, prediction_table
 from medslip.evaluation.tables import show_tables, write_predictions
-from medslip.labels import UNKNOWN
 from medslip.predictor import Predictor
 from medslip.run_dir import begin, bootstrap_settings, finish, removed_on_error
 from medslip.tasks.weights import EvaluationConfig
@@ -41,7 +40,7 @@ class ZeroshotOptions:
             points and fit a recalibration on; None for neither.
         specificity: Operating points have the highest sensitivity at this specificity, 0..1.
         prompt: Free-text queries: one as "class: text", or several as {class: text}. A class of the data set is then queried by
-            its text instead of a pathology; another name becomes a further class, without labels.
+            its text instead of a pathology; for images without labels, any other name becomes a further class.
         ensemble: Query each pathology in several wordings, its prompt and the packaged paraphrases, and average their
             probabilities. Needs the text encoder. It has no effect on free text.
         fibrosis: How to query ChestX-ray14's Fibrosis, which is not a pathology of the vocabulary: by the "authors"
@@ -101,13 +100,6 @@ class Queries:
         """The pathologies that are queried, each once."""
         return list(dict.fromkeys(query for query in self.by_class if isinstance(query, str)))
 
-    def labels(self, images: ImageTable) -> npt.NDArray[np.int8] | None:
-        """The data set's labels, n x C; -1 (unknown) for classes that only a prompt names."""
-        if images.labels is None:
-            return None
-        added = len(self.classes) - len(images.classes)
-        return np.pad(images.label_array, ((0, 0), (0, added)), constant_values=UNKNOWN)
-
     def described(self) -> dict[str, str]:
         """Class -> its pathology or free text."""
         return {
@@ -146,7 +138,8 @@ def run(config: ZeroshotConfig, show: bool = True) -> dict[str, pd.DataFrame] | 
     validation = None if others is None else _predictions(others, probabilities_of(others.paths))
     begin(output, config)
     with removed_on_error(output):
-        table = prediction_table(images.images, queries.classes, probabilities, queries.labels(images))
+        labels = None if images.labels is None else images.label_array
+        table = prediction_table(images.images, queries.classes, probabilities, labels)
         write_predictions(table, output, config.patients)
         data = {
             "name": images.name,
@@ -204,9 +197,7 @@ def classify(
 
 
 def _predictions(images: ImageTable, probabilities: npt.NDArray[np.float32]) -> Predictions:
-    """The predictions of the labelled classes, which come before those that only a prompt names."""
-    scored = probabilities[:, : len(images.classes)]
-    return Predictions(images.name, images.images, images.classes, images.label_array, scored)
+    return Predictions(images.name, images.images, images.classes, images.label_array, probabilities)
 
 
 def _highest(paths: Sequence[Path], queries: Queries, probabilities: npt.NDArray[np.float32]) -> str:
@@ -258,7 +249,8 @@ def build_queries(images: ImageTable, config: ZeroshotConfig) -> Queries:
     """The query of each class of the data set; without labels, of every finding of the vocabulary.
 
     Raises:
-        InputError: A class is neither a pathology, nor mapped to one, nor given a prompt.
+        InputError: A class is neither a pathology, nor mapped to one, nor given a prompt; or a prompt is for a class that the
+            labels do not have, or for the name of an option.
     """
     labelled = () if images.labels is None else images.classes
     spelt = {class_key(name): name for name in labelled}
@@ -273,8 +265,12 @@ def build_queries(images: ImageTable, config: ZeroshotConfig) -> Queries:
     found = class_pathologies(by_pathology, config.data.classes, str(config.data.path))
     pathologies = dict(zip(by_pathology, found, strict=True))
     added = tuple(name for name in prompts if name not in classes)
-    # Labelled classes come first, in the order of the labels; without labels, prompts come before the vocabulary.
-    names = (*classes, *added) if labelled else (*added, *classes)
+    for name in added:
+        if name in ZeroshotConfig.__dataclass_fields__:
+            raise InputError(f"prompt.{name}: {name} is an option of its own and not a class; write --{name}")
+        if labelled:
+            raise InputError(f"prompt: {config.data.path} has no class {name!r}, only {', '.join(classes)}")
+    names = (*added, *classes)
     texts = list(prompts)
     by_class = tuple(texts.index(name) if name in prompts else pathologies[name] for name in names)
     return Queries(names, by_class, tuple(prompts.values()))
