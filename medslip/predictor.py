@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import resources
-from itertools import product
+from itertools import chain, product
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -96,11 +96,16 @@ class Sight(NamedTuple):
         probability: Of "present", in the unshifted image.
         sides: How much more the unshifted image speaks for the patient's left than for the right, by ICL and by the maps; see
             ``evaluation.sides.lean``. The first is NaN for free text and anatomies.
+        pairs: 51 ICL logits, which anatomies the model pairs with the pathology in the unshifted image; NaN for free text and
+            anatomies.
+        anatomy: The anatomy stream's map, if both were asked for.
     """
 
     map: MapPair
     probability: float
     sides: tuple[float, float]
+    pairs: npt.NDArray[np.float64]
+    anatomy: MapPair | None = None
 
 
 @dataclass(frozen=True)
@@ -272,12 +277,12 @@ class Predictor(
         known = pathology_of(query) or anatomy_of(query) or query
         options = {"layers": layers, "heads": heads, "shifts": shifts, "anatomy": anatomy}
         grey = read_image(image)
-        ((found, probability, _),) = next(self.maps([grey], [known], **options))  # type: ignore[arg-type]
-        heat = found.heat_map(*grey.shape)
+        (seen,) = next(self.maps([grey], [known], **options))  # type: ignore[arg-type]
+        heat = seen.map.heat_map(*grey.shape)
         boxes, confidence = predicted_boxes(heat, threshold)
         table = pd.DataFrame(boxes, columns=["x", "y", "width", "height"]).assign(confidence=confidence)
         table = table.sort_values("confidence", ascending=False, kind="stable", ignore_index=True)
-        return Grounding(query, probability, grey, heat, table)
+        return Grounding(query, seen.probability, grey, heat, table)
 
     @torch.inference_mode()
     def embed(self, images: Images) -> Embeddings:
@@ -298,24 +303,25 @@ class Predictor(
     def maps(
         self,
         images: Sequence[ImageInput],
-        queries: Sequence[str],
+        queries: Sequence[str] | Sequence[Sequence[str]],
         *,
         layers: Sequence[int] = (),
         heads: Sequence[int] = (),
         shifts: int = 1,
-        anatomy: bool | Literal["only"] = False,
+        anatomy: bool | Literal["only", "both"] = False,
     ) -> Iterator[list[Sight]]:
         """Where the model looks for several queries, image by image: for each image one Sight per query.
 
         Args:
             images: Files or images.
             queries: Pathologies and anatomies of the vocabulary, each of which queries its own stream; any other text queries
-                the pathology stream.
+                the pathology stream. Or such a list for each image.
             layers: Decoder layers whose attention is averaged, from 0; empty for all.
             heads: Attention heads of these layers, from 0; empty for all.
-            shifts: K: average the maps of K x K copies, see ``shifted_outputs``.
+            shifts: K: average the maps of K x K copies of each image, shifted by fractions of a patch; 1, 2, 4 or 8.
             anatomy: Whether to multiply by the anatomy stream's map: its attention, weighted by the anatomies that the model
-                pairs with the pathology in this image; "only" gives that map by itself. For pathologies only.
+                pairs with the pathology in this image; "only" gives that map by itself, "both" beside the pathology stream's.
+                For pathologies only.
 
         Raises:
             InputError: An image cannot be read; layers, heads or shifts are out of range; or anatomy is set for other queries.
@@ -323,13 +329,40 @@ class Predictor(
         if shifts not in (1, 2, 4, 8):
             raise InputError(f"shifts: {shifts} is not 1, 2, 4 or 8")
         check_attention(self.checkpoint.card.model, layers, heads)
-        if anatomy and not set(queries) <= set(PATHOLOGIES):
+        of_images = [[each] if isinstance(each, str) else list(each) for each in queries]
+        if all(isinstance(each, str) for each in queries):
+            of_images = [list(chain.from_iterable(of_images))] * len(images)
+        if anatomy and not set(chain.from_iterable(of_images)) <= set(PATHOLOGIES):
             raise InputError(
                 "anatomy: the model pairs anatomies with pathologies of the vocabulary only, not with free text or anatomies"
             )
-        text = [query for query in dict.fromkeys(queries) if query not in PATHOLOGIES and query not in ANATOMIES]
-        names = (*PATHOLOGIES, *text, *ANATOMIES)
-        columns = [names.index(query) for query in queries]
+        text: list[str] = []
+        prompts = None
+        start = 0
+        for grey in self._batches(images):
+            of_batch = of_images[start : start + len(grey)]
+            start += len(grey)
+            chosen = list(dict.fromkeys(chain.from_iterable(of_batch)))
+            if (free := [query for query in chosen if query not in PATHOLOGIES and query not in ANATOMIES]) != text:
+                text, prompts = free, self._prompts(free)
+            names = (*PATHOLOGIES, *text, *ANATOMIES)
+            columns = [names.index(query) for query in chosen]
+            plain, copies = self._shifted(grey, shifts, prompts)
+            for of_image, sights in zip(
+                of_batch, self._sights(plain, copies, columns, layers, heads, anatomy), strict=True
+            ):
+                yield [sights[chosen.index(query)] for query in of_image]
+
+    def _sights(
+        self,
+        plain: MeDSLIPOutput,
+        copies: Sequence[MeDSLIPOutput],
+        columns: Sequence[int],
+        layers: Sequence[int],
+        heads: Sequence[int],
+        anatomy: bool | Literal["only", "both"],
+    ) -> Iterator[list[Sight]]:
+        """Of each image of a batch, a Sight per column: the pathologies, free texts and anatomies that were queried."""
 
         def attended(maps: Tensor) -> npt.NDArray[np.float64]:
             """B x Q x g x g."""
@@ -344,26 +377,28 @@ class Predictor(
 
         def pairs(output: MeDSLIPOutput) -> npt.NDArray[np.float64]:
             """ICL logits, B x A x Q; NaN for free text and anatomies."""
-            logits = F.pad(output.icl_logits.double().cpu(), (0, len(names) - len(PATHOLOGIES)), value=math.nan)
+            others = output.pathology_logits.shape[1] + len(ANATOMIES) - len(PATHOLOGIES)
+            logits = F.pad(output.icl_logits.double().cpu(), (0, others), value=math.nan)
             return np.asarray(logits.numpy()[..., columns], np.float64)
 
         def grids(output: MeDSLIPOutput) -> npt.NDArray[np.float64]:
+            """B x Q x g x g; of both streams, B x 2 Q x g x g."""
             if not anatomy:
                 return found(output)
             paired = np.asarray(anatomy_grids(anatomies(output), pairs(output)), np.float64)
+            if anatomy == "both":
+                return np.concatenate([found(output), paired], axis=1)
             return paired if anatomy == "only" else found(output) * paired
 
-        for plain, copies in self.shifted_outputs(images, shifts, text):
-            fine, centre = interleave([grids(output) for output in copies], self.patch_centre)
-            maps = [
-                [MapPair(grid, patch, centre) for grid, patch in zip(*each, strict=True)]
-                for each in zip(fine, grids(plain), strict=True)
-            ]
-            logits = torch.cat([plain.pathology_logits, plain.anatomy_logits], dim=1)
-            probabilities = present_probability(logits[:, columns]).tolist()
-            sides = lean(pairs(plain), found(plain), anatomies(plain)).tolist()
-            for of_image in zip(maps, probabilities, sides, strict=True):
-                yield [Sight(*each) for each in zip(*of_image, strict=True)]
+        fine, centre = interleave([grids(output) for output in copies], self.patch_centre)
+        logits = torch.cat([plain.pathology_logits, plain.anatomy_logits], dim=1)
+        probabilities = present_probability(logits[:, columns]).tolist()
+        paired = pairs(plain)
+        sides = lean(paired, found(plain), anatomies(plain)).tolist()
+        for of_image in zip(fine, grids(plain), probabilities, sides, paired.transpose(0, 2, 1), strict=True):
+            maps = [MapPair(grid, patch, centre) for grid, patch in zip(*of_image[:2], strict=True)]
+            beside = maps[len(columns) :] if anatomy == "both" else [None] * len(columns)
+            yield [Sight(*each) for each in zip(maps[: len(columns)], *of_image[2:], beside, strict=True)]
 
     def outputs(
         self, images: Sequence[ImageInput], with_attention: bool = False, text: Sequence[str] = ()
@@ -376,36 +411,25 @@ class Predictor(
         for grey in self._batches(images):
             yield grey, self._run(grey, with_attention, prompts)
 
-    def shifted_outputs(
-        self, images: Sequence[ImageInput], shifts: int, text: Sequence[str] = ()
-    ) -> Iterator[tuple[MeDSLIPOutput, list[MeDSLIPOutput]]]:
-        """Outputs with attention for each image and for copies of it shifted by fractions of a patch, batch by batch.
+    def _shifted(
+        self, grey: Tensor, shifts: int, prompts: Tensor | None
+    ) -> tuple[MeDSLIPOutput, Sequence[MeDSLIPOutput]]:
+        """Outputs with attention for images and for K x K copies of them, in reading order.
 
-        Patches are coarse; the maps of the copies fall between one another, see ``evaluation.grounding.interleave``.
-
-        Args:
-            images: Files or images.
-            shifts: K, copies down and across; 1, 2, 4 or 8, so that a shift is a whole number of pixels.
-            text: Free-text queries.
-
-        Yields:
-            The output for the images themselves; and K * K outputs in reading order: copy k, across or down, begins
-            (k - (K - 1) / 2) / K patches further on; beyond its edge an image is extended by its last row or column.
+        Patches are coarse; the maps of the copies fall between one another, see ``evaluation.grounding.interleave``. Copy k,
+        across or down, begins (k - (K - 1) / 2) / K patches further on; beyond its edge an image is extended by its last row
+        or column.
         """
-        prompts = self._prompts(text)
+        plain = self._run(grey, True, prompts)
+        if shifts == 1:
+            return plain, [plain]
         starts = [round((k - (shifts - 1) / 2) * PATCH / shifts) for k in range(shifts)]
-        for grey in self._batches(images):
-            plain = self._run(grey, True, prompts)
-            if shifts == 1:
-                yield plain, [plain]
-                continue
-            side, margin = grey.shape[-1], PATCH // 2
-            padded = F.pad(grey.float(), (margin,) * 4, mode="replicate").to(grey.dtype)
-            corners = [(margin + down, margin + across) for down, across in product(starts, repeat=2)]
-            yield (
-                plain,
-                [self._run(padded[..., top : top + side, left : left + side], True, prompts) for top, left in corners],
-            )
+        side, margin = grey.shape[-1], PATCH // 2
+        padded = F.pad(grey.float(), (margin,) * 4, mode="replicate").to(grey.dtype)
+        corners = [(margin + down, margin + across) for down, across in product(starts, repeat=2)]
+        return plain, [
+            self._run(padded[..., top : top + side, left : left + side], True, prompts) for top, left in corners
+        ]
 
     def _batches(self, images: Sequence[ImageInput]) -> Iterator[Tensor]:
         source = ImageSource(images, self.checkpoint.card.transform.side, equalise=self._equalise)

@@ -120,8 +120,8 @@ def test_grounding_is_in_the_coordinates_of_the_image(predictor, files):
     assert found._repr_png_().startswith(b"\x89PNG")
     with pytest.raises(InputError, match=r"effusion\.jpg: the picture is written as PNG"):
         found.save("effusion.jpg")
-    ((same, _, _),) = next(predictor.maps([files[1]], ["effusion"], shifts=2))
-    np.testing.assert_array_equal(found.heat_map, same.heat_map(31, 40))
+    (same,) = next(predictor.maps([files[1]], ["effusion"], shifts=2))
+    np.testing.assert_array_equal(found.heat_map, same.map.heat_map(31, 40))
 
 
 def test_an_anatomy_is_grounded_by_the_anatomy_stream(predictor, files):
@@ -148,11 +148,26 @@ def test_free_text_is_grounded_by_its_own_attention(predictor, files):
 
 def test_the_anatomy_streams_map_is_the_other_factor_of_the_product(predictor, files):
     """Beside the pathology stream's map, it would otherwise show that map again."""
-    alone, only, product = (
-        next(predictor.maps([files[1]], ["effusion"], anatomy=anatomy))[0][0].grid for anatomy in (False, "only", True)
+    (alone,), (only,), (product,), (both,) = (
+        next(predictor.maps([files[1]], ["effusion"], anatomy=way)) for way in (False, "only", True, "both")
     )
+    np.testing.assert_array_equal(both.map.grid, alone.map.grid)
+    np.testing.assert_array_equal(both.anatomy.grid, only.map.grid)
+    alone, only, product = alone.map.grid, only.map.grid, product.map.grid
     np.testing.assert_allclose(alone * only, product)
     assert not np.allclose(alone / alone.max(), only / only.max(), atol=1e-4)
+
+
+def test_each_image_may_have_queries_of_its_own(predictor, files):
+    """A sentence would be looked for in another image, or every sentence in every image."""
+    queries = [["effusion"], ["left pleural effusion", "mass"], [], ["mass"], ["left_lung_unspec", "effusion"]]
+    found = list(predictor.maps(files, queries))
+    assert [len(sights) for sights in found] == [1, 2, 0, 1, 2]
+    for file, of_image, sights in zip(files, queries, found, strict=True):
+        alone = next(predictor.maps([file], of_image)) if of_image else []
+        for sight, expected in zip(sights, alone, strict=True):
+            np.testing.assert_allclose(sight.map.grid, expected.map.grid, rtol=1e-4, atol=1e-7)
+            assert sight.probability == pytest.approx(expected.probability, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -341,9 +356,10 @@ def test_shifted_copies_begin_a_quarter_of_a_patch_before_and_after_the_image(pr
         return plain(images, *arguments, **named)
 
     monkeypatch.setattr(predictor.model, "forward", forward)
-    single, copies = next(iter(predictor.shifted_outputs(files, 1)))
+    grey = next(predictor._batches(files))
+    single, copies = predictor._shifted(grey, 1, None)
     assert copies == [single]
-    again, outputs = next(iter(predictor.shifted_outputs(files, 2)))
+    again, outputs = predictor._shifted(grey, 2, None)
     (image, _, first, _, _, last), s = seen, seen[0].shape[-1]
     torch.testing.assert_close(first[..., 4:, 4:], image[..., : s - 4, : s - 4])  # begins 4 pixels before
     torch.testing.assert_close(last[..., : s - 4, : s - 4], image[..., 4:, 4:])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import errno
+import math
 import re
 import sys
 import threading
@@ -19,7 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
 from io import BytesIO
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 from urllib.parse import parse_qs
 
 import numpy as np
@@ -30,12 +31,13 @@ from medslip.data.datasets.folder import Folder
 from medslip.data.images import Grey, read_image
 from medslip.errors import InputError, check_at_least
 from medslip.evaluation.figures import heat_colours
+from medslip.evaluation.grounding_scores import MapPair
 from medslip.files import to_json
 from medslip.predictor import Predictor
 from medslip.run_dir import read_metrics
 from medslip.tasks.weights import AuthorsConfig, newest, open_weights
 from medslip.training.distributed import Device
-from medslip.vocabulary import ANATOMIES, FINDING_GROUPS, NORMALITY, PATHOLOGIES, pathology_index, pathology_of
+from medslip.vocabulary import ANATOMIES, FINDING_GROUPS, NORMALITY, PATHOLOGIES, pathology_of
 
 HOST = "127.0.0.1"
 UNSCORED = "Without a validation score"
@@ -196,28 +198,24 @@ class Viewer:
             raise InputError(f"describe the finding in 1 to {LONGEST_QUERY} characters")
         if pathology is None and not self.takes_text:
             raise InputError("free text cannot be queried: the text encoder was not found; the terminal says why")
-        asked: dict[str, Any] = {"queries": [pathology or query]}
-        answer: dict[str, Any] = {"anatomy": None, "anatomies": []}
         with self._lock:
             try:
-                answer["pathology"], answer["probability"] = self._overlay(grey, asked)
+                both: Literal[False, "both"] = "both" if pathology else False
+                (seen,) = next(self._predictor.maps([grey], [pathology or query], shifts=SHIFTS, anatomy=both))
             except InputError:  # its message may have the text encoder's path
                 raise InputError("the text encoder does not know these words; describe the finding in others") from None
-            if pathology:
-                answer["anatomy"], _ = self._overlay(grey, {**asked, "anatomy": "only"})
-                answer["anatomies"] = self._anatomies(grey, pathology)
-        return answer
+        best = np.argsort(-seen.pairs, kind="stable")[:MOST_ANATOMIES] if pathology else ()
+        return {
+            "probability": seen.probability,
+            "pathology": _overlay(seen.map, grey),
+            "anatomy": seen.anatomy and _overlay(seen.anatomy, grey),
+            "anatomies": [(ANATOMIES[k], (1 + math.tanh(seen.pairs[k] / 2)) / 2) for k in best],
+        }
 
-    def _overlay(self, grey: Grey, asked: dict[str, Any]) -> tuple[str, float]:
-        """A picture of the map of one query, and its probability."""
-        (sight,) = next(self._predictor.maps([grey], shifts=SHIFTS, **asked))
-        return _picture(heat_colours(sight.map.heat_map(*_fitted(grey).shape))), sight.probability
 
-    def _anatomies(self, grey: Grey, pathology: str) -> list[tuple[str, float]]:
-        ((_, output),) = self._predictor.outputs([grey])
-        pairs = output.icl_logits[0, :, pathology_index(pathology)].float().sigmoid()
-        best = pairs.topk(MOST_ANATOMIES)
-        return [(ANATOMIES[k], value) for value, k in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
+def _overlay(found: MapPair, grey: Grey) -> str:
+    """A picture of a map, of the image's shape on the page."""
+    return _picture(heat_colours(found.heat_map(*_fitted(grey).shape)))
 
 
 class _Upload(BytesIO):

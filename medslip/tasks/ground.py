@@ -273,18 +273,12 @@ def look(predictor: Predictor, images: ImageTable, config: GroundConfig) -> list
     query_of = dict(zip(classes, class_queries(classes, _mapping(config), images.name), strict=True))
     paths, names, patients = images.paths, images.images["path"].astype(str).tolist(), images.patients
     options = {name: getattr(config, name) for name in ("layers", "heads", "shifts", "anatomy")}
-    # Each sentence is of one image or few: all of them are not queried in every image.
-    step = config.batch_size if any(each.text for of_image in findings for each in of_image) else len(images)
+    queries = [[each.text or query_of[each.label] for each in of_image] for of_image in findings]
     cases: list[Case] = []
-    for start in range(0, len(images), step):
-        chosen = range(start, min(start + step, len(images)))
-        queries = sorted({each.text or query_of[each.label] for index in chosen for each in findings[index]})
-        found = predictor.maps([paths[index] for index in chosen], queries, **options)
-        for index, of_image in zip(chosen, found, strict=True):
-            path, patient = paths[index], patients[index] or names[index]
-            for finding in findings[index]:
-                seen = of_image[queries.index(finding.text or query_of[finding.label])]
-                cases.append(Case(index, path, patient, images.frame(index), finding, seen))
+    for index, sights in enumerate(predictor.maps(paths, queries, **options)):
+        patient = patients[index] or names[index]
+        for finding, seen in zip(findings[index], sights, strict=True):
+            cases.append(Case(index, paths[index], patient, images.frame(index), finding, seen))
     return cases
 
 

@@ -24,7 +24,7 @@ from medslip import Predictor
 from medslip.errors import InputError
 from medslip.evaluation.run_page import METRICS_FORMAT
 from medslip.run_dir import write_json
-from medslip.tasks.app import GROUPS, UNSCORED, AppConfig, Viewer, grouped, open_server, scored
+from medslip.tasks.app import GROUPS, SHIFTS, UNSCORED, AppConfig, Viewer, grouped, open_server, scored
 from medslip.vocabulary import FINDINGS, NORMALITY
 
 TEXT = "left pleural effusion"
@@ -89,6 +89,16 @@ def test_answers_are_the_predictors(ask, tiny_checkpoint, examples):
     _, _, found = ask(f"/ground?query={TEXT.replace(' ', '%20')}", files[0].read_bytes())
     assert found["probability"] == pytest.approx(predictor.classify(files[0], [], TEXT).iloc[0, 0], abs=1e-5)
     assert (found["anatomy"], found["anatomies"]) == (None, [])
+
+
+def test_a_query_runs_the_model_once_for_both_streams(tiny_checkpoint, examples):
+    """Each click would take twice as long."""
+    viewer, runs = Viewer(Predictor.from_pretrained(tiny_checkpoint, device="cpu")), []
+    viewer._predictor.model.register_forward_hook(lambda *_: runs.append(1))
+    for query in ("effusion", TEXT):
+        runs.clear()
+        viewer.ground(min(examples.iterdir()).read_bytes(), query)
+        assert len(runs) == 1 + SHIFTS**2, "the image and its shifted copies"
 
 
 def test_nothing_of_a_dicom_header_is_answered_and_no_file_stays(ask, corpus, tmp_path, monkeypatch):

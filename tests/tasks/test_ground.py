@@ -14,10 +14,12 @@ import pydicom
 import pytest
 import torch
 
+from medslip import predictor as predictor_module
 from medslip.cli import run_task
 from medslip.config import phantom_config
 from medslip.data.datasets.coco import Coco
 from medslip.data.images import read_image
+from medslip.data.loading import evaluation_loader
 from medslip.data.registry import data_set
 from medslip.data.table import FINDING_COLUMNS, ImageTable
 from medslip.errors import InputError
@@ -204,10 +206,18 @@ def test_anatomies_are_grounded_by_their_own_stream(config, corpus):
         ground.look(Predictor.from_pretrained(config.checkpoint), wanted.data.read(), replace(wanted, anatomy=True))
 
 
-def test_sentences_are_grounded_by_free_text(config, corpus):
-    """A sentence would be answered by its class, or by the sentence of another image; two runs could not be compared."""
-    wanted = _on(config, corpus, "ms_cxr", "ms_cxr")
+def test_sentences_are_grounded_by_free_text(config, corpus, monkeypatch):
+    """A sentence would be answered by its class, or by the sentence of another image; two runs could not be compared.
+
+    Processes that decode images would be started again for every batch.
+    """
+    wanted = replace(_on(config, corpus, "ms_cxr", "ms_cxr"), batch_size=2)
+    loaded = []
+    monkeypatch.setattr(
+        predictor_module, "evaluation_loader", lambda *given: loaded.append(1) or evaluation_loader(*given)
+    )
     ground.run(wanted, show=False)
+    assert len(loaded) == 2, "one for the scored images, one for the thresholds"
     predictions = pd.read_csv(config.output / "predictions.csv")
     written = pd.read_csv(corpus / "ms_cxr" / "MS_CXR_Local_Alignment_v1.1.0.csv")
     assert sorted(predictions["text"]) == sorted(written.loc[written["split"] == "test", "label_text"])
@@ -287,7 +297,7 @@ def test_the_map_is_highest_where_the_patch_is_centred(config, corpus, shifts):
     )
     predictor = Predictor.from_pretrained(config.checkpoint, device="cpu")
     predictor.patch_centre = 0.5 / 16
-    predictor.shifted_outputs = lambda *given: [(output, [output] * shifts**2)]
+    predictor._shifted = lambda *given: (output, [output] * shifts**2)
     case = ground.look(predictor, images, replace(config, shifts=shifts))[0]
     scored = case.maps({})["model"].heat_map(*case.frame)
     for heat in (scored, ground._tile("best", case, 1.0).heat_map):
