@@ -62,7 +62,10 @@ class Reports(ListedDataSet):
     def load(self) -> ImageTable:
         """The images with a report; ``report`` is its text."""
         images, left_out = self._folder() if self.path.is_dir() else (self._table(), Counter[str]())
-        empty = images["report"].str.strip() == ""
+        # A table may have the report in one row of a study that has several images.
+        given = images["report"].where(images["report"].str.strip() != "")
+        images["report"] = given.fillna(given.groupby([images["patient"], images["study"]]).transform("first"))
+        empty = images["report"].isna()
         if empty.all():
             raise InputError(f"{self.path}: every report is empty")
         left_out["images with an empty report"] += int(empty.sum())

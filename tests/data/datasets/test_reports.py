@@ -48,6 +48,14 @@ def test_a_table_becomes_triplets(table: Path, tmp_path: Path) -> None:
     assert (cells >= 0).sum() == 2
 
 
+def test_a_report_is_of_all_images_of_its_study(table: Path) -> None:
+    """A lateral film whose cell is empty would be left out; or it would take the report of another patient's study 1."""
+    table.write_text("image,report,patient,study\na.png,,p1,1\nb.png,Effusion.,p1,1\nc.png,,p2,1\n")
+    found = Reports(table).read()
+    assert found.images[["patient", "report"]].values.tolist() == [["p1", "Effusion."], ["p1", "Effusion."]]
+    assert found.left_out["images with an empty report"] == 1
+
+
 def test_reports_may_be_text_files(table: Path) -> None:
     table.write_text("picture,text,patient\na.png,a.txt,1\n")
     data = Reports(table, columns=ReportColumns(image="picture", report_file="text"))
