@@ -17,6 +17,8 @@ Extractor = Callable[[Iterable[str]], Iterator[Graph]]
 """Takes report texts of any kind, and gives a graph for each, in order."""
 
 _BATCH = 32
+_CHECKED, _FEW, _USUAL = 1000, 20, 0.3
+"""Reports that are checked for known words, sentences that are too few to judge, and the least share of known ones."""
 
 
 @cache
@@ -26,10 +28,29 @@ def load_extractor(name: ExtractorName) -> Extractor:
     Raises:
         InputError: The radgraph package or its weights are not installed.
     """
-    reader = ReportReader.load()
     if name == "builtin":
-        return lambda texts: map(reader.graph, texts)
-    return _radgraph(reader)
+        return lambda texts: map(_reader().graph, texts)
+    return _radgraph(_reader())
+
+
+@cache
+def _reader() -> ReportReader:
+    return ReportReader.load()
+
+
+def check_words(texts: Iterable[str]) -> str:
+    """A remark on reports whose words the built-in reader does not know; empty if it knows enough.
+
+    It finds both a finding and a place in 68 % of the 11,155 sentences of OpenI's even-numbered reports. Other languages have
+    some of the words, too ("normal", "pleural"), but seldom both in a sentence (see the test).
+    """
+    known, sentences = _reader().located(islice(texts, _CHECKED))
+    if sentences < _FEW or known >= _USUAL * sentences:
+        return ""
+    return (
+        f"the built-in reader knows the words for a finding and a place in {known / sentences:.0%} of {sentences:,} sentences "
+        "(68 % in OpenI's reports); it reads English, so translate reports in another language, or look at some triplets first"
+    )
 
 
 def _radgraph(reader: ReportReader) -> Extractor:

@@ -138,6 +138,11 @@ class ReportReader:
         for section in self.sections(text):
             yield from filter(None, _SENTENCE_END.split(section))
 
+    def located(self, texts: Iterable[str]) -> tuple[int, int]:
+        """How many sentences have both a finding and a place, and how many there are."""
+        kinds = [{item.kind for item in self._items(sentence)} for text in texts for sentence in self.sentences(text)]
+        return sum(kind >= {"f", "P"} for kind in kinds), len(kinds)
+
     def sections(self, text: str) -> list[str]:
         """The sections that state findings; of a report without headings, all of it."""
         headings = [(match.group().strip(" \t:").lower(), *match.span()) for match in _HEADING.finditer(text)]

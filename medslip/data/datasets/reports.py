@@ -18,7 +18,7 @@ from medslip.data.table import ImageTable
 from medslip.errors import InputError
 from medslip.files import read_text
 from medslip.labels import Cells
-from medslip.labels.extractors import ExtractorName, load_extractor
+from medslip.labels.extractors import ExtractorName, check_words, load_extractor
 from medslip.labels.radgraph import label_cells
 from medslip.labels.report_rules import ReportRules, RuleMapping
 
@@ -75,7 +75,9 @@ class Reports(ListedDataSet):
             raise InputError(
                 f"{self.path}: study {images['study'][line]} has several reports; give each report a study"
             )
-        return ImageTable(self.path.stem, images, left_out=left_out)
+        remark = check_words(images["report"].drop_duplicates()) if self.extractor == "builtin" else ""
+        notes = (f"{self.path}: {remark}.",) if remark else ()
+        return ImageTable(self.path.stem, images, left_out=left_out, notes=notes)
 
     def check_reports(self) -> None:
         """Check that the extractor can be used."""

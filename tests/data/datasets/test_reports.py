@@ -56,6 +56,30 @@ def test_a_report_is_of_all_images_of_its_study(table: Path) -> None:
     assert found.left_out["images with an empty report"] == 1
 
 
+LANGUAGES = [
+    "Kein Nachweis eines Pleuraergusses. Herz normal groß. Zwerchfelle glatt begrenzt. Kein Pneumothorax. Aorta elongiert. "
+    "Streifige Verdichtung im rechten Unterfeld, am ehesten Atelektase. Mediastinum nicht verbreitert. Emphysem beidseits.",
+    "Derrame pleural izquierdo. No se observan infiltrados. Silueta cardiaca de tamaño normal. Edema intersticial. Escoliosis. "
+    "Atelectasia en base izquierda. No hay neumotórax. Engrosamiento pleural apical. Hilios normales. Fibrosis pulmonar.",
+    "Pas d'épanchement pleural. Silhouette cardiaque de taille normale. Opacité de la base droite. Cardiomégalie modérée. "
+    "Pas de pneumothorax. Médiastin non élargi. Cathéter central en place. Fracture de la côte.",
+]
+
+
+@pytest.mark.parametrize("text", LANGUAGES)
+def test_reports_in_another_language_are_noted(table: Path, text: str) -> None:
+    """Their few English words would become the labels, silently."""
+    table.write_text(f'image,report,patient\na.png,"{text * 4}",1\n')
+    (note,) = Reports(table).read().notes
+    assert "reports.csv: the built-in reader knows the words for a finding and a place in " in note
+
+
+def test_reports_in_english_are_not_noted(table: Path) -> None:
+    """A remark that is always there is not read."""
+    table.write_text(f'image,report,patient\na.png,"{TEXT * 20}",1\n')
+    assert Reports(table).read().notes == ()
+
+
 def test_reports_may_be_text_files(table: Path) -> None:
     table.write_text("picture,text,patient\na.png,a.txt,1\n")
     data = Reports(table, columns=ReportColumns(image="picture", report_file="text"))
