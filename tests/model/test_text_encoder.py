@@ -193,7 +193,7 @@ def test_package_with_other_weights_than_known_is_an_error(package, monkeypatch)
 
 @pytest.mark.parametrize("name", ["package:no_such_package", "package:not a name", "package:"])
 def test_package_that_is_not_installed_is_bad_input(name):
-    with pytest.raises(InputError, match="is not installed"):
+    with pytest.raises(InputError, match=r"is not installed \(the demo's: pip install -e '\.\[demo\]'\)"):
         TextEncoder(TextConfig(name))
 
 

@@ -49,7 +49,7 @@ _LABELS = frozenset(map(class_key, CLASS_PROMPTS))
 
 @dataclass(frozen=True)
 class TorchXRayVision(DataSet):
-    """A data set class of torchxrayvision (pip install "medslip[xrv]"), with its labels.
+    """A data set class of torchxrayvision (pip install -e '.[xrv]'), with its labels.
 
     Attributes:
         path: Its folder of images (imgpath); names without a folder may also be in subfolders.
@@ -74,7 +74,7 @@ class TorchXRayVision(DataSet):
         try:
             made = importlib.import_module("torchxrayvision").datasets
         except ImportError as error:
-            raise InputError(f'{one_line(error)}; install torchxrayvision: pip install "medslip[xrv]"') from None
+            raise InputError(f"{one_line(error)}; install torchxrayvision: pip install -e '.[xrv]'") from None
         made = getattr(made, self.dataset)
         given: dict[str, Any] = {"csvpath": None if self.csvpath is None else str(self.csvpath), "views": self.views}
         given = {name: value for name, value in given.items() if value} | self.arguments

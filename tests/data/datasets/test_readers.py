@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import shutil
+import sys
 from collections import Counter
 from dataclasses import fields, replace
 from pathlib import Path
@@ -173,3 +174,12 @@ def test_classes_are_left_out_where_they_map_to_nothing(corpus: Path) -> None:
     left = replace(on(corpus, "coco"), classes={"mass": ""}).read()
     assert set(table.classes) - set(left.classes) == {"mass"}
     assert "mass" not in left.finding_classes
+
+
+def test_a_missing_package_is_installed_as_the_readme_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package is not on an index, so that the advice would fail; the forms would differ."""
+    monkeypatch.setitem(sys.modules, "torchxrayvision", None)
+    with pytest.raises(InputError, match="install torchxrayvision: ") as error:
+        data_set("xrv")(path=tmp_path, dataset="NIH_Dataset").read()
+    advice = str(error.value).partition("install torchxrayvision: ")[2]
+    assert f"`{advice}`" in (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
