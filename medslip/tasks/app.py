@@ -98,7 +98,7 @@ class AppConfig:
 
 
 def run(config: AppConfig) -> None:
-    """Serve the page until Ctrl-C.
+    """Serve the page until Ctrl-C or SIGTERM.
 
     Raises:
         InputError: The checkpoint or the examples cannot be read, or the port is in use.
@@ -107,9 +107,8 @@ def run(config: AppConfig) -> None:
         print(f"http://{HOST}:{server.server_port} (stop with Ctrl-C)", flush=True)
         try:
             server.serve_forever()
-        except KeyboardInterrupt as stopped:
-            if stopped.args:  # not Ctrl-C but SIGTERM, see cli
-                raise
+        except KeyboardInterrupt:  # SIGTERM raises it, too, see cli
+            print("the page is closed")
 
 
 def open_server(config: AppConfig) -> Server:

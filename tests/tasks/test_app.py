@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import threading
@@ -21,10 +22,11 @@ import pytest
 from PIL import Image
 
 from medslip import Predictor
+from medslip.cli import main
 from medslip.errors import InputError
 from medslip.evaluation.run_page import METRICS_FORMAT
 from medslip.run_dir import write_json
-from medslip.tasks.app import GROUPS, SHIFTS, UNSCORED, AppConfig, Viewer, grouped, open_server, scored
+from medslip.tasks.app import GROUPS, SHIFTS, UNSCORED, AppConfig, Server, Viewer, grouped, open_server, scored
 from medslip.vocabulary import FINDINGS, NORMALITY
 
 TEXT = "left pleural effusion"
@@ -207,6 +209,19 @@ def test_findings_that_validation_could_not_score_are_set_apart(tmp_path):
 def test_a_port_in_use_is_one_line(server, tiny_checkpoint):
     with pytest.raises(InputError, match=rf"^port: {server.server_port}: .*; choose another$"):
         open_server(AppConfig(tiny_checkpoint, port=server.server_port))
+
+
+@pytest.mark.parametrize("number", [(), (signal.SIGTERM,)])
+def test_stopping_the_page_is_no_error(monkeypatch, tiny_checkpoint, capsys, number):
+    """Someone who closes the page would be told to run the command again."""
+
+    def serve(_):
+        raise KeyboardInterrupt(*number)
+
+    monkeypatch.setattr(Server, "serve_forever", serve)
+    assert main(["app", "--checkpoint", str(tiny_checkpoint), "--device", "cpu", "--port", "0"]) == 0
+    said = capsys.readouterr()
+    assert (said.out.splitlines()[-1], said.err) == ("the page is closed", "")
 
 
 class Browser:
