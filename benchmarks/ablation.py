@@ -494,7 +494,8 @@ def markdown(summary: pd.DataFrame) -> str:
                 value, half = cells.loc[[metric], columns].to_numpy(float)[0]
                 sign = "" if row == OURS else "+"
                 clear = "**" if row != OURS and abs(value) > half else ""
-                shown.append("-" if math.isnan(value) else f"{clear}{value:{sign}.3f} ± {half:.3f}{clear}")
+                within = "" if math.isnan(half) else f" ± {half:.3f}"
+                shown.append("-" if math.isnan(value) else f"{clear}{value:{sign}.3f}{within}{clear}")
             parts.append(f"| {row} | {cells['seeds'].iloc[0]} | {cells['cost'].iloc[0]:.2f} | {' | '.join(shown)} |")
     return "\n".join(parts)
 
