@@ -234,7 +234,7 @@ def test_public_names(tiny_checkpoint):
     [
         ("none.safetensors", "none.safetensors: no such checkpoint"),
         (".", "the folder holds no best.safetensors or model.safetensors"),
-        ("nobody/nothing", "nobody/nothing: not a file, a folder, or a model in the Hugging Face cache"),
+        ("nobody/nothing", "nobody/nothing: no such file, folder, or model in the Hugging Face cache"),
         ("MeDSLIP_resnet50.pth", "convert them once with scripts/convert_authors_release.py"),
     ],
 )
@@ -329,7 +329,7 @@ def test_a_repository_is_read_from_the_cache_without_network(hub_cache, revision
 
 
 def test_a_revision_that_is_not_in_the_cache_is_one_line(hub_cache):
-    with pytest.raises(InputError, match="someone/medslip: not a file, a folder, or a model"):
+    with pytest.raises(InputError, match="someone/medslip: no such file, folder, or model"):
         Predictor.from_pretrained("someone/medslip", revision="v2", cache_dir=hub_cache)
 
 

@@ -49,6 +49,6 @@ def find_checkpoint(name: Path | str, **download: Any) -> Path:
         return Path(hf_hub_download(str(name), HUB_WEIGHTS, **download))
     except (OSError, HFValidationError, ValueError) as error:
         raise InputError(
-            f"{name}: not a file, a folder, or a model in the Hugging Face cache or on the Hub "
+            f"{name}: no such file, folder, or model in the Hugging Face cache or on the Hub "
             f"({type(error).__name__}: {one_line(error, 160)})"
         ) from None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import errno
-import math
 import re
 import sys
 import threading
@@ -26,6 +25,7 @@ from urllib.parse import parse_qs
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from scipy.special import expit
 
 from medslip.data.datasets.folder import Folder
 from medslip.data.images import Grey, read_image
@@ -208,7 +208,7 @@ class Viewer:
             "probability": seen.probability,
             "pathology": _overlay(seen.map, grey),
             "anatomy": seen.anatomy and _overlay(seen.anatomy, grey),
-            "anatomies": [(ANATOMIES[k], (1 + math.tanh(seen.pairs[k] / 2)) / 2) for k in best],
+            "anatomies": [(ANATOMIES[k], float(expit(seen.pairs[k]))) for k in best],
         }
 
 
