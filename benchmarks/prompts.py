@@ -4,8 +4,8 @@
 
 CHECKPOINT is a best.safetensors that was trained on phantoms; --half reads those that benchmarks/ablation.py leaves in WORK.
 The held-out phantoms of the corpus are classified by the prompt of each pathology that the model was trained with, by the same
-prompt as a free-text query, by each of five paraphrases, and by averages over these wordings: of their probabilities, as with
-zeroshot_cls.py --ensemble true, or of their text embeddings. Prints the macro AUROC of each, its difference to the trained
+prompt as a free-text query, by each of five paraphrases, and by averages over these wordings: of their probabilities, or of
+their text embeddings, as with zeroshot_cls.py --ensemble true. Prints the macro AUROC of each, its difference to the trained
 prompt's with a 95 % interval over patients, and how far a class's AUROC differs between its paraphrases.
 """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import resources
@@ -12,7 +13,7 @@ from itertools import chain, product
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, NamedTuple, Self, cast
+from typing import Any, Literal, NamedTuple, Self, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ import torch.nn.functional as F
 from huggingface_hub import ModelCard, ModelHubMixin
 from PIL import Image
 from torch import Tensor
+from torch.fx.experimental.optimization import fuse
 from tqdm import tqdm
 
 from medslip.checkpoints import AUTHORS_SUFFIXES, Checkpoint, find_checkpoint, load_checkpoint, save_checkpoint
@@ -36,12 +38,14 @@ from medslip.evaluation.sides import lean
 from medslip.evaluation.tables import from_records, to_markdown
 from medslip.model.device import choose_device
 from medslip.model.image_encoder import Streams
-from medslip.model.medslip import MeDSLIPOutput, ModelConfig
+from medslip.model.medslip import MeDSLIP, MeDSLIPOutput, ModelConfig
 from medslip.model.text_encoder import TextEncoder
-from medslip.model.trunk import PATCH
+from medslip.model.trunk import PATCH, Trunk
 from medslip.run_dir import read_metrics
 from medslip.version import __version__
 from medslip.vocabulary import ANATOMIES, FINDINGS, PATHOLOGIES, anatomy_of, pathology_index, pathology_of
+
+T = TypeVar("T")
 
 Images = ImageInput | Sequence[ImageInput]
 """One image, or many: paths (PNG, JPEG, DICOM), open files, images of Pillow, or arrays; see ``data.images.read_image``."""
@@ -143,6 +147,8 @@ class Predictor(
         workers: Processes that decode images; 0 decodes in this one.
         equalise: Whether to equalise the histogram of each image first, as the authors do for RSNA.
         text_encoder: Where the checkpoint's text encoder is, for free text, if not under its recorded name.
+        fast: Whether to fold batch norm into the convolutions and compute in channels_last, which saves a fifth of the time on
+            a CPU and changes probabilities and maps by rounding, up to 1e-5.
 
     Attributes:
         checkpoint: As given; ``checkpoint.card`` describes the model; its ``trained_on`` names the data.
@@ -160,11 +166,12 @@ class Predictor(
         workers: int = 0,
         equalise: bool = False,
         text_encoder: str | None = None,
+        fast: bool = False,
     ) -> None:
         self.device = choose_device(str(device or "auto"))
         self.checkpoint = checkpoint
-        self.model = checkpoint.model.to(self.device).eval()
-        self.patch_centre = self.model.image_encoder.trunk.patch_centre
+        self.patch_centre = checkpoint.model.image_encoder.trunk.patch_centre
+        self.model = (folded(checkpoint.model) if fast else checkpoint.model).to(self.device).eval()
         self._batch, self._workers, self._equalise, self._text_encoder = batch, workers, equalise, text_encoder
         self._runs: list[Path] = []
 
@@ -216,7 +223,10 @@ class Predictor(
         return super().generate_model_card(*args, card=card, version=__version__, results=results, **kwargs)
 
     def classify(
-        self, images: Images, findings: str | Sequence[str] | None = None, text: str | Sequence[str] = ()
+        self,
+        images: Images,
+        findings: str | Sequence[str] | None = None,
+        text: str | Sequence[str | Sequence[str]] = (),
     ) -> pd.DataFrame:
         """Predict the probability of findings and of free-text queries.
 
@@ -224,26 +234,32 @@ class Predictor(
             images: One image or many. Without any, the table has no rows.
             findings: Pathologies of the vocabulary, or classes of public data sets that stand for one ("Pleural Effusion");
                 None takes all that are findings.
-            text: Further queries, such as "rib fracture: a break in the line of a rib"; none changes another prediction.
+            text: Further queries, such as "rib fracture: a break in the line of a rib"; none changes another prediction. A list
+                of several wordings is one query, by their mean embedding.
 
         Returns:
-            A row per image and a column per finding, then per text: the probability that it is present, float32. The index
-            is the image's path, or for an object without a file its position.
+            A row per image and a column per finding, then per text (named by its first wording): the probability that it is
+            present, float32. The index is the image's path, or for an object without a file its position.
 
         Raises:
             InputError: An image cannot be read, a finding is not in the vocabulary, or the text encoder cannot be found or is
                 a different one.
         """
-        images, text = listed(images), _texts(text)
+        images = listed(images)
+        queries = [_texts(each if isinstance(each, list | tuple) else [cast(str, each)]) for each in _as_list(text)]
+        if not all(queries):
+            raise InputError("queries: a list of wordings is empty")
         findings = FINDINGS if findings is None else _texts(findings)
         columns = [_pathology_index(name) for name in findings]
-        found = [np.empty((0, len(PATHOLOGIES) + len(text)), np.float32)]
-        prompts = self._prompts(text) if len(images) else None
+        found = [np.empty((0, len(PATHOLOGIES) + len(queries)), np.float32)]
+        prompts = self._prompts(queries) if len(images) else None
         for grey in self._batches(images):
             found.append(present_probability(self._predict(grey, prompts)))
         probabilities = np.concatenate(found)[:, [*columns, *range(len(PATHOLOGIES), found[0].shape[1])]]
         names = [str(k) if (name := name_of(image)) == type(image).__name__ else name for k, image in enumerate(images)]
-        return pd.DataFrame(probabilities, pd.Index(names, name="image"), [*findings, *text])
+        return pd.DataFrame(
+            probabilities, pd.Index(names, name="image"), [*findings, *(first for first, *_ in queries)]
+        )
 
     def ground(
         self,
@@ -390,12 +406,15 @@ class Predictor(
                 return np.concatenate([found(output), paired], axis=1)
             return paired if anatomy == "only" else found(output) * paired
 
-        fine, centre = interleave([grids(output) for output in copies], self.patch_centre)
+        coarse = grids(plain)
+        fine, centre = interleave(
+            [coarse if output is plain else grids(output) for output in copies], self.patch_centre
+        )
         logits = torch.cat([plain.pathology_logits, plain.anatomy_logits], dim=1)
         probabilities = present_probability(logits[:, columns]).tolist()
         paired = pairs(plain)
         sides = lean(paired, found(plain), anatomies(plain)).tolist()
-        for of_image in zip(fine, grids(plain), probabilities, sides, paired.transpose(0, 2, 1), strict=True):
+        for of_image in zip(fine, coarse, probabilities, sides, paired.transpose(0, 2, 1), strict=True):
             maps = [MapPair(grid, patch, centre) for grid, patch in zip(*of_image[:2], strict=True)]
             beside = maps[len(columns) :] if anatomy == "both" else [None] * len(columns)
             yield [Sight(*each) for each in zip(maps[: len(columns)], *of_image[2:], beside, strict=True)]
@@ -461,9 +480,20 @@ class Predictor(
     def _encoder(self) -> TextEncoder:
         return self.checkpoint.text_encoder(self._text_encoder)
 
-    def _prompts(self, text: Sequence[str]) -> Tensor | None:
-        """F x T embeddings of free-text queries; None without any."""
-        return self._encoder.encode(text).to(self.device) if text else None
+    def _prompts(self, queries: Sequence[str | Sequence[str]]) -> Tensor | None:
+        """F x T embeddings of free-text queries, each the mean over its wordings; None without any."""
+        if not queries:
+            return None
+        wordings = [_as_list(query) for query in queries]
+        embedded = self._encoder.encode(list(chain.from_iterable(wordings))).split([len(query) for query in wordings])
+        return torch.stack([of_query.mean(dim=0) for of_query in embedded]).to(self.device)
+
+
+def folded(model: MeDSLIP) -> MeDSLIP:
+    """A copy with batch norm folded into the convolutions, in float64, and in channels_last."""
+    model = deepcopy(model).cpu()
+    model.image_encoder.trunk = cast(Trunk, fuse(model.image_encoder.trunk.double()).float())
+    return model.to(memory_format=torch.channels_last)
 
 
 def check_attention(model: ModelConfig, layers: Sequence[int], heads: Sequence[int]) -> None:
@@ -491,9 +521,14 @@ def _results(run: Path) -> dict[str, str]:
     return {"title": f"{metrics['task'].capitalize()}: {name}", "data": ", ".join(counts), "table": table}
 
 
+def _as_list(texts: str | Sequence[T]) -> list[T | str]:
+    """One text as a list of one."""
+    return [texts] if isinstance(texts, str) else list(texts)
+
+
 def _texts(texts: str | Sequence[str]) -> list[str]:
     """One text as a list of one; none may be blank."""
-    texts = [texts] if isinstance(texts, str) else list(texts)
+    texts = _as_list(texts)
     if not all(isinstance(text, str) and text.strip() for text in texts):
         raise InputError(f"queries: {texts} holds a blank text, or something else than a text")
     return texts

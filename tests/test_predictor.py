@@ -77,6 +77,37 @@ def test_free_text_is_predicted_with_the_vocabulary(predictor, files):
     np.testing.assert_allclose(predictor.classify(files, [], "fibrosis")["fibrosis"], found["fibrosis"], rtol=1e-4)
 
 
+def test_fast_predictor_differs_by_rounding_and_leaves_the_checkpoint_unchanged(tiny_checkpoint, files):
+    """Folded weights could be written under a card that describes others, or folding could do nothing at all."""
+    checkpoint = load_checkpoint(tiny_checkpoint)
+    torch.manual_seed(0)
+    for module in checkpoint.model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.3)
+            module.running_var.uniform_(0.5, 2)
+    before = {name: value.clone() for name, value in checkpoint.model.state_dict().items()}
+    plain, fast = Predictor(checkpoint, "cpu"), Predictor(checkpoint, "cpu", fast=True)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in fast.model.modules())
+    np.testing.assert_allclose(fast.classify(files), plain.classify(files), atol=1e-5)
+    (seen,), (expected,) = (next(each.maps(files[:1], ["effusion"], shifts=2)) for each in (fast, plain))
+    np.testing.assert_allclose(seen.map.grid, expected.map.grid, atol=1e-5)
+    np.testing.assert_allclose(fast.embed(files).pooled, plain.embed(files).pooled, rtol=1e-3, atol=1e-4)
+    after = checkpoint.model.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_several_wordings_are_one_query_that_depends_on_each(predictor, files):
+    """A query of several wordings would be split into columns, or only its first wording would count."""
+    found = predictor.classify(files, [], [["fluid", "an effusion"], "fibrosis", ["fluid", "fluid"]])
+    assert found.columns.tolist() == ["fluid", "fibrosis", "fluid"]
+    both, alone, twice = found.iloc[:, 0], predictor.classify(files, [], ["fluid"])["fluid"], found.iloc[:, 2]
+    np.testing.assert_allclose(twice, alone, rtol=1e-4)
+    assert not np.allclose(both, alone, rtol=1e-4)
+    for wrong in ([[]], [["fluid", " "]], [5]):
+        with pytest.raises(InputError, match="queries: "):
+            predictor.classify(files, [], wrong)
+
+
 def test_every_form_of_an_image_gives_the_same_probabilities(predictor, files):
     """Users have paths, uploads, Pillow's images and arrays, one or many."""
     path = files[3]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +21,15 @@ from medslip.evaluation.tables import show_tables, write_predictions
 from medslip.predictor import Predictor
 from medslip.run_dir import begin, bootstrap_settings, finish, removed_on_error
 from medslip.tasks.weights import EvaluationConfig
-from medslip.vocabulary import CLASS_PROMPTS, FINDINGS, class_key, class_pathologies, load_paraphrases, pathology_of
+from medslip.vocabulary import (
+    CLASS_PROMPTS,
+    FINDINGS,
+    class_key,
+    class_pathologies,
+    load_paraphrases,
+    pathology_index,
+    pathology_of,
+)
 
 TASK = "zero-shot classification"
 
@@ -41,8 +48,8 @@ class ZeroshotOptions:
         specificity: Operating points have the highest sensitivity at this specificity, 0..1.
         prompt: Free-text queries: one as "class: text", or several as {class: text}. A class of the data set is then queried by
             its text instead of a pathology; for images without labels, any other name becomes a further class.
-        ensemble: Query each pathology in several wordings, its prompt and the packaged paraphrases, and average their
-            probabilities. Needs the text encoder. It has no effect on free text.
+        ensemble: Query each pathology by the mean text embedding of several wordings: its prompt and the packaged paraphrases.
+            Needs the text encoder. It has no effect on free text.
         fibrosis: How to query ChestX-ray14's Fibrosis, which is not a pathology of the vocabulary: by the "authors"
             catch-all, or by a "prompt" of its own.
     """
@@ -129,13 +136,10 @@ def run(config: ZeroshotConfig, show: bool = True) -> dict[str, pd.DataFrame] | 
     queries = build_queries(images, config)
     others = _read_validation(images, config)
     predictor = config.predictor(weights, config.data.equalise, config.text_encoder)
-    paraphrases = load_paraphrases() if config.ensemble else {}
-
-    def probabilities_of(paths: list[Path]) -> npt.NDArray[np.float32]:
-        return classify(predictor, paths, queries, paraphrases)
-
-    probabilities = probabilities_of(images.paths)
-    validation = None if others is None else _predictions(others, probabilities_of(others.paths))
+    probabilities = classify(predictor, images.paths, queries, config.ensemble)
+    validation = (
+        None if others is None else _predictions(others, classify(predictor, others.paths, queries, config.ensemble))
+    )
     begin(output, config)
     with removed_on_error(output):
         labels = None if images.labels is None else images.label_array
@@ -181,19 +185,28 @@ def run(config: ZeroshotConfig, show: bool = True) -> dict[str, pd.DataFrame] | 
 
 
 def classify(
-    predictor: Predictor, paths: Sequence[Path], queries: Queries, paraphrases: Mapping[str, Sequence[str]]
+    predictor: Predictor, paths: Sequence[Path], queries: Queries, ensemble: bool = False
 ) -> npt.NDArray[np.float32]:
-    """The probability of each class, n x C; that of a pathology is the mean over its prompt and its paraphrases."""
-    wordings = [text for name in queries.pathologies for text in paraphrases.get(name, ())]
-    found = predictor.classify(paths, queries.pathologies, [*queries.free_text, *wordings]).to_numpy()
-    stated = np.cumsum([0, len(queries.pathologies), len(queries.free_text), len(wordings)])
-    known, free, worded = (found[:, start:end] for start, end in itertools.pairwise(stated))
-    columns, start = {}, 0
-    for k, name in enumerate(queries.pathologies):
-        end = start + len(paraphrases.get(name, ()))
-        columns[name] = np.column_stack([known[:, k], worded[:, start:end]]).mean(axis=1)
-        start = end
-    return np.column_stack([free[:, query] if isinstance(query, int) else columns[query] for query in queries.by_class])
+    """The probability of each class, n x C.
+
+    Args:
+        predictor: What predicts.
+        paths: n images.
+        queries: Of C classes.
+        ensemble: Whether to query a pathology by the mean embedding of its prompt and its packaged paraphrases.
+
+    Raises:
+        InputError: The checkpoint lacks the texts of its prompts, or the text encoder cannot be found or is a different one.
+    """
+    known = queries.pathologies
+    wordings: list[list[str]] = []
+    if ensemble:
+        prompts, paraphrases = predictor.checkpoint.card.prompts, load_paraphrases()
+        if prompts is None:
+            raise InputError("ensemble: the checkpoint lacks the texts of its prompts")
+        wordings = [[prompts.pathology[pathology_index(name)], *paraphrases.get(name, ())] for name in known]
+    found = predictor.classify(paths, [] if ensemble else known, [*wordings, *queries.free_text]).to_numpy()
+    return found[:, [len(known) + k if isinstance(k, int) else known.index(k) for k in queries.by_class]]
 
 
 def _predictions(images: ImageTable, probabilities: npt.NDArray[np.float32]) -> Predictions:

@@ -16,7 +16,7 @@ from medslip.data.datasets.csv_table import CsvTable
 from medslip.data.datasets.folder import Folder
 from medslip.data.table import ImageTable
 from medslip.errors import InputError
-from medslip.predictor import Predictor
+from medslip.predictor import Predictor, present_probability
 from medslip.tasks import zeroshot_cls
 from medslip.tasks.zeroshot_cls import ZeroshotConfig, build_queries, run
 from medslip.vocabulary import CLASS_PROMPTS, NORMALITY, PATHOLOGIES, load_paraphrases
@@ -197,20 +197,23 @@ def test_prompt_of_the_command_line_is_class_and_text(config, folder, tmp_path, 
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_an_ensemble_is_the_mean_over_the_prompt_and_its_paraphrases(config, folder, tmp_path):
+def test_an_ensemble_queries_by_the_mean_embedding_of_prompt_and_paraphrases(config, folder, tmp_path):
     """Paraphrases would be averaged into another class, or into a free-text query."""
     path = write_table(folder, tmp_path / "other.csv", ("Effusion", "Edema", "Mass"))
     config = replace(with_data(config, path=path), ensemble=True, prompt="edema: wet lungs")
     run(config, show=False)
     predictions, metrics = results(config)
     assert metrics["ensemble"] is True
-    predictor = Predictor(load_checkpoint(config.checkpoint), "cpu")
+    predictor, images = Predictor(load_checkpoint(config.checkpoint), "cpu"), config.data.read()
+    encoder, patches = predictor.checkpoint.text_encoder(), next(predictor.outputs(images.paths))[1].patches.pathology
     for name in ("effusion", "mass"):
-        texts = load_paraphrases()[name]
-        alone = predictor.classify(config.data.read().paths, [name], texts).to_numpy()
-        assert alone.shape[1] == 6
-        assert predictions[name.capitalize()].to_numpy() == pytest.approx(alone.mean(axis=1), abs=1e-6)
-    text = predictor.classify(config.data.read().paths, [], ["edema: wet lungs"]).to_numpy()[:, 0]
+        texts = [predictor.checkpoint.card.prompts.pathology[PATHOLOGIES.index(name)], *load_paraphrases()[name]]
+        assert len(texts) == 6
+        logits, _ = predictor.model.predict_text(patches, encoder.encode(texts).mean(dim=0, keepdim=True))
+        assert predictions[name.capitalize()].to_numpy() == pytest.approx(
+            present_probability(logits.detach())[:, 0], abs=1e-6
+        )
+    text = predictor.classify(images.paths, [], ["edema: wet lungs"]).to_numpy()[:, 0]
     assert predictions["Edema"].to_numpy() == pytest.approx(text, abs=1e-6)
 
 
