@@ -18,7 +18,7 @@ format:  ## Fix what ruff can fix, and format.
 	$(BIN)/ruff format .
 
 test:  ## All tests.
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2
 
 docs:  ## The documentation site, in site/; a warning is an error.
 	$(BIN)/pip install -q -e '.[docs]'

@@ -29,7 +29,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -103,6 +103,18 @@ def one_set_of_patches() -> Iterator[None]:
 
 
 @contextmanager
+def no_gate() -> Iterator[None]:
+    """Two streams that read all of the features."""
+
+    def split(self: ImageEncoder, features: Tensor) -> Streams[Tensor]:
+        patches = features.flatten(2).transpose(1, 2)
+        return Streams(self.pathology_stream(patches), self.anatomy_stream(patches))
+
+    with patch.object(ImageEncoder, "split", split):
+        yield
+
+
+@contextmanager
 def pathology_losses_only() -> Iterator[None]:
     """Neither losses of the anatomy stream nor ICL."""
 
@@ -164,6 +176,8 @@ ROWS: dict[str, Row] = {
         {"alpha": 1.0, "negatives": 7},
     ),
     "one stream (as MedKLIP)": Row(code=(one_set_of_patches, pathology_losses_only), anatomy=False),
+    "two streams, one trained": Row(code=(pathology_losses_only,), anatomy=False),
+    "two streams, no gate": Row(code=(no_gate,)),
     "no ProtoCL": Row(loss={"alpha": 0.0}),
     "no ICL": Row(loss={"beta": 0.0}),
     "7 negatives": Row(loss={"negatives": 7}),
@@ -311,15 +325,16 @@ def trained_trunk(work: Path, residual_gamma: float) -> Path:
     return path
 
 
-def step_costs(rounds: int = 8) -> dict[str, float]:
-    """The CPU time of a training step of each row, relative to OURS; the least of several, which are taken in turn."""
+def step_costs(names: Collection[str], rounds: int = 8) -> dict[str, float]:
+    """The CPU time of a training step of these rows, relative to OURS; the least of several, which are taken in turn."""
     config, random = phantom_config(pretrain.PretrainConfig, "pretrain"), torch.Generator().manual_seed(0)
     images = torch.randn(BATCH, 3, SIDE, SIDE, generator=random)
     labels = torch.randint(-200, 2, (BATCH, len(ANATOMIES), len(PATHOLOGIES)), generator=random).clamp(min=-1)
     prompts = [torch.randn(len(names), 384, generator=random) for names in (PATHOLOGIES, ANATOMIES)]
-    seconds, parts = dict.fromkeys(ROWS, math.inf), {}
+    seconds, parts = dict.fromkeys((OURS, *names), math.inf), {}
     for _ in range(rounds):
-        for name, row in ROWS.items():
+        for name in seconds:
+            row = ROWS[name]
             with half_backbones(), changed(row):
                 if name not in parts:
                     model = MeDSLIP(replace(config.model, **row.model), *prompts)
@@ -440,7 +455,7 @@ def summarise(lines: list[dict[str, Any]]) -> pd.DataFrame:
     """
     found = []
     runs = {(line["corpus"], line["row"], line["seed"]): line for line in lines if "row" in line}
-    cost = next(line["step_costs"] for line in lines if "step_costs" in line)
+    cost = costs_in(lines)
     for (_, row, _), line in runs.items():
         epochs = int(1.02 * len(line["curve"]) * min(cost.values()) / cost[row])
         line["equal_time"] = max(line["curve"][:epochs])
@@ -459,6 +474,11 @@ def summarise(lines: list[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
+def costs_in(lines: list[dict[str, Any]]) -> dict[str, float]:
+    """Row -> the time of its step, relative to that of OURS."""
+    return {name: cost for line in lines for name, cost in line.get("step_costs", {}).items()}
+
+
 def values_of(line: dict[str, Any], metric: str) -> list[float]:
     """The metric of a run, then its values on resampled patients."""
     return [line.get(metric, math.nan), *line.get(f"{metric}_drawn", [])]
@@ -470,7 +490,7 @@ def interval(values: Any) -> tuple[float, float]:
         return math.nan, math.nan
     number = len(values)
     over_seeds = stats.t.ppf(0.975, number - 1) * values[:, 0].std(ddof=1) / number**0.5 if number > 1 else math.nan
-    over_patients = 1.96 * values[:, 1:].mean(axis=0).std() if values.shape[1] > 1 else 0.0
+    over_patients = 1.96 * np.nanstd(values[:, 1:].mean(axis=0)) if values.shape[1] > 1 else 0.0
     return float(values[:, 0].mean()), math.hypot(over_seeds, over_patients)
 
 
@@ -549,8 +569,9 @@ def main() -> None:
         (c, r, s) for rows in (first, list(ROWS)[2:]) for s in options.seeds for r in rows for c in options.corpora
     ]
     lines = read(options.results)
-    if not any("step_costs" in line for line in lines):
-        append({"step_costs": step_costs()}, options.results)
+    unmeasured = [name for name in options.rows if name not in costs_in(lines)]
+    if unmeasured and not options.table:
+        append({"step_costs": step_costs(unmeasured)}, options.results)
     done = {(line["corpus"], line["row"], line["seed"]) for line in lines if "row" in line}
     for corpus, row, seed in [] if options.table else wanted:
         if row in options.rows and (corpus, row, seed) not in done:

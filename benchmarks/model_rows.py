@@ -88,7 +88,7 @@ def training_memory() -> list[Row]:
 def zero_shot() -> list[Row]:
     """What Predictor.classify computes of a batch, beside the trunk in channels_last."""
     trunk, images = make_model().eval().image_encoder.trunk, make_images(16)
-    models = {"": make_model().to(memory_format=torch.contiguous_format).eval(), ", fast": folded(make_model()).eval()}
+    models = {"": make_model().to(memory_format=torch.contiguous_format).eval(), ", fast": folded(make_model())}
     with torch.inference_mode():
         of_model = {name: partial(model.predict, images.contiguous()) for name, model in models.items()}
         taken = interleaved({**of_model, "trunk": lambda: trunk(images)}, repeats=9)

@@ -491,7 +491,7 @@ class Predictor(
 
 def folded(model: MeDSLIP) -> MeDSLIP:
     """A copy with batch norm folded into the convolutions, in float64, and in channels_last."""
-    model = deepcopy(model).cpu()
+    model = deepcopy(model).cpu().eval()
     model.image_encoder.trunk = cast(Trunk, fuse(model.image_encoder.trunk.double()).float())
     return model.to(memory_format=torch.channels_last)
 
