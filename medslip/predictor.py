@@ -147,7 +147,7 @@ class Predictor(
         workers: Processes that decode images; 0 decodes in this one.
         equalise: Whether to equalise the histogram of each image first, as the authors do for RSNA.
         text_encoder: Where the checkpoint's text encoder is, for free text, if not under its recorded name.
-        fast: Whether to fold batch norm into the convolutions and compute in channels_last, which saves a fifth of the time on
+        fast: Whether to fold batch norm into the convolutions and compute in channels_last, which saves a sixth of the time on
             a CPU and changes probabilities and maps by rounding, up to 1e-5.
 
     Attributes:

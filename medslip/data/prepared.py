@@ -115,7 +115,9 @@ def read_image_list(path: Path) -> ImageList:
         lines.extend(numbers)
         keys.extend(map(study_key, cells["study"]))
         hashes.extend(map(hash, image))
-    if not np.diff(np.sort(np.asarray(hashes))).all():
+    sorted_hashes = np.asarray(hashes)
+    sorted_hashes.sort()
+    if (sorted_hashes[1:] == sorted_hashes[:-1]).any():
         read_list(path)  # raises, and names both lines
     arrays = {"row": np.asarray(rows), "line": np.asarray(lines), "key": np.asarray(keys)}
     return ImageList(str(path), {"path": names, "patient": patients, **arrays})

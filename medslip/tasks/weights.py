@@ -48,7 +48,7 @@ class EvaluationConfig:
         batch_size: Images per batch.
         workers: Processes that decode images.
         device: Where to compute.
-        fast: Whether to save a fifth of the model's time on a CPU, with predictions that differ by rounding; see ``Predictor``.
+        fast: Whether to save a sixth of the model's time on a CPU, with predictions that differ by rounding; see ``Predictor``.
         output: The run directory; None for runs/TASK/DATE-TIME.
     """
 
