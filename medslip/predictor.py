@@ -13,7 +13,7 @@ from itertools import chain, product
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, NamedTuple, Self, TypeVar, cast
+from typing import Any, Literal, NamedTuple, Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -44,8 +44,6 @@ from medslip.model.trunk import PATCH, Trunk
 from medslip.run_dir import read_metrics
 from medslip.version import __version__
 from medslip.vocabulary import ANATOMIES, FINDINGS, PATHOLOGIES, anatomy_of, pathology_index, pathology_of
-
-T = TypeVar("T")
 
 Images = ImageInput | Sequence[ImageInput]
 """One image, or many: paths (PNG, JPEG, DICOM), open files, images of Pillow, or arrays; see ``data.images.read_image``."""
@@ -246,7 +244,8 @@ class Predictor(
                 a different one.
         """
         images = listed(images)
-        queries = [_texts(each if isinstance(each, list | tuple) else [cast(str, each)]) for each in _as_list(text)]
+        asked = [text] if isinstance(text, str) else text
+        queries = [_texts(each if isinstance(each, list | tuple) else [cast(str, each)]) for each in asked]
         if not all(queries):
             raise InputError("queries: a list of wordings is empty")
         findings = FINDINGS if findings is None else _texts(findings)
@@ -360,7 +359,7 @@ class Predictor(
             start += len(grey)
             chosen = list(dict.fromkeys(chain.from_iterable(of_batch)))
             if (free := [query for query in chosen if query not in PATHOLOGIES and query not in ANATOMIES]) != text:
-                text, prompts = free, self._prompts(free)
+                text, prompts = free, self._prompts([[query] for query in free])
             names = (*PATHOLOGIES, *text, *ANATOMIES)
             columns = [names.index(query) for query in chosen]
             plain, copies = self._shifted(grey, shifts, prompts)
@@ -426,7 +425,7 @@ class Predictor(
 
         With free-text queries, ``pathology_logits`` and ``maps.pathology`` hold theirs after those of the vocabulary.
         """
-        prompts = self._prompts(text)
+        prompts = self._prompts([[query] for query in text])
         for grey in self._batches(images):
             yield grey, self._run(grey, with_attention, prompts)
 
@@ -480,12 +479,11 @@ class Predictor(
     def _encoder(self) -> TextEncoder:
         return self.checkpoint.text_encoder(self._text_encoder)
 
-    def _prompts(self, queries: Sequence[str | Sequence[str]]) -> Tensor | None:
+    def _prompts(self, queries: Sequence[list[str]]) -> Tensor | None:
         """F x T embeddings of free-text queries, each the mean over its wordings; None without any."""
         if not queries:
             return None
-        wordings = [_as_list(query) for query in queries]
-        embedded = self._encoder.encode(list(chain.from_iterable(wordings))).split([len(query) for query in wordings])
+        embedded = self._encoder.encode(list(chain.from_iterable(queries))).split([len(query) for query in queries])
         return torch.stack([of_query.mean(dim=0) for of_query in embedded]).to(self.device)
 
 
@@ -521,14 +519,9 @@ def _results(run: Path) -> dict[str, str]:
     return {"title": f"{metrics['task'].capitalize()}: {name}", "data": ", ".join(counts), "table": table}
 
 
-def _as_list(texts: str | Sequence[T]) -> list[T | str]:
-    """One text as a list of one."""
-    return [texts] if isinstance(texts, str) else list(texts)
-
-
 def _texts(texts: str | Sequence[str]) -> list[str]:
     """One text as a list of one; none may be blank."""
-    texts = _as_list(texts)
+    texts = [texts] if isinstance(texts, str) else list(texts)
     if not all(isinstance(text, str) and text.strip() for text in texts):
         raise InputError(f"queries: {texts} holds a blank text, or something else than a text")
     return texts
